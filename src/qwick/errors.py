@@ -1,0 +1,131 @@
+"""Every error that qwick raises on purpose, and how each is shown.
+
+    QwickError
+    +-- UsageError                     the caller asked for something that cannot be (exit 2, 400)
+    |   +-- ParameterError             a parameter outside its range
+    |   +-- UnsupportedError           a valid wish that this checkpoint or build cannot grant
+    |   +-- ContextLengthError         more tokens than the context holds
+    +-- ModelNotFoundError             no such checkpoint, folder or file (exit 3, 404)
+    +-- FormatError                    a damaged, truncated or hostile file (exit 4, 422)
+    |   +-- ConfigError                a config that asks for what is not implemented, or lacks a key
+    |   +-- DigestError                the bytes are not the published ones
+    +-- DownloadError                  no source could deliver (exit 5, 502)
+    +-- ResourceError                  not enough memory, disk or pages (exit 6, 507)
+    +-- RequestCancelled               the caller cancelled (exit 130, 499)
+    +-- EngineError                    the engine stopped or broke (exit 7, 503)
+    +-- NativeBuildError               the compiled kernels are missing or unusable (exit 8, 500)
+
+A message names the value, the limit and the way out; `hint` is the way out alone, shown on a line of
+its own by the CLI. This file knows nothing about who shows the error.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "ConfigError",
+    "ContextLengthError",
+    "DigestError",
+    "DownloadError",
+    "EngineError",
+    "FormatError",
+    "ModelNotFoundError",
+    "NativeBuildError",
+    "ParameterError",
+    "QwickError",
+    "RequestCancelled",
+    "ResourceError",
+    "UnsupportedError",
+    "UsageError",
+]
+
+
+class QwickError(Exception):
+    """Base of all errors raised on purpose. `status` is HTTP, `exit_code` the process's."""
+
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(QwickError):
+    """The caller asked for something that cannot be."""
+
+    status = 400
+    exit_code = 2
+
+
+class ParameterError(UsageError):
+    """A parameter outside its range: the message names it, its value and the range."""
+
+
+class UnsupportedError(UsageError):
+    """A well-formed wish that this checkpoint, format or build cannot grant."""
+
+
+class ContextLengthError(UsageError):
+    """Prompt and answer together need more positions than the context holds."""
+
+
+class ModelNotFoundError(QwickError):
+    """No checkpoint, folder or file of that name."""
+
+    status = 404
+    exit_code = 3
+
+
+class FormatError(QwickError):
+    """A model file that is damaged, truncated, hostile or of an unknown kind."""
+
+    status = 422
+    exit_code = 4
+
+
+class ConfigError(FormatError):
+    """A model config that lacks a key or asks for a computation that is not implemented."""
+
+
+class DigestError(FormatError):
+    """The bytes that arrived are not the published ones."""
+
+
+class DownloadError(QwickError):
+    """No source could deliver the file."""
+
+    status = 502
+    exit_code = 5
+
+
+class ResourceError(QwickError):
+    """Memory, disk or cache pages do not suffice."""
+
+    status = 507
+    exit_code = 6
+
+
+class RequestCancelled(QwickError):
+    """The caller cancelled the request."""
+
+    status = 499
+    exit_code = 130
+
+
+class EngineError(QwickError):
+    """The engine stopped, or broke while serving this request."""
+
+    status = 503
+    exit_code = 7
+
+
+class NativeBuildError(QwickError):
+    """The compiled kernels are missing, or this CPU cannot run the ones asked for."""
+
+    exit_code = 8

@@ -1,0 +1,75 @@
+"""Every environment variable that qwick reads, with its default, in one table.
+
+Nothing else in the package reads `os.environ`. A bad value names the variable, the value and what is
+allowed. This file knows nothing about what the settings are used for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from qwick.errors import ParameterError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting(Generic[T]):
+    """One environment variable: its name, how its text is read, its default and what it does."""
+
+    name: str
+    parse: Callable[[str], T]
+    default: Callable[[], T]
+    allowed: str
+    help: str
+
+    def get(self) -> T:
+        """Return the value in force; raises ParameterError for text that does not parse."""
+        text = os.environ.get(self.name, "")
+        if not text:
+            return self.default()
+        try:
+            return self.parse(text)
+        except ValueError:
+            raise ParameterError(
+                f"the environment variable {self.name} is {text!r}; allowed: {self.allowed}"
+            ) from None
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _switch(text: str) -> bool:
+    table = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in table:
+        raise ValueError(text)
+    return table[text.lower()]
+
+
+def _default_home() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "qwick"
+
+
+HOME: Setting[Path] = Setting(
+    "QWICK_HOME", Path, _default_home, "a folder", "where checkpoints are stored"
+)
+ISA: Setting[str | None] = Setting(
+    "QWICK_ISA", str, lambda: None, "a name that `qwick doctor` lists", "force one instruction set"
+)
+THREADS: Setting[int | None] = Setting(
+    "QWICK_THREADS", _positive, lambda: None, "a whole number from 1", "kernel threads"
+)
+OFFLINE: Setting[bool] = Setting(
+    "QWICK_OFFLINE", _switch, lambda: False, "1 or 0", "never use the network"
+)
+
+ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, OFFLINE)
