@@ -1,0 +1,88 @@
+"""The stored types that qwick reads, and the one table from a stored type to its packed class.
+
+Block layouts and type numbers are ggml's (`ggml-common.h`, `ggml.h`). This file does not know how a
+block is decoded (`decode.py`) nor how a packed class is laid out (the kernels do).
+"""
+
+from __future__ import annotations
+
+import enum
+
+from qwick.errors import FormatError
+
+
+class StoredType(enum.Enum):
+    """A way of storing rows: GGUF type number, elements and bytes per block, packed class."""
+
+    F32 = (0, 1, 4, "f32")
+    F16 = (1, 1, 2, "f16")
+    BF16 = (30, 1, 2, "bf16")
+    Q4_K = (12, 256, 144, "i4")
+    Q5_0 = (6, 32, 22, "i5")
+    Q6_K = (14, 256, 210, "i6")
+    Q8_0 = (8, 32, 34, "i8")
+
+    ggml_id: int
+    block: int
+    bytes: int
+    packed: str
+
+    def __init__(self, ggml_id: int, block: int, nbytes: int, packed: str) -> None:
+        self.ggml_id = ggml_id
+        self.block = block
+        self.bytes = nbytes
+        self.packed = packed
+
+    def row_bytes(self, k: int) -> int:
+        """Return the bytes of one row of `k` elements; FormatError when blocks do not divide it."""
+        if k < 0 or k % self.block:
+            raise FormatError(
+                f"a row of {k} elements cannot be stored as {self.name}: "
+                f"its length must be a multiple of {self.block}"
+            )
+        return k // self.block * self.bytes
+
+
+# All other type numbers of ggml.h, to name what is refused.
+GGML_NAMES: dict[int, str] = {
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q5_1",
+    9: "Q8_1",
+    10: "Q2_K",
+    11: "Q3_K",
+    13: "Q5_K",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    20: "IQ4_NL",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    23: "IQ4_XS",
+    24: "I8",
+    25: "I16",
+    26: "I32",
+    27: "I64",
+    28: "F64",
+    29: "IQ1_M",
+    34: "TQ1_0",
+    35: "TQ2_0",
+    39: "MXFP4",
+    40: "NVFP4",
+    41: "Q1_0",
+}
+
+_BY_ID = {t.ggml_id: t for t in StoredType}
+
+
+def from_ggml(ggml_id: int) -> StoredType | None:
+    """Return the stored type with this GGUF type number; None when qwick does not read it."""
+    return _BY_ID.get(ggml_id)
+
+
+def ggml_name(ggml_id: int) -> str:
+    """Return ggml's name for a type number, known to qwick or not."""
+    known = _BY_ID.get(ggml_id)
+    return known.name if known else GGML_NAMES.get(ggml_id, f"number {ggml_id}")

@@ -1,0 +1,148 @@
+"""Decoders against the gguf package bit for bit, and encoders against their own step size."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+from gguf.quants import dequantize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwick.errors import FormatError, ParameterError
+from qwick.quant.decode import decode
+from qwick.quant.encode import encode
+from qwick.quant.types import StoredType, from_ggml, ggml_name
+
+# Byte offsets of the float16 scales in a block: random bytes there must not spell NaN or infinity,
+# whose payloads NumPy does not promise to keep.
+HALVES = {
+    StoredType.F16: [0],
+    StoredType.Q4_K: [0, 2],
+    StoredType.Q5_0: [0],
+    StoredType.Q6_K: [208],
+    StoredType.Q8_0: [0],
+}
+
+
+def random_blocks(stored: StoredType, rows: int, blocks: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, 256, (rows, blocks, stored.bytes), dtype=np.uint8)
+    for at in HALVES.get(stored, []):
+        # Clearing one exponent bit keeps the half finite, subnormals included.
+        raw[..., at + 1] &= ~np.uint8(1 << rng.integers(2, 7))
+    if stored in (StoredType.F32, StoredType.BF16):
+        raw[..., -1] &= 0xBF
+    return raw.reshape(rows, -1)
+
+
+@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+@given(seed=st.integers(0, 2**32), rows=st.integers(1, 5), blocks=st.integers(1, 9))
+@settings(deadline=None, max_examples=60)
+def test_decode_equals_gguf(stored: StoredType, seed: int, rows: int, blocks: int) -> None:
+    raw = random_blocks(stored, rows, blocks, seed)
+    want = dequantize(raw, gguf.GGMLQuantizationType[stored.name])
+    got = decode(stored, raw)
+    assert got.dtype == np.float32
+    assert got.shape == (rows, blocks * stored.block)
+    np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+
+
+@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+def test_decode_in_chunks_and_from_strided_rows(stored: StoredType) -> None:
+    raw = random_blocks(stored, 67, 70_000 // stored.block // 16 + 1, 3)
+    want = dequantize(raw, gguf.GGMLQuantizationType[stored.name])
+    got = decode(stored, raw)
+    np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+    np.testing.assert_array_equal(decode(stored, raw[::2]), got[::2])
+
+
+@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+def test_table_agrees_with_gguf(stored: StoredType) -> None:
+    kind = gguf.GGMLQuantizationType(stored.ggml_id)
+    assert kind.name == stored.name
+    assert gguf.GGML_QUANT_SIZES[kind] == (stored.block, stored.bytes)
+    assert from_ggml(stored.ggml_id) is stored
+    assert stored.row_bytes(stored.block * 3) == stored.bytes * 3
+
+
+def test_every_ggml_type_has_its_name() -> None:
+    for kind in gguf.GGMLQuantizationType:
+        assert ggml_name(kind.value) == kind.name
+    assert from_ggml(2) is None
+    assert ggml_name(999) == "number 999"
+
+
+def test_bad_shapes_are_refused() -> None:
+    with pytest.raises(FormatError, match=r"100 elements.*Q4_K.*multiple of 256"):
+        StoredType.Q4_K.row_bytes(100)
+    with pytest.raises(FormatError, match=r"21 bytes.*Q5_0"):
+        decode(StoredType.Q5_0, np.zeros((1, 21), np.uint8))
+    with pytest.raises(FormatError):
+        decode(StoredType.Q5_0, np.zeros(22, np.uint8))
+    with pytest.raises(FormatError):
+        encode(StoredType.Q8_0, np.zeros((1, 33), np.float32))
+
+
+@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+def test_encode_refuses_what_it_cannot_store(stored: StoredType) -> None:
+    bad = np.zeros((1, 256), np.float32)
+    bad[0, 7] = np.nan
+    with pytest.raises(ParameterError, match="not finite"):
+        encode(stored, bad)
+    with pytest.raises(ParameterError):
+        encode(stored, np.zeros((1, 256), np.float64))  # type: ignore[arg-type]
+    if stored is not StoredType.F32:
+        bad[0, 7] = 3.4e38
+        with pytest.raises(ParameterError, match="beyond"):
+            encode(stored, bad)
+
+
+def bound(stored: StoredType, x: np.ndarray) -> np.ndarray:
+    """Most error per element: half a step of its (sub-)block, and what rounding the scales adds.
+
+    Q5_0 and Q6_K are asymmetric (-16..15, -32..31): the end without a step of its own is off by a
+    whole one.
+    """
+    if stored is StoredType.Q8_0:
+        top = np.abs(x.reshape(-1, 32)).max(axis=1, keepdims=True)
+        return np.repeat(top / 127 * 0.5 + top * 2**-10, 32, axis=1)
+    if stored is StoredType.Q5_0:
+        top = np.abs(x.reshape(-1, 32)).max(axis=1, keepdims=True)
+        return np.repeat(top / 16 + top * 2**-9, 32, axis=1)
+    if stored is StoredType.Q6_K:
+        sub = np.abs(x.reshape(-1, 16, 16)).max(axis=2)
+        whole = sub.max(axis=1, keepdims=True)
+        # A scale is off by half of whole/32/127, times up to 32 steps.
+        return np.repeat(sub / 32 + whole * (0.5 / 127 + 2**-9), 16, axis=1)
+    sub = x.reshape(-1, 8, 32)
+    low = np.maximum(-sub.min(axis=2), 0)
+    span = np.maximum(sub.max(axis=2) + low, 0)
+    scales = (span.max(axis=1, keepdims=True) + low.max(axis=1, keepdims=True)) * 0.5 / 63
+    return np.repeat(span / 15 * 0.5 + scales * 2 + span * 2**-9, 32, axis=1)
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q5_0", "Q6_K", "Q8_0"])
+@given(seed=st.integers(0, 2**32), scale=st.floats(0.01, 100), shift=st.floats(-1, 1))
+@settings(deadline=None, max_examples=60)
+def test_encode_error_is_bounded(name: str, seed: int, scale: float, shift: float) -> None:
+    stored = StoredType[name]
+    rng = np.random.default_rng(seed)
+    x = ((rng.standard_normal((2, 512)) + shift) * scale).astype(np.float32)
+    error = np.abs(decode(stored, encode(stored, x)) - x)
+    limit = bound(stored, x).reshape(x.shape)
+    worst = np.unravel_index((error / limit).argmax(), x.shape)
+    assert (error <= limit).all(), (worst, error[worst], limit[worst], x[worst])
+
+
+@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+def test_zeros_stay_zeros(stored: StoredType) -> None:
+    zeros = np.zeros((2, 256), np.float32)
+    assert (decode(stored, encode(stored, zeros)) == 0).all()
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
+def test_floats_round_trip(name: str) -> None:
+    stored = StoredType[name]
+    raw = random_blocks(stored, 3, 200, 11)
+    np.testing.assert_array_equal(encode(stored, decode(stored, raw)), raw)
