@@ -1,0 +1,245 @@
+"""What a family of Qwen checkpoints expects of whoever runs it, and how a family is recognised.
+
+Data only. A checkpoint's own files always win: `generation_config.json` over `sampling`, its chat
+template over `system_prompt`, its tokenizer over any id (none is written here, only literals). The
+table serves where a file is silent, above all for GGUF, which carries no generation defaults. Knows
+nothing of tensors, of tokenizers or of how a request is run.
+
+Sources, named in `source`: "docs R1.5/R2/R2.5/R3" are the READMEs and `docs/source` of
+QwenLM/Qwen1.5, Qwen2, Qwen2.5 and Qwen3 (quickstart, run_locally/ollama, deployment/vllm); "card" is
+the model card.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qwick.errors import UnsupportedError
+
+__all__ = ["FAMILIES", "Family", "SamplingDefaults", "Thinking", "ToolFormat", "family_of"]
+
+
+class Thinking(enum.Enum):
+    """Whether a checkpoint writes a `<think>` block before its answer."""
+
+    NONE = "none"  # never; switching it on is impossible
+    HYBRID = "hybrid"  # both; the template's `enable_thinking` chooses, on unless told otherwise
+    ALWAYS = "always"  # always; switching it off is impossible
+
+
+class ToolFormat(enum.Enum):
+    """How a family was trained to write a tool call."""
+
+    NONE = "none"
+    QWEN_AGENT = "qwen_agent"  # ✿FUNCTION✿: name / ✿ARGS✿: json, prompted for by Qwen-Agent
+    HERMES = "hermes"  # <tool_call>{"name": .., "arguments": {..}}</tool_call>
+    XML = "xml"  # <tool_call><function=NAME><parameter=P>VALUE</parameter></function></tool_call>
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """Sampling when neither the caller nor the checkpoint says anything.
+
+    temperature 0 is greedy; top_k 0, top_p 1, min_p 0, repetition_penalty 1 and presence_penalty 0
+    are off. `source` is where the publisher says so.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One row of the table; see the module's docstring for what overrides it."""
+
+    name: str
+    base: bool  # a base model: no chat format to speak of, stops at the end of text only
+    sampling: SamplingDefaults  # for answers without thinking (all answers when thinking is NONE)
+    thinking_sampling: SamplingDefaults | None  # for answers with thinking; None when it has none
+    thinking: Thinking
+    soft_switch: bool  # `/think` and `/no_think` in user or system text are understood
+    tools: ToolFormat
+    system_prompt: str | None  # what the template inserts when the caller gives none
+    stops: tuple[str, ...]  # literals of the stop tokens, likeliest first
+    fim_stops: tuple[str, ...]  # further stop literals of a fill-in-the-middle completion
+
+
+END_OF_TURN = "<|im_end|>"
+END_OF_TEXT = "<|endoftext|>"
+_ASSISTANT = "You are a helpful assistant."
+_QWEN25 = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+_MATH = "Please reason step by step, and put your final answer within \\boxed{}."
+
+# QwenLM/Qwen2.5-Coder, examples/Qwen2.5-Coder-fim.py: these end a fill-in-the-middle completion.
+_FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
+
+_GREEDY = SamplingDefaults(
+    0.0, 1.0, 0, 0.0, 1.0, 0.0, "no recommendation published: greedy, the default of transformers"
+)
+_QWEN2_CHAT = SamplingDefaults(
+    0.7, 0.8, 20, 0.0, 1.05, 0.0, "docs R1.5, R2, R2.5: run_locally/ollama, deployment/vllm"
+)
+# The generation_config.json of the 0.5B and 1.5B sets 1.1 where the larger ones set 1.05.
+_QWEN2_CHAT_SMALL = replace(
+    _QWEN2_CHAT, repetition_penalty=1.1, source="generation_config.json of the 0.5B and 1.5B"
+)
+_QWQ = SamplingDefaults(
+    0.6, 0.95, 40, 0.0, 1.0, 0.0, "QwenLM/QwQ README, usage guidelines (top_k 20 to 40)"
+)
+_QWEN3_THINKING = SamplingDefaults(
+    0.6, 0.95, 20, 0.0, 1.0, 0.0, "docs R3 quickstart; cards of Qwen3 and Qwen3-Thinking-2507"
+)
+_QWEN3_PLAIN = SamplingDefaults(
+    0.7, 0.8, 20, 0.0, 1.0, 0.0, "docs R3 quickstart; cards of Qwen3 and Qwen3-Instruct-2507"
+)
+_QWEN3_CODER = SamplingDefaults(0.7, 0.8, 20, 0.0, 1.05, 0.0, "card of Qwen3-Coder")
+
+_QWEN15 = Family(
+    name="qwen1.5",
+    base=False,
+    sampling=_QWEN2_CHAT,
+    thinking_sampling=None,
+    thinking=Thinking.NONE,
+    soft_switch=False,
+    tools=ToolFormat.QWEN_AGENT,
+    system_prompt=_ASSISTANT,
+    stops=(END_OF_TURN, END_OF_TEXT),
+    fim_stops=(),
+)
+_QWEN2 = replace(_QWEN15, name="qwen2")
+_QWEN25_CHAT = replace(_QWEN15, name="qwen2.5", tools=ToolFormat.HERMES, system_prompt=_QWEN25)
+_QWEN3 = replace(
+    _QWEN25_CHAT,
+    name="qwen3",
+    sampling=_QWEN3_PLAIN,
+    thinking_sampling=_QWEN3_THINKING,
+    thinking=Thinking.HYBRID,
+    soft_switch=True,
+    system_prompt=None,
+)
+_QWEN3_INSTRUCT = replace(
+    _QWEN3,
+    name="qwen3-instruct-2507",
+    thinking_sampling=None,
+    thinking=Thinking.NONE,
+    soft_switch=False,
+)
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        _QWEN15,
+        replace(_QWEN15, name="codeqwen1.5", tools=ToolFormat.NONE),
+        _QWEN2,
+        replace(_QWEN2, name="qwen2-math", tools=ToolFormat.NONE, system_prompt=_MATH),
+        _QWEN25_CHAT,
+        replace(_QWEN25_CHAT, name="qwen2.5-coder", fim_stops=_FIM),
+        replace(_QWEN25_CHAT, name="qwen2.5-math", tools=ToolFormat.NONE, system_prompt=_MATH),
+        replace(
+            _QWEN25_CHAT,
+            name="qwq",
+            sampling=_QWQ,
+            thinking_sampling=_QWQ,
+            thinking=Thinking.ALWAYS,
+            system_prompt=None,
+        ),
+        _QWEN3,
+        _QWEN3_INSTRUCT,
+        replace(
+            _QWEN3_INSTRUCT,
+            name="qwen3-thinking-2507",
+            sampling=_QWEN3_THINKING,
+            thinking_sampling=_QWEN3_THINKING,
+            thinking=Thinking.ALWAYS,
+        ),
+        replace(
+            _QWEN3_INSTRUCT,
+            name="qwen3-coder",
+            sampling=_QWEN3_CODER,
+            tools=ToolFormat.XML,
+            fim_stops=_FIM,
+        ),
+    )
+}
+
+# A name as published, in lower case with "-" between its parts; the first match wins.
+_NAMES: tuple[tuple[str, str], ...] = (
+    (r"codeqwen-?1\.5", "codeqwen1.5"),
+    (r"qwq", "qwq"),
+    (r"qwen-?1\.5", "qwen1.5"),
+    (r"qwen-?2\.5-coder", "qwen2.5-coder"),
+    (r"qwen-?2\.5-math", "qwen2.5-math"),
+    (r"qwen-?2\.5", "qwen2.5"),
+    (r"qwen-?2-math", "qwen2-math"),
+    (r"qwen-?2(?![.\d])", "qwen2"),
+    (r"qwen-?3-coder", "qwen3-coder"),
+    (r"qwen-?3(?![.\d]).*thinking", "qwen3-thinking-2507"),
+    (r"qwen-?3(?![.\d]).*instruct", "qwen3-instruct-2507"),
+    (r"qwen-?3(?![.\d])", "qwen3"),
+)
+# When the name says nothing. The three generations of `qwen2` share sampling and stops; 2.5 is the
+# one nearly every fine-tune starts from.
+_TYPES: Mapping[str, str] = {
+    "qwen2": "qwen2.5",
+    "qwen2_moe": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3",
+}
+_SMALL = re.compile(r"(?<![\d.])(?:0\.5|1\.5)b(?![a-z0-9])")
+
+
+def family_of(config: Mapping[str, Any], name: str | None) -> Family:
+    """Return the family of a checkpoint from its config (Hugging Face keys) and published name.
+
+    `name` may be a repository, a file's or folder's name or GGUF's `general.name`; None or a name
+    without a hint falls back on `config["model_type"]`. A name of another generation than the
+    `model_type` (a distillation named after both) is not believed. Raises UnsupportedError for a
+    `model_type` outside the table.
+    """
+    model_type = config.get("model_type")
+    if model_type not in _TYPES:
+        raise UnsupportedError(
+            f"no Qwen family is known for model_type {model_type!r}",
+            hint=f"known: {', '.join(sorted(_TYPES))}",
+        )
+    text = re.sub(r"[\s_/\\-]+", "-", (name or "").lower())
+    found = next((FAMILIES[key] for pattern, key in _NAMES if re.search(pattern, text)), None)
+    third = str(model_type).startswith("qwen3")
+    if found is None or found.name.startswith("qwen3") is not third:
+        return FAMILIES[_TYPES[str(model_type)]]
+    if _is_base(found, text):
+        return replace(
+            found,
+            name=f"{found.name}-base",
+            base=True,
+            sampling=_GREEDY,
+            thinking_sampling=None,
+            thinking=Thinking.NONE,
+            soft_switch=False,
+            tools=ToolFormat.NONE,
+            system_prompt=None,
+            stops=(END_OF_TEXT,),
+        )
+    if found.sampling is _QWEN2_CHAT and _SMALL.search(text) and "qwen1.5" not in found.name:
+        return replace(found, sampling=_QWEN2_CHAT_SMALL)
+    return found
+
+
+def _is_base(family: Family, text: str) -> bool:
+    """Tell a base model by its published name: `-base` in Qwen3, no `-instruct`/`-chat` before."""
+    if family.name.startswith("qwen3"):
+        return re.search(r"-base(?![a-z])", text) is not None
+    # A name such as "qwen2.5-7b-mytune" is a fine-tune and chats; only the published form is base.
+    published = (
+        r"qwen-?(?:1\.5|2\.5|2)-?(?:coder-|math-)?[\d.]+b(?:-base)?(?:-gguf|-q\d\w*|\.gguf)*$"
+    )
+    return re.search(published, text) is not None
