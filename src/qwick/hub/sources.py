@@ -68,8 +68,8 @@ def default_sources() -> tuple[Source, ...]:
 class HubSource:
     """The Hugging Face hub: huggingface_hub gives endpoint, address and credentials.
 
-    The transfer is a plain HTTP stream of ours, so that each wait has a limit of seconds, the digest
-    is computed while the bytes arrive, and a broken transfer resumes where it stopped.
+    The transfer is a plain HTTP stream of ours, so that each wait has a limit of seconds, the
+    digest is computed while the bytes arrive, and a broken transfer resumes where it stopped.
     """
 
     name = "the Hugging Face hub"

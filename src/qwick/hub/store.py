@@ -212,7 +212,8 @@ class Store:
                 if error.errno in _FULL | _UNWRITABLE:
                     raise
                 failures.append(f"{source.name}: {error}")
-            listener.notice(f"{failures[-1]}; trying the next source")
+            more = source is not self.sources[-1]
+            listener.notice(failures[-1] + ("; trying the next source" if more else ""))
         if wrong is not None:
             raise wrong
         raise DownloadError(
