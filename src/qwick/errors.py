@@ -5,9 +5,10 @@
     |   +-- ParameterError             a parameter outside its range
     |   +-- UnsupportedError           a valid wish that this checkpoint or build cannot grant
     |   +-- ContextLengthError         more tokens than the context holds
+    |   +-- TemplateError              the chat template cannot render these messages
     +-- ModelNotFoundError             no such checkpoint, folder or file (exit 3, 404)
     +-- FormatError                    a damaged, truncated or hostile file (exit 4, 422)
-    |   +-- ConfigError                a config that asks for what is not implemented, or lacks a key
+    |   +-- ConfigError                a config lacking a key, or asking for what is not implemented
     |   +-- DigestError                the bytes are not the published ones
     +-- DownloadError                  no source could deliver (exit 5, 502)
     +-- ResourceError                  not enough memory, disk or pages (exit 6, 507)
@@ -15,8 +16,8 @@
     +-- EngineError                    the engine stopped or broke (exit 7, 503)
     +-- NativeBuildError               the compiled kernels are missing or unusable (exit 8, 500)
 
-A message names the value, the limit and the way out; `hint` is the way out alone, shown on a line of
-its own by the CLI. This file knows nothing about who shows the error.
+A message names the value, the limit and the way out; `hint` is the way out alone, shown on a line
+of its own by the CLI. This file knows nothing about who shows the error.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ __all__ = [
     "QwickError",
     "RequestCancelled",
     "ResourceError",
+    "TemplateError",
     "UnsupportedError",
     "UsageError",
 ]
@@ -73,6 +75,10 @@ class UnsupportedError(UsageError):
 
 class ContextLengthError(UsageError):
     """Prompt and answer together need more positions than the context holds."""
+
+
+class TemplateError(UsageError):
+    """The checkpoint's chat template refuses these messages, or fails on them."""
 
 
 class ModelNotFoundError(QwickError):

@@ -6,8 +6,8 @@ table serves where a file is silent, above all for GGUF, which carries no genera
 nothing of tensors, of tokenizers or of how a request is run.
 
 Sources, named in `source`: "docs R1.5/R2/R2.5/R3" are the READMEs and `docs/source` of
-QwenLM/Qwen1.5, Qwen2, Qwen2.5 and Qwen3 (quickstart, run_locally/ollama, deployment/vllm); "card" is
-the model card.
+QwenLM/Qwen1.5, Qwen2, Qwen2.5 and Qwen3 (quickstart, run_locally/ollama, deployment/vllm); "card"
+is the model card.
 """
 
 from __future__ import annotations
