@@ -53,11 +53,14 @@ def _half(raw: U8) -> F32:
 
 
 def _f32(blocks: U8) -> F32:
-    return blocks.view("<f4")
+    values: F32 = blocks.view("<f4")
+    return values
 
 
 def _bf16(blocks: U8) -> F32:
-    return (blocks.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+    bits = blocks.view("<u2").astype(np.uint32) << np.uint32(16)
+    values: F32 = bits.view(np.float32)
+    return values
 
 
 def _q8_0(blocks: U8) -> F32:

@@ -1,0 +1,112 @@
+"""What a checkpoint is to the rest of qwick, whatever its file format: config, tensors, texts.
+
+Names and config keys are those of a Hugging Face folder. Knows nothing of file layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwick.errors import UnsupportedError, UsageError
+from qwick.quant.types import StoredType
+
+# Hugging Face `model_type` (GGUF's `general.architecture` has the same values) -> the class in
+# `architectures`. Qwen1.5 and Qwen2.5 are stored as qwen2.
+KNOWN_MODELS = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One stored tensor; `data` is U8[bytes], a read-only view of the mapped file.
+
+    `shape` is row-major ([n, k] for a matrix of n outputs); a row of the last axis is
+    `type.row_bytes(shape[-1])` bytes. The view need not be aligned to more than a byte.
+    """
+
+    name: str
+    type: StoredType
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TokenizerData:
+    """What a checkpoint says of its tokenizer: `json` from a folder, or GGUF's three arrays."""
+
+    json: str | None = None  # text of tokenizer.json
+    tokens: Sequence[str] | None = None  # GGUF: [n] in the byte-to-unicode alphabet of GPT-2
+    token_types: Sequence[int] | None = None  # GGUF: [n] 1 normal, 3 control, 4 user-defined, ...
+    merges: Sequence[str] | None = None  # GGUF: [m] "left right", best first
+    pre: str | None = None  # GGUF: name of the pre-tokenizer, "qwen2"
+    added_tokens: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    eos_id: int | None = None
+    bos_id: int | None = None
+    pad_id: int | None = None
+    add_bos: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk, opened. `close()`, or leaving a `with` block, gives the mapping back.
+
+    `tokenizer` is read when first asked for, and raises FormatError when the checkpoint's tokenizer
+    is missing or damaged.
+    """
+
+    path: Path
+    format: str  # "gguf" | "safetensors"
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    chat_template: str | None
+    generation: Mapping[str, Any]
+    name: str | None
+    author: str | None
+    license: str | None
+    size_bytes: int
+    read_tokenizer: Callable[[], TokenizerData] = field(repr=False)
+    release: Callable[[], None] = field(repr=False)
+
+    @cached_property
+    def tokenizer(self) -> TokenizerData:
+        """Read on first use: decoding 300,000 strings takes time that loading weights can hide."""
+        return self.read_tokenizer()
+
+    def close(self) -> None:
+        """Forget the tensors; the files are unmapped once no array taken from them is left.
+
+        Arrays in use stay valid. Closing twice is fine.
+        """
+        self.release()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def check_known(path: Path, what: str, value: object) -> str:
+    """Return `value` if it is a model type that qwick runs, else raise UnsupportedError."""
+    if isinstance(value, str) and value in KNOWN_MODELS:
+        return value
+    raise UnsupportedError(
+        f"{path}: the {what} {value!r} is not supported; known: {', '.join(KNOWN_MODELS)}"
+    )
+
+
+def closed(path: Path) -> UsageError:
+    """Return the error for reading from a checkpoint after `close()`."""
+    return UsageError(f"{path}: the checkpoint is closed", hint="open it again")

@@ -1,0 +1,313 @@
+"""A GGUF file as a Checkpoint: Hugging Face names for its tensors and keys for its config.
+
+Source of the names: llama.cpp's `gguf-py/gguf/tensor_mapping.py` and `constants.py`. A metadata key
+of the architecture that is not understood is an error, for it may change what is computed; all
+other metadata is free. Knows nothing of how the model is computed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from qwick.errors import ConfigError, UnsupportedError
+from qwick.formats.checkpoint import (
+    KNOWN_MODELS,
+    Checkpoint,
+    Tensor,
+    TokenizerData,
+    check_known,
+    closed,
+)
+from qwick.formats.gguf import GgufFile, TensorInfo, Value, read_gguf
+from qwick.formats.mapped import damaged
+from qwick.formats.strings import StringArray
+
+_TOP = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,4})\.)?([a-z_]+)\.(weight|bias)")
+
+# GGUF key after the architecture's name -> Hugging Face key and type. "!" marks a required key.
+_CONFIG: dict[str, tuple[str, type]] = {
+    "block_count!": ("num_hidden_layers", int),
+    "context_length!": ("max_position_embeddings", int),
+    "embedding_length!": ("hidden_size", int),
+    "feed_forward_length!": ("intermediate_size", int),
+    "attention.head_count!": ("num_attention_heads", int),
+    "attention.head_count_kv": ("num_key_value_heads", int),
+    "attention.key_length": ("head_dim", int),
+    "attention.layer_norm_rms_epsilon!": ("rms_norm_eps", float),
+    "rope.freq_base": ("rope_theta", float),
+}
+_ROPE_SCALING: dict[str, tuple[str, type]] = {
+    "type": ("rope_type", str),
+    "factor": ("factor", float),
+    "original_context_length": ("original_max_position_embeddings", int),
+    "attn_factor": ("attention_factor", float),
+    "yarn_attn_factor": ("attention_factor", float),
+    "yarn_beta_fast": ("beta_fast", float),
+    "yarn_beta_slow": ("beta_slow", float),
+}
+# Keys that repeat what other keys say; checked against them, or of no effect on what is computed.
+_CHECKED = {"attention.value_length", "rope.dimension_count", "vocab_size"}
+_NO_EFFECT = {"rope.scaling.finetuned", "tensor_data_layout"}
+
+_SAMPLING: dict[str, tuple[str, type]] = {
+    "temp": ("temperature", float),
+    "top_k": ("top_k", int),
+    "top_p": ("top_p", float),
+    "min_p": ("min_p", float),
+    "penalty_repeat": ("repetition_penalty", float),
+}
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    """Open a GGUF file; raises as `read_gguf`, and ConfigError for metadata that does not fit."""
+    file = read_gguf(path)
+    meta = _Metadata(file)
+    if "general.architecture" not in file.metadata:
+        raise ConfigError(f"{path}: the metadata lacks general.architecture")
+    arch = check_known(path, "architecture", file.metadata["general.architecture"])
+    if meta.get("split.count", int, 1) > 1:
+        raise UnsupportedError(
+            f"{path}: one of {meta.get('split.count', int)} parts of a split GGUF file",
+            hint="join the parts with llama.cpp's llama-gguf-split --merge",
+        )
+    tensors = _tensors(file, arch)
+    config = _config(file, meta, arch)
+    files: list[GgufFile] = [file]
+
+    def read_tokenizer() -> TokenizerData:
+        if not files:
+            raise closed(path)
+        return _tokenizer(meta, int(config["vocab_size"]))
+
+    def release() -> None:
+        files.clear()
+        tensors.clear()
+        meta.forget()
+
+    return Checkpoint(
+        path=path,
+        format="gguf",
+        config=MappingProxyType(config),
+        tensors=MappingProxyType(tensors),
+        chat_template=meta.get("tokenizer.chat_template", str, None),
+        generation=MappingProxyType(_generation(meta)),
+        name=meta.text("general.name"),
+        author=meta.text("general.author") or meta.text("general.organization"),
+        license=meta.text("general.license"),
+        size_bytes=len(file.data),
+        read_tokenizer=read_tokenizer,
+        release=release,
+    )
+
+
+class _Metadata:
+    """Typed look-ups in the metadata."""
+
+    def __init__(self, file: GgufFile) -> None:
+        self.path = file.path
+        self.values: dict[str, Value] = dict(file.metadata)
+
+    def forget(self) -> None:
+        self.values.clear()
+
+    def get(self, key: str, kind: type, *default: Any) -> Any:
+        """Return the value of `key`; ConfigError if it has another type or lacks (no default).
+
+        A float32 comes back as the shortest decimal that rounds to it: 1e-06, not 9.99999997e-07.
+        """
+        if key not in self.values:
+            if default:
+                return default[0]
+            raise ConfigError(f"{self.path}: the metadata lacks {key}")
+        value = self.values[key]
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind:
+            shown = repr(value) if isinstance(value, (int, float, str)) else "an array"
+            raise ConfigError(f"{self.path}: {key} is {shown[:80]}; a {kind.__name__} is wanted")
+        if isinstance(value, float):
+            return _shortest(value)
+        return value
+
+    def text(self, key: str) -> str | None:
+        """Return a free text, or None: nothing depends on it, so any other type is left aside."""
+        value = self.values.get(key)
+        return value if isinstance(value, str) else None
+
+
+def _shortest(value: float) -> float:
+    if not abs(value) < float(np.finfo(np.float32).max):
+        return value
+    single = np.float32(value)
+    return float(np.format_float_scientific(single)) if single == value else value
+
+
+def _tensors(file: GgufFile, arch: str) -> dict[str, Tensor]:
+    raw = np.frombuffer(file.data, np.uint8)
+    out: dict[str, Tensor] = {}
+    for info in file.tensors.values():
+        name = hf_name(info.name)
+        if name is None:
+            raise UnsupportedError(
+                f"{file.path}: the tensor {info.name!r} has no place in the architecture {arch!r}"
+            )
+        data = raw[info.start : info.start + info.size]
+        out[name] = Tensor(name, info.type, info.shape, data)
+    return out
+
+
+def hf_name(name: str) -> str | None:
+    """Return the Hugging Face name of a GGUF tensor; None when the family has no such tensor."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    layer, part, suffix = match.groups()
+    if layer is None:
+        return f"{_TOP[part]}.{suffix}" if part in _TOP else None
+    return f"model.layers.{layer}.{_LAYER[part]}.{suffix}" if part in _LAYER else None
+
+
+def _config(file: GgufFile, meta: _Metadata, arch: str) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "model_type": arch,
+        "architectures": [KNOWN_MODELS[arch]],
+        "hidden_act": "silu",
+        "use_sliding_window": False,
+        "rope_theta": 10000.0,
+    }
+    for key, (name, kind) in _CONFIG.items():
+        full = f"{arch}.{key.rstrip('!')}"
+        value = meta.get(full, kind, *([] if key.endswith("!") else [None]))
+        if value is not None:
+            config[name] = value
+    config.setdefault("num_key_value_heads", config["num_attention_heads"])
+    config["rope_scaling"] = _rope_scaling(meta, arch)
+    config["vocab_size"] = _vocab_size(file)
+    config["tie_word_embeddings"] = "output.weight" not in file.tensors
+    for name in ("eos", "bos"):
+        token = meta.get(f"tokenizer.ggml.{name}_token_id", int, None)
+        if token is not None:
+            config[f"{name}_token_id"] = token
+    _refuse_unknown(meta, arch)
+    _check_repeats(meta, arch, config)
+    return config
+
+
+def _vocab_size(file: GgufFile) -> int:
+    info: TensorInfo | None = file.tensors.get("token_embd.weight")
+    if info is None or len(info.shape) != 2:
+        raise damaged(file.path, "there is no matrix 'token_embd.weight'")
+    return info.shape[0]
+
+
+def _rope_scaling(meta: _Metadata, arch: str) -> dict[str, Any] | None:
+    prefix = f"{arch}.rope.scaling."
+    kind = meta.get(prefix + "type", str, "none")
+    if kind == "none":
+        return None
+    out: dict[str, Any] = {}
+    for key, (name, of) in _ROPE_SCALING.items():
+        value = meta.get(prefix + key, of, None)
+        if value is not None:
+            out[name] = value
+    return out
+
+
+def _refuse_unknown(meta: _Metadata, arch: str) -> None:
+    known = {key.rstrip("!") for key in _CONFIG} | _CHECKED | _NO_EFFECT
+    known |= {f"rope.scaling.{key}" for key in _ROPE_SCALING}
+    for key in meta.values:
+        if key.startswith(f"{arch}.") and key[len(arch) + 1 :] not in known:
+            raise ConfigError(
+                f"{meta.path}: the metadata key {key!r} is not understood, and may change what is "
+                "computed",
+                hint="take another conversion of this model",
+            )
+
+
+def _check_repeats(meta: _Metadata, arch: str, config: Mapping[str, Any]) -> None:
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or (config["hidden_size"] // heads if heads > 0 else 0)
+    wanted = {
+        "attention.value_length": head_dim,
+        "rope.dimension_count": head_dim,
+        "vocab_size": config["vocab_size"],
+    }
+    for key, value in wanted.items():
+        found = meta.get(f"{arch}.{key}", int, value)
+        if found != value:
+            raise ConfigError(f"{meta.path}: {arch}.{key} is {found}; only {value} is supported")
+
+
+def _generation(meta: _Metadata) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, (name, kind) in _SAMPLING.items():
+        value = meta.get(f"general.sampling.{key}", kind, None)
+        if value is not None:
+            out[name] = value
+    return out
+
+
+def _tokenizer(meta: _Metadata, rows: int) -> TokenizerData:
+    path = meta.path
+    model = meta.get("tokenizer.ggml.model", str)
+    if model != "gpt2":
+        raise UnsupportedError(f"{path}: the tokenizer model {model!r} is not supported: 'gpt2' is")
+    tokens = _strings(meta, "tokenizer.ggml.tokens")
+    merges = _strings(meta, "tokenizer.ggml.merges")
+    types = meta.values.get("tokenizer.ggml.token_type")
+    if not isinstance(types, np.ndarray) or types.dtype.kind not in "iu":
+        raise damaged(path, "tokenizer.ggml.token_type is no array of whole numbers")
+    if not 0 < len(tokens) <= rows:
+        raise damaged(path, f"there are {len(tokens)} tokens for {rows} rows of embeddings")
+    if len(types) != len(tokens):
+        raise damaged(path, f"there are {len(types)} token types for {len(tokens)} tokens")
+    ids: dict[str, int | None] = {}
+    for name in ("eos", "bos", "padding"):
+        token = meta.get(f"tokenizer.ggml.{name}_token_id", int, None)
+        if token is not None and not 0 <= token < len(tokens):
+            raise damaged(
+                path, f"tokenizer.ggml.{name}_token_id is {token}; there are {len(tokens)} tokens"
+            )
+        ids[name] = token
+    return TokenizerData(
+        tokens=tokens.decode(),
+        token_types=types.tolist(),
+        merges=merges.decode(),
+        pre=meta.get("tokenizer.ggml.pre", str, None),
+        eos_id=ids["eos"],
+        bos_id=ids["bos"],
+        pad_id=ids["padding"],
+        add_bos=meta.get("tokenizer.ggml.add_bos_token", bool, False),
+    )
+
+
+def _strings(meta: _Metadata, key: str) -> StringArray:
+    value = meta.values.get(key)
+    if not isinstance(value, StringArray):
+        raise damaged(meta.path, f"{key} is no array of strings")
+    return value

@@ -1,0 +1,278 @@
+"""A Hugging Face folder as a Checkpoint: config, safetensors (one or sharded), tokenizer, texts.
+
+Index and shards are checked against each other, and a shard's name may not lead out of the folder.
+Pickles are refused. Knows nothing of how the model is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from qwick.errors import ConfigError, FormatError, UnsupportedError
+from qwick.formats.checkpoint import (
+    KNOWN_MODELS,
+    Checkpoint,
+    Tensor,
+    TokenizerData,
+    check_known,
+    closed,
+)
+from qwick.formats.jsonfile import read_object, read_text
+from qwick.formats.mapped import damaged
+from qwick.formats.safetensors import SafetensorsFile, read_safetensors
+
+MAX_CONFIG = 1 << 24
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def open_folder(path: Path) -> Checkpoint:
+    """Open a folder; errors as `open_checkpoint` lists them."""
+    config = _config(path)
+    generation = _optional(path / "generation_config.json")
+    tokenizer_config = _optional(path / "tokenizer_config.json")
+    files = _weight_files(path)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        raw = np.frombuffer(file.data, np.uint8)
+        for info in file.tensors.values():
+            data = raw[info.start : info.start + info.size]
+            tensors[info.name] = Tensor(info.name, info.type, info.shape, data)
+    size = sum(len(file.data) for file in files)
+    is_open = [True]
+
+    def read_tokenizer() -> TokenizerData:
+        if not is_open:
+            raise closed(path)
+        return _tokenizer(path, config, tokenizer_config)
+
+    def release() -> None:
+        is_open.clear()
+        files.clear()
+        tensors.clear()
+
+    return Checkpoint(
+        path=path,
+        format="safetensors",
+        config=MappingProxyType(config),
+        tensors=MappingProxyType(tensors),
+        chat_template=_chat_template(path, tokenizer_config),
+        generation=MappingProxyType(generation),
+        name=path.absolute().name,
+        author=None,
+        license=None,
+        size_bytes=size,
+        read_tokenizer=read_tokenizer,
+        release=release,
+    )
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_object(path, MAX_CONFIG) if path.exists() else {}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not (path / "config.json").exists():
+        found = sorted(p.name for p in path.glob("*.gguf"))
+        hint = f"give the file: {path / found[0]}" if found else "give a checkpoint's folder"
+        raise ConfigError(f"{path}: the folder has no config.json", hint=hint)
+    config = read_object(path / "config.json", MAX_CONFIG)
+    if "model_type" not in config:
+        raise ConfigError(f"{path}: config.json lacks model_type")
+    kind = check_known(path, "model_type", config["model_type"])
+    classes = config.get("architectures") or [KNOWN_MODELS[kind]]
+    if classes != [KNOWN_MODELS[kind]]:
+        raise UnsupportedError(
+            f"{path}: the architectures {classes!r:.100} of a {kind} are not supported; "
+            f"known: {KNOWN_MODELS[kind]}"
+        )
+    if config.get("quantization_config"):
+        quantization = config["quantization_config"]
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise UnsupportedError(
+            f"{path}: the weights are quantized with {method!r}, which is not supported",
+            hint="take the unquantized checkpoint or a GGUF file of this model",
+        )
+    _flatten_rope(path, config)
+    return config
+
+
+def _flatten_rope(path: Path, config: dict[str, Any]) -> None:
+    """Bring the newer `rope_parameters` into the older keys `rope_theta` and `rope_scaling`."""
+    rope = config.pop("rope_parameters", None)
+    if rope is None:
+        return
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        raise ConfigError(f"{path}: rope_parameters is {rope!r:.100}; a flat object is wanted")
+    rest = dict(rope)
+    flat: dict[str, Any] = {}
+    if "rope_theta" in rest:
+        flat["rope_theta"] = rest.pop("rope_theta")
+    plain = rest.get("rope_type", "default") == "default"
+    if plain and set(rest) - {"rope_type"}:
+        raise ConfigError(f"{path}: rope_parameters of type 'default' hold {sorted(rest)}")
+    flat["rope_scaling"] = None if plain else rest
+    for key, value in flat.items():
+        if config.get(key, value) != value:
+            raise ConfigError(
+                f"{path}: {key} is {config[key]!r:.100}, but rope_parameters say {value!r:.100}"
+            )
+        config[key] = value
+
+
+def _weight_files(path: Path) -> list[SafetensorsFile]:
+    single, index = (path / SINGLE).exists(), (path / INDEX).exists()
+    if index:
+        return _sharded(path)
+    if single:
+        return [read_safetensors(path / SINGLE)]
+    shards = sorted(p.name for p in path.glob("*.safetensors"))
+    if shards:
+        raise FormatError(
+            f"{path}: there is {shards[0]} but neither {SINGLE} nor {INDEX}",
+            hint=f"fetch {INDEX}, which names the shards",
+        )
+    pickles = sorted(p.name for pattern in _PICKLES for p in path.glob(pattern))
+    if pickles:
+        raise FormatError(
+            f"{path}: the weights are pickles ({pickles[0]}), which can run any code when read",
+            hint="take the model's safetensors files or a GGUF file",
+        )
+    raise FormatError(
+        f"{path}: the folder has no weights: neither {SINGLE} nor {INDEX}",
+        hint="fetch them",
+    )
+
+
+def _sharded(path: Path) -> list[SafetensorsFile]:
+    at = path / INDEX
+    table = read_object(at).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise damaged(at, "there is no weight_map")
+    for tensor, shard in table.items():
+        if not _stays_inside(shard):
+            raise damaged(
+                at,
+                f"{tensor!r} is said to lie in {shard!r:.100}; only a .safetensors file of the "
+                "same folder is allowed",
+                "do not use this checkpoint",
+            )
+    names = sorted(set(table.values()))
+    if SINGLE not in names and (path / SINGLE).exists():
+        raise damaged(
+            at, f"{SINGLE} lies beside the index, which does not name it", "remove one of the two"
+        )
+    files = []
+    for name in names:
+        if not (path / name).exists():
+            raise damaged(at, f"the shard {name} is missing", "fetch it")
+        files.append(read_safetensors(path / name))
+    _cross_check(at, table, files)
+    return files
+
+
+def _stays_inside(shard: object) -> bool:
+    return (
+        isinstance(shard, str)
+        and shard.endswith(".safetensors")
+        and not shard.startswith(".")
+        and not set(shard) & set("/\\\0:")
+    )
+
+
+def _cross_check(at: Path, table: Mapping[str, str], files: list[SafetensorsFile]) -> None:
+    where: dict[str, str] = {}
+    for file in files:
+        for tensor in file.tensors:
+            if tensor in where:
+                raise damaged(at, f"{tensor!r} is in both {where[tensor]} and {file.path.name}")
+            where[tensor] = file.path.name
+    for tensor, shard in table.items():
+        if where.get(tensor) != shard:
+            found = f"it is in {where[tensor]}" if tensor in where else "it is in no shard"
+            raise damaged(at, f"{tensor!r} should be in {shard}, but {found}")
+    extra = sorted(set(where) - set(table))
+    if extra:
+        raise damaged(at, f"{extra[0]!r} is in {where[extra[0]]}, but the index does not name it")
+
+
+def _chat_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    file = path / "chat_template.jinja"
+    if file.exists():
+        return read_text(file, MAX_CONFIG)
+    value = tokenizer_config.get("chat_template")
+    if value is None:
+        value = _optional(path / "chat_template.json").get("chat_template")
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value
+    named: dict[Any, str] = {}
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, dict) or not isinstance(item.get("template"), str):
+            raise damaged(
+                path / "tokenizer_config.json", "chat_template is no text or list of them"
+            )
+        named[item.get("name")] = item["template"]
+    if "default" not in named:
+        raise damaged(
+            path / "tokenizer_config.json",
+            f"chat_template has no 'default' among {sorted(map(str, named))}",
+        )
+    return named["default"]
+
+
+def _tokenizer(
+    path: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]
+) -> TokenizerData:
+    file = path / "tokenizer.json"
+    if not file.exists():
+        raise damaged(path, "the folder has no tokenizer.json", "fetch it")
+    at = path / "tokenizer_config.json"
+    added = _added_tokens(at, tokenizer_config.get("added_tokens_decoder", {}))
+    ids: dict[str, int | None] = {}
+    for name in ("eos", "bos", "pad"):
+        token = tokenizer_config.get(f"{name}_token")
+        text = token.get("content") if isinstance(token, dict) else token
+        found = [i for i, entry in added.items() if text is not None and entry["content"] == text]
+        ids[name] = found[0] if found else _config_id(path, config, f"{name}_token_id")
+    add_bos = tokenizer_config.get("add_bos_token") or False
+    if not isinstance(add_bos, bool):
+        raise damaged(at, f"add_bos_token is {add_bos!r:.40}; true or false wanted")
+    return TokenizerData(
+        json=read_text(file),
+        added_tokens=added,
+        eos_id=ids["eos"],
+        bos_id=ids["bos"],
+        pad_id=ids["pad"],
+        add_bos=add_bos,
+    )
+
+
+def _added_tokens(at: Path, table: object) -> dict[int, Mapping[str, Any]]:
+    if not isinstance(table, dict):
+        raise damaged(at, "added_tokens_decoder is no object")
+    out: dict[int, Mapping[str, Any]] = {}
+    for key, entry in table.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10):
+            raise damaged(at, f"added_tokens_decoder has the id {key!r:.40}")
+        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise damaged(at, f"the added token {key} has no content")
+        out[int(key)] = entry
+    return out
+
+
+def _config_id(path: Path, config: Mapping[str, Any], key: str) -> int | None:
+    value = config.get(key)
+    if isinstance(value, list) and value:
+        value = value[0]
+    if value is not None and (type(value) is not int or value < 0):
+        raise ConfigError(f"{path}: {key} in config.json is {value!r:.40}; a token id is wanted")
+    return value

@@ -1,0 +1,63 @@
+"""JSON files of a checkpoint folder, read strictly: bounded, UTF-8, no duplicate keys, no NaN.
+
+Knows nothing of what the files mean.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from qwick.errors import FormatError
+from qwick.formats.mapped import check_regular, damaged
+
+MAX_JSON = 1 << 28  # the largest tokenizer.json of the family is 11 MB
+
+
+def read_text(path: Path, limit: int = MAX_JSON) -> str:
+    """Return a file's UTF-8 text; FormatError when it is longer than `limit` bytes or no UTF-8."""
+    size = check_regular(path)
+    if size > limit:
+        raise damaged(path, f"{size} bytes; the limit for this file is {limit}")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error}", "check its permissions") from None
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"not UTF-8 at byte {error.start}: {error.reason}") from None
+
+
+def read_object(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises as `read_text`; FormatError for other content."""
+    return parse_object(path, read_text(path, limit), "the file")
+
+
+def parse_object(path: Path, text: str, what: str) -> dict[str, Any]:
+    """Parse `text`, which came from `path`, as one JSON object."""
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+    except RecursionError:
+        raise damaged(path, f"{what} nests too deeply for JSON") from None
+    except FormatError as error:
+        raise damaged(path, f"{what}: {error.message}") from None
+    except ValueError as error:
+        raise damaged(path, f"{what} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise damaged(path, f"{what} holds a JSON {type(value).__name__}; an object is wanted")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise FormatError(f"the key {key!r} occurs twice")
+            seen.add(key)
+    return out
+
+
+def _constant(text: str) -> NoReturn:
+    raise FormatError(f"{text} is no JSON number")

@@ -1,0 +1,148 @@
+"""A model file as read-only mapped memory, and a cursor over it that checks before it reads.
+
+Says clearly what a file is when it is not what was expected (an HTML page, a Git LFS pointer, a
+pickle). Knows nothing of what the formats mean.
+"""
+
+from __future__ import annotations
+
+import mmap
+import stat
+import struct
+from pathlib import Path
+
+from qwick.errors import FormatError, ModelNotFoundError
+
+FETCH_AGAIN = "the file is damaged or incomplete; fetch it again"
+
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+# What is often found in place of a model file: first bytes, what it is, the way out.
+_IMPOSTORS = (
+    (b"<!doctype", "an HTML page", "the download saved an error page; fetch it again"),
+    (b"<html", "an HTML page", "the download saved an error page; fetch it again"),
+    (b"<?xml", "an XML page", "the download saved an error page; fetch it again"),
+    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the real file"),
+    (b"pk\x03\x04", "a zip or pickle archive", "use a GGUF file or a safetensors folder"),
+    (b"\x80\x02", "a pickle", "use a GGUF file or a safetensors folder"),
+    (b"ggjt", "a model of ggml's older format", "use a GGUF file"),
+    (b"ggml", "a model of ggml's older format", "use a GGUF file"),
+    (b"ggla", "a model of ggml's older format", "use a GGUF file"),
+    (b"gguf", "a GGUF file", "give its path by itself: a GGUF file is no part of a folder"),
+)
+
+
+def damaged(path: Path, text: str, hint: str = FETCH_AGAIN) -> FormatError:
+    """Return the FormatError that says what is wrong with `path`."""
+    return FormatError(f"{path}: {text}", hint=hint)
+
+
+def describe(head: bytes) -> tuple[str, str]:
+    """Return what a file that starts with `head` looks like, and the way out."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for magic, what, hint in _IMPOSTORS:
+        if start.startswith(magic):
+            return what, hint
+    if start.startswith((b"{", b"[")):
+        return "a JSON text", "the download saved an error message, or this is the wrong file"
+    if not head.strip(b"\0"):
+        return "zeros", FETCH_AGAIN
+    return f"of an unknown kind (it starts with {head[:8]!r})", "give a .gguf file or a folder"
+
+
+def check_regular(path: Path) -> int:
+    """Return the size in bytes of a regular file.
+
+    Raises ModelNotFoundError when there is none, FormatError when it is something else or empty.
+    """
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"{path}: no such file or folder", hint="check the path") from None
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"{path}: cannot be read: {error}") from None
+    if not stat.S_ISREG(info.st_mode):
+        raise damaged(path, "not a regular file", "give a .gguf file or a folder")
+    if info.st_size == 0:
+        raise damaged(path, "the file is empty (0 bytes)")
+    return info.st_size
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a whole file read-only. Raises as `check_regular` does."""
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(
+            f"{path}: cannot be read: {error}", hint="check its permissions"
+        ) from None
+
+
+class Cursor:
+    """A position in mapped bytes; each read is checked against the end first."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self.data = data
+        self.at = 0
+        self.size = len(data)
+
+    @property
+    def left(self) -> int:
+        """Bytes between the position and the end of the file."""
+        return self.size - self.at
+
+    def take(self, count: int, what: str) -> int:
+        """Step over `count` bytes and return where they start."""
+        if count > self.size - self.at:
+            raise damaged(
+                self.path,
+                f"{what} at byte {self.at} needs {count} bytes, "
+                f"but the file ends at byte {self.size}",
+            )
+        start = self.at
+        self.at = start + count
+        return start
+
+    def u32(self, what: str) -> int:
+        """Read one unsigned 32-bit number."""
+        value: int = _U32.unpack_from(self.data, self.take(4, what))[0]
+        return value
+
+    def u64(self, what: str) -> int:
+        """Read one unsigned 64-bit number."""
+        value: int = _U64.unpack_from(self.data, self.take(8, what))[0]
+        return value
+
+    def count(self, what: str, *, each: int, limit: int) -> int:
+        """Read a count of items of at least `each` bytes; at most `limit`, and they must fit."""
+        at = self.at
+        value = self.u64(f"the number of {what}")
+        if value > limit:
+            raise damaged(
+                self.path, f"the number of {what} at byte {at} is {value}; the limit is {limit}"
+            )
+        if value * each > self.left:
+            raise damaged(
+                self.path,
+                f"{value} {what} need at least {value * each} bytes, "
+                f"but only {self.left} follow byte {self.at}",
+            )
+        return value
+
+    def text(self, what: str, limit: int) -> str:
+        """Read a length and that many bytes of UTF-8."""
+        at = self.at
+        length = self.u64(f"the length of {what}")
+        if length > limit:
+            raise damaged(
+                self.path, f"{what} at byte {at} is {length} bytes long; the limit is {limit}"
+            )
+        start = self.take(length, what)
+        try:
+            return self.data[start : start + length].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise damaged(self.path, f"{what} at byte {at} is not UTF-8: {error.reason}") from None

@@ -1,0 +1,127 @@
+"""The safetensors container: where each tensor lies in the mapped file.
+
+Source: the safetensors format (an 8-byte header length, a JSON header, the data without holes).
+Every length, offset and shape is checked against the file before it is used. Knows nothing of
+models or of which tensors there should be.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwick.errors import UnsupportedError
+from qwick.formats.jsonfile import parse_object
+from qwick.formats.mapped import Cursor, damaged, describe, map_file
+from qwick.quant.types import StoredType
+
+MAX_HEADER = 100_000_000  # the limit of the safetensors library
+MAX_DIMS = 8
+
+_TYPES = {"F32": StoredType.F32, "F16": StoredType.F16, "BF16": StoredType.BF16}
+# A dtype's name as the format writes it: what does not look like one is damage, not a wish.
+_DTYPE = re.compile(r"[A-Z][A-Z0-9_]{0,15}")
+
+
+@dataclass(frozen=True)
+class SafetensorsInfo:
+    """Where a tensor lies: row-major shape, first byte in the file, bytes."""
+
+    name: str
+    type: StoredType
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """A parsed header over the mapped file."""
+
+    path: Path
+    tensors: Mapping[str, SafetensorsInfo]
+    data: mmap.mmap
+
+
+def read_safetensors(path: Path) -> SafetensorsFile:
+    """Map and parse a safetensors file.
+
+    Raises ModelNotFoundError (no file), FormatError (damaged, truncated, hostile) and
+    UnsupportedError (a dtype other than bf16, f16, f32).
+    """
+    cursor = Cursor(path, map_file(path))
+    head = cursor.data[:32]
+    length = cursor.u64("the header's length")
+    if length > MAX_HEADER or head[8:9] not in (b"{", b""):
+        what, hint = describe(head)
+        raise damaged(path, f"not a safetensors file but {what}", hint)
+    start = cursor.take(length, "the header")
+    try:
+        text = cursor.data[start : start + length].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"the header is not UTF-8: {error.reason}") from None
+    header = parse_object(path, text, "the header")
+    _check_metadata(path, header.pop("__metadata__", {}))
+    tensors = {name: _info(cursor, name, entry) for name, entry in header.items()}
+    _check_layout(cursor, tensors)
+    return SafetensorsFile(path, tensors, cursor.data)
+
+
+def _check_metadata(path: Path, value: Any) -> None:
+    texts = isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+    if not texts:
+        raise damaged(path, "the header's __metadata__ is no object of texts")
+
+
+def _info(cursor: Cursor, name: str, entry: Any) -> SafetensorsInfo:
+    path = cursor.path
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise damaged(path, f"the entry of {name!r} must hold dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or not _DTYPE.fullmatch(dtype):
+        raise damaged(path, f"the dtype of {name!r} is {dtype!r:.40}")
+    if dtype not in _TYPES:
+        raise UnsupportedError(
+            f"{path}: the tensor {name!r} is stored as {dtype}; supported: {', '.join(_TYPES)}",
+            hint="take the unquantized checkpoint or a GGUF file of this model",
+        )
+    if not _counts(shape) or not 1 <= len(shape) <= MAX_DIMS or 0 in shape:
+        raise damaged(path, f"the shape of {name!r} is {shape!r:.80}; 1 to {MAX_DIMS} sizes wanted")
+    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise damaged(path, f"the data_offsets of {name!r} are {offsets!r:.80}")
+    size = math.prod(shape) * _TYPES[dtype].bytes
+    if offsets[1] - offsets[0] != size:
+        raise damaged(
+            path,
+            f"{name!r} of shape {shape} and dtype {dtype} needs {size} bytes; "
+            f"its offsets give {offsets[1] - offsets[0]}",
+        )
+    return SafetensorsInfo(name, _TYPES[dtype], tuple(shape), cursor.at + offsets[0], size)
+
+
+def _counts(value: Any) -> bool:
+    """True for a list of whole numbers from 0 to 2^63 (true and false are none)."""
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+
+
+def _check_layout(cursor: Cursor, tensors: Mapping[str, SafetensorsInfo]) -> None:
+    """The format allows neither overlaps nor holes nor bytes left over."""
+    at, before = cursor.at, "the header"
+    for info in sorted(tensors.values(), key=lambda info: info.start):
+        if info.start != at:
+            kind = "overlaps" if info.start < at else "leaves a hole after"
+            raise damaged(
+                cursor.path,
+                f"{info.name!r} starts at byte {info.start} and {kind} {before}, "
+                f"which ends at byte {at}",
+            )
+        at, before = info.start + info.size, repr(info.name)
+    if at != cursor.size:
+        raise damaged(
+            cursor.path, f"the tensors end at byte {at}, but the file at byte {cursor.size}"
+        )
