@@ -1,0 +1,164 @@
+"""The processor and the memory that this process may use.
+
+Affinity, control groups and the kernel's own figures together decide; instruction sets are the
+native layer's to tell. Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwick.errors import NativeBuildError
+from qwick.machine.cgroup import CgroupLimits, read_cgroup
+
+__all__ = [
+    "Cpu",
+    "InstructionSet",
+    "Kernels",
+    "Memory",
+    "read_cpu",
+    "read_kernels",
+    "read_memory",
+    "usable_cores",
+]
+
+ROOT = Path("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """The processor, as far as this process is concerned."""
+
+    model: str
+    architecture: str  # as uname gives it: x86_64, aarch64
+    logical: int  # logical processors of the machine
+    affinity: int  # logical processors this process may be scheduled on
+    physical: int  # different cores among those
+    quota: float | None  # CPU seconds per second that control groups allow; None: no limit
+    usable: int  # kernel threads that make sense: physical cores within the quota, at least 1
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory in bytes, control groups included."""
+
+    total: int  # physical, or the control group's limit where that is smaller
+    available: int  # what a new allocation may count on
+    limited_by: str  # "machine" or "cgroup": which of the two sets `available`
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionSet:
+    """One set of kernels, and why it cannot be used here if so."""
+
+    name: str
+    usable: bool
+    reason: str  # empty when usable
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The native layer's own account of itself."""
+
+    sets: tuple[InstructionSet, ...]
+    used: str | None  # the set in force
+    problem: str | None  # why the kernels cannot be used at all
+
+
+def usable_cores(root: Path = ROOT) -> int:
+    """Return how many kernel threads make sense for this process, at least 1."""
+    return read_cpu(root).usable
+
+
+def read_cpu(root: Path = ROOT, limits: CgroupLimits | None = None) -> Cpu:
+    """Return the processor as seen by this process; files are read below `root`."""
+    limits = read_cgroup(root) if limits is None else limits
+    allowed = sorted(os.sched_getaffinity(0))
+    physical = _physical_cores(root, allowed)
+    # A share of a core cannot run a thread without throttling all of them, so it is rounded down.
+    usable = physical if limits.cpus is None else min(physical, int(limits.cpus))
+    return Cpu(
+        model=_model_name(root),
+        architecture=platform.machine(),
+        logical=os.cpu_count() or len(allowed),
+        affinity=len(allowed),
+        physical=physical,
+        quota=limits.cpus,
+        usable=max(1, usable),
+    )
+
+
+def read_memory(root: Path = ROOT, limits: CgroupLimits | None = None) -> Memory:
+    """Return the memory this process may use; files are read below `root`.
+
+    MemAvailable is the kernel's estimate of what can be allocated without swapping (proc(5)).
+    """
+    limits = read_cgroup(root) if limits is None else limits
+    figures = _meminfo(root)
+    total = figures.get("MemTotal", 0)
+    available = figures.get("MemAvailable", figures.get("MemFree", total))
+    if limits.memory is not None:
+        total = min(total, limits.memory)
+    if limits.memory_free is not None and limits.memory_free < available:
+        return Memory(total, limits.memory_free, "cgroup")
+    return Memory(total, available, "machine")
+
+
+def read_kernels() -> Kernels:
+    """Return what the native layer can do here; never raises for a broken build."""
+    try:
+        from qwick.native import ops
+
+        sets = tuple(InstructionSet(name, ok, reason) for name, ok, reason in ops.available())
+    except (ImportError, NativeBuildError) as error:
+        return Kernels((), None, str(error))
+    try:
+        return Kernels(sets, ops.isa(), None)
+    except NativeBuildError as error:  # QWICK_ISA asks for a set that cannot be used
+        return Kernels(sets, None, str(error))
+
+
+def _physical_cores(root: Path, processors: list[int]) -> int:
+    """Return how many cores the logical processors belong to (kernel: cputopology)."""
+    cores = set()
+    for number in processors:
+        folder = root / f"sys/devices/system/cpu/cpu{number}/topology"
+        try:
+            package = (folder / "physical_package_id").read_text().strip()
+            core = (folder / "core_id").read_text().strip()
+        except OSError:  # no topology (some containers): every processor counts
+            return len(processors)
+        cores.add((package, core))
+    return max(1, len(cores))
+
+
+def _model_name(root: Path) -> str:
+    """Return the processor's name; ARM kernels give none, so the architecture stands in."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    for wanted in ("model name", "Model", "Hardware"):
+        for line in lines:
+            key, _, value = line.partition(":")
+            if key.strip() == wanted and value.strip():
+                return value.strip()
+    return platform.machine()
+
+
+def _meminfo(root: Path) -> dict[str, int]:
+    """Return the figures of /proc/meminfo in bytes."""
+    figures = {}
+    try:
+        lines = (root / "proc/meminfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, rest = line.partition(":")
+        words = rest.split()
+        if words and words[0].isdigit():
+            figures[key] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
+    return figures

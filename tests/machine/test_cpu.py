@@ -1,0 +1,91 @@
+"""The processor and memory of the machine that runs the tests, and made-up ones in a folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qwick
+from qwick.errors import ParameterError
+from qwick.machine.cpu import read_cpu, read_kernels, read_memory, usable_cores
+from qwick.machine.limits import Limits, measure
+from qwick.settings import child_environment
+
+
+def test_this_machine() -> None:
+    cpu, memory = read_cpu(), read_memory()
+    assert 1 <= cpu.usable <= cpu.physical <= cpu.affinity <= cpu.logical
+    assert cpu.affinity == len(os.sched_getaffinity(0))
+    assert cpu.model
+    assert 100e6 < memory.available <= memory.total
+
+
+def test_affinity_is_honoured() -> None:
+    one = min(os.sched_getaffinity(0))
+    script = (
+        f"import os; os.sched_setaffinity(0, [{one}])\n"
+        "from qwick.machine.cpu import read_cpu; c = read_cpu(); print(c.affinity, c.usable)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ["1", "1"]
+
+
+def test_hyperthreads_count_once(tmp_path: Path) -> None:
+    for number in os.sched_getaffinity(0):
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{number}/topology"
+        folder.mkdir(parents=True)
+        (folder / "physical_package_id").write_text("0\n")
+        (folder / "core_id").write_text("5\n")
+    assert read_cpu(tmp_path).physical == 1
+    assert usable_cores(tmp_path) == 1
+
+
+def test_without_topology_every_processor_counts(tmp_path: Path) -> None:
+    assert read_cpu(tmp_path).physical == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("processor : 0\nmodel name\t: Some CPU @ 2 GHz: fast\n", "Some CPU @ 2 GHz: fast"), ("", "")],
+)
+def test_model_name(tmp_path: Path, text: str, name: str) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(text)
+    assert read_cpu(tmp_path).model == (name or os.uname().machine)
+
+
+def test_kernels_are_reported() -> None:
+    kernels = read_kernels()
+    names = [s.name for s in kernels.sets]
+    assert kernels.problem is None
+    assert "scalar" in names
+    assert kernels.used in [s.name for s in kernels.sets if s.usable]
+    assert all(s.usable or s.reason for s in kernels.sets)
+
+
+def test_the_roofline_is_the_slower_of_two() -> None:
+    limits = Limits(bandwidth=10e9, peak=1e12)
+    assert limits.seconds(bytes_read=10e9, operations=1) == 1.0
+    assert limits.seconds(bytes_read=1, operations=2e12) == 2.0
+
+
+@pytest.mark.parametrize(("megabytes", "repeats"), [(0, 1), (-1, 1), (1, 0)])
+def test_measuring_nothing_is_refused(megabytes: int, repeats: int) -> None:
+    with pytest.raises(ParameterError, match="at least 1"):
+        measure(megabytes, repeats)
+
+
+def test_measured_limits_are_sane() -> None:
+    limits = measure(megabytes=64, repeats=1)
+    assert 1e8 < limits.bandwidth < 1e13
+    assert 1e8 < limits.peak < 1e16
