@@ -1,0 +1,1 @@
+"""Continuous batching: requests of token ids in, sampled ids out. Knows no text."""

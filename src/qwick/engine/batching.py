@@ -1,0 +1,61 @@
+"""A step's chunks as the index arrays of a Batch, and whose logits each wanted row is.
+
+Knows pages and positions; no model, no requests.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwick.engine.scheduler import Chunk
+from qwick.engine.sequence import Sequence
+from qwick.model.batch import Batch
+
+Wanted = tuple[Sequence, int]  # the sequence and the position of a row whose logits are wanted
+
+
+def build(chunks: tuple[Chunk, ...], page_size: int) -> tuple[Batch, list[Wanted]]:
+    """Return the batch of one step and, for each of its logit rows in order, whose it is.
+
+    The pages of every chunk must have been handed out already (`State.apply`).
+    """
+    rows = sum(chunk.count for chunk in chunks)
+    ids = np.empty(rows, np.int32)
+    positions = np.empty(rows, np.int32)
+    slots = np.empty(rows, np.int32)
+    starts = np.zeros(len(chunks) + 1, np.int32)
+    lengths = np.empty(len(chunks), np.int32)
+    used = [-(-(chunk.start + chunk.count) // page_size) for chunk in chunks]
+    pages = np.zeros((len(chunks), max(used)), np.int32)
+    logit_rows: list[int] = []
+    wanted: list[Wanted] = []
+    row = 0
+    for i, chunk in enumerate(chunks):
+        sequence, start, end = chunk.sequence, chunk.start, chunk.start + chunk.count
+        pages[i, : used[i]] = sequence.pages[: used[i]]
+        here = slice(row, row + chunk.count)
+        if chunk.count == 1:  # a decode: plain ints beat four small arrays
+            ids[row] = sequence.ids[start]
+            positions[row] = start
+            slots[row] = sequence.pages[start // page_size] * page_size + start % page_size
+        else:
+            at = np.arange(start, end, dtype=np.int32)
+            ids[here] = sequence.ids[start:end]
+            positions[here] = at
+            slots[here] = pages[i][at // page_size] * page_size + at % page_size
+        for position in range(max(start, sequence.wanted_from), end):
+            logit_rows.append(row + position - start)
+            wanted.append((sequence, position))
+        row += chunk.count
+        starts[i + 1] = row
+        lengths[i] = end
+    batch = Batch(
+        ids=ids,
+        positions=positions,
+        slots=slots,
+        starts=starts,
+        lengths=lengths,
+        pages=pages,
+        logit_rows=np.asarray(logit_rows, np.int32),
+    )
+    return batch, wanted

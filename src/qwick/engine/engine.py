@@ -1,0 +1,343 @@
+"""The loop: plan a step, run the model on it, read the logits, tell the callers.
+
+Owns the cache and every request under way. Knows ids, no text, no threads: everything here is
+called from one thread (`thread.py` gives it one), except `check_request`, which reads constants.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwick.engine.batching import Wanted, build
+from qwick.engine.live import Live
+from qwick.engine.pages import PagePool, pages_for
+from qwick.engine.request import Deliver, Event, FinishReason, Request
+from qwick.engine.sampler import Sampler
+from qwick.engine.scheduler import Chunk, Limits, State, Step, plan
+from qwick.engine.stats import Stats, Stopwatch
+from qwick.engine.steer import SteerFactory, SteerSpec
+from qwick.errors import (
+    ContextLengthError,
+    EngineError,
+    ParameterError,
+    QwickError,
+    ResourceError,
+    UnsupportedError,
+)
+from qwick.model.batch import Batch
+
+F32 = NDArray[np.float32]
+
+LOGIT_ROWS = 64  # rows of logits at a time: 64 x 152k float32 are 39 MB
+TOKEN_BUDGET = 576  # a prompt chunk of 512 beside 64 decodes
+MAX_SEQUENCES = 64
+
+log = logging.getLogger(__name__)
+
+
+class Model(Protocol):
+    """What the engine sees of a model."""
+
+    @property
+    def n_vocab(self) -> int:
+        """Real ids; columns of the logits from here on are padding."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Most positions of one sequence."""
+        ...
+
+    @property
+    def page_size(self) -> int:
+        """Positions in a page of the cache."""
+        ...
+
+    def new_cache(self, pages: int) -> Any:
+        """Return an opaque cache; its memory should cost nothing until it is touched."""
+        ...
+
+    def cache_bytes(self, pages: int) -> int:
+        """Return the bytes of such a cache once all of it is touched."""
+        ...
+
+    def forward(self, batch: Batch, cache: Any) -> F32:
+        """Return F32[r, hidden]: final states of batch.logit_rows, valid until the next call."""
+        ...
+
+    def logits(self, hidden: F32) -> F32:
+        """Return F32[r, width >= n_vocab], valid (and the engine's to write) until the next."""
+        ...
+
+
+class Engine:
+    """Continuous batching over one model and one paged cache.
+
+    cache_tokens: positions of the cache, all sequences together; default: one full context.
+    token_budget: most rows of a step. max_sequences: most requests computed at once, others wait.
+    steer_factory: builds steers; without one, requests with stop strings are refused.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        cache_tokens: int | None = None,
+        token_budget: int = TOKEN_BUDGET,
+        max_sequences: int = MAX_SEQUENCES,
+        steer_factory: SteerFactory | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        tokens = model.context if cache_tokens is None else cache_tokens
+        if tokens < 1:
+            raise ParameterError(f"cache_tokens is {tokens}; allowed: whole numbers from 1")
+        self.model = model
+        self.stats = Stats()
+        self.clock = clock
+        pages = pages_for(tokens, model.page_size)
+        self.cache_tokens = pages * model.page_size
+        self._state = State(PagePool(pages), Limits(model.page_size, token_budget, max_sequences))
+        self._cache = model.new_cache(pages)
+        self._sampler = Sampler(model.n_vocab)
+        self._steer_factory = steer_factory
+        self._live: dict[int, Live] = {}
+        self._numbers = count()
+
+    @property
+    def running(self) -> int:
+        """Requests that hold pages."""
+        return len(self._state.running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their first or next turn."""
+        return len(self._state.waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would compute something."""
+        return bool(self._live)
+
+    @property
+    def pages_used(self) -> int:
+        """Pages of the cache in use."""
+        return self._state.pool.used_count
+
+    def check(self) -> None:
+        """Derive every invariant again; raises AssertionError. For tests."""
+        self._state.check()
+        known = {s.number for s in (*self._state.running, *self._state.waiting)}
+        if known != set(self._live):
+            raise AssertionError(f"scheduled {sorted(known)}, live {sorted(self._live)}")
+
+    # -- in ------------------------------------------------------------------------------------
+
+    def check_request(self, request: Request) -> int:
+        """Return the most ids (prompt and answer) this request may reach; from any thread.
+
+        Without max_tokens that is the context (or the cache, if smaller), and the answer ends there
+        with "length". A max_tokens that was given is a promise: prompt and max_tokens must fit
+        together or ContextLengthError says by how much they do not. Raises also ParameterError for
+        ids outside the vocabulary, ResourceError for what the whole cache could not hold, and
+        UnsupportedError for stop strings without a steer factory.
+        """
+        vocab, context = self.model.n_vocab, self.model.context
+        prompt, sampling = len(request.ids), request.sampling
+        for name, ids in (("the prompt", request.ids), ("stop_ids", sampling.stop_ids)):
+            if ids and max(ids) >= vocab:
+                raise ParameterError(f"an id in {name} is {max(ids)}; allowed: 0 to {vocab - 1}")
+        if sampling.stop and self._steer_factory is None:
+            raise UnsupportedError("stop strings need a tokenizer, and this engine was given none")
+        scoring = request.kind == "score"
+        least = prompt if scoring else prompt + 1
+        if least > context:
+            raise ContextLengthError(
+                f"the prompt has {prompt} tokens; the context holds {context}"
+                + ("" if scoring else ", the answer included"),
+                hint="shorten the prompt, or load the model with a larger context (--ctx)",
+            )
+        wanted = least
+        if not scoring:
+            wanted = prompt + (sampling.max_tokens or 1)
+            if wanted > context:
+                raise ContextLengthError(
+                    f"the prompt has {prompt} tokens and max_tokens is {sampling.max_tokens}: "
+                    f"{wanted} in all; the context holds {context}",
+                    hint=f"set max_tokens to {context - prompt} or less, or leave it out",
+                )
+        # The last token is never computed on, so it needs no place in the cache.
+        if wanted - 1 > self.cache_tokens:
+            raise ResourceError(
+                f"the request needs {wanted - 1} positions; the whole cache holds "
+                f"{self.cache_tokens}",
+                hint="shorten the prompt or max_tokens, or load the model with a larger cache",
+            )
+        if scoring or sampling.max_tokens is not None:
+            return wanted
+        return min(context, self.cache_tokens + 1)
+
+    def submit(self, request: Request, deliver: Deliver, *, submitted: float | None = None) -> int:
+        """Queue a request and return its number; `deliver` gets its events, Finished last.
+
+        submitted: when the caller asked, on `clock`; default: now. Raises as `check_request`.
+        """
+        limit = self.check_request(request)
+        steer = None
+        if request.sampling.stop and self._steer_factory is not None:
+            steer = self._steer_factory(SteerSpec(stop=request.sampling.stop))
+        live = Live(
+            next(self._numbers),
+            request,
+            deliver,
+            limit=limit,
+            steer=steer,
+            submitted=self.clock() if submitted is None else submitted,
+        )
+        self._live[live.number] = live
+        self._state.add(live.sequence)
+        return live.number
+
+    def cancel(self, number: int) -> bool:
+        """End a request between two steps; False if it has ended already."""
+        live = self._live.get(number)
+        if live is None:
+            return False
+        self._end(live, FinishReason.CANCELLED)
+        return True
+
+    def cancel_all(self) -> None:
+        """End every request as cancelled."""
+        for live in list(self._live.values()):
+            self._end(live, FinishReason.CANCELLED)
+
+    def fail_all(self, error: QwickError) -> None:
+        """End every request with this error."""
+        for live in list(self._live.values()):
+            self._end(live, FinishReason.ERROR, error)
+
+    # -- the step ------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Compute one step; False if there was nothing to do.
+
+        An exception out of the model fails the requests of that step with EngineError; the others
+        go on. Logits that are NaN or infinite fail the one request they belong to.
+        """
+        if not self._live:
+            return False
+        watch, stats = Stopwatch(self.clock), self.stats
+        step = plan(self._state)
+        if not step.chunks:
+            raise EngineError("the scheduler planned an empty step while requests wait")
+        self._state.apply(step)
+        batch, wanted = build(step.chunks, self.model.page_size)
+        for sequence in step.admitted:
+            self._live[sequence.number].start(watch.begun)
+        stats.preemptions += len(step.preempted)
+        stats.plan_seconds += watch.lap()
+        try:
+            hidden = self.model.forward(batch, self._cache)
+            stats.forward_seconds += watch.lap()
+            self._state.commit(step)
+            self._read(hidden, wanted, watch)
+        except Exception as error:
+            self._fail(step.chunks, error)
+        self._count(step)
+        stats.step_seconds += self.clock() - watch.begun
+        return True
+
+    def _read(self, hidden: F32, wanted: list[Wanted], watch: Stopwatch) -> None:
+        """Turn final states into tokens and scores, a piece of rows at a time."""
+        stats = self.stats
+        for start in range(0, len(wanted), LOGIT_ROWS):
+            piece = wanted[start : start + LOGIT_ROWS]
+            logits = self.model.logits(hidden[start : start + len(piece)])
+            stats.logits_seconds += watch.lap()
+            now = self.clock()
+            touched: dict[int, tuple[Live, FinishReason | None, QwickError | None]] = {}
+            for row, (sequence, position) in zip(logits, piece, strict=True):
+                live = self._live.get(sequence.number)
+                if live is None:  # failed on a row of an earlier piece
+                    continue
+                if live.number in touched and touched[live.number][1] is not None:
+                    continue  # failed on an earlier row of this one
+                try:
+                    touched[live.number] = (live, self._read_row(live, row, position, now), None)
+                except Exception as error:  # bad logits, a broken steer: one request's own matter
+                    touched[live.number] = (live, FinishReason.ERROR, _failure(live, error))
+            stats.sample_seconds += watch.lap()
+            for live, reason, failure in touched.values():
+                fresh = live.fresh()
+                if fresh is not None and not self._deliver(live, fresh):
+                    reason, failure = FinishReason.CANCELLED, None
+                if reason is not None:  # (a callback may have cancelled it: then this is nothing)
+                    self._end(live, reason, failure)
+            stats.deliver_seconds += watch.lap()
+
+    def _read_row(self, live: Live, row: F32, position: int, now: float) -> FinishReason | None:
+        if live.scoring:
+            logprob, hit = self._sampler.score(row, live.request.ids[position + 1])
+            return live.accept_score(position, logprob, hit)
+        token, logprob_of = self._sampler.pick(
+            row,
+            live.request.sampling,
+            seed=live.seed or 0,
+            index=live.generated,
+            seen=live.seen,
+            mask=live.steer.mask() if live.steer is not None else None,
+        )
+        self.stats.generated += 1
+        return live.accept(token, logprob_of, now)
+
+    # -- out -----------------------------------------------------------------------------------
+
+    def _end(self, live: Live, reason: FinishReason, error: QwickError | None = None) -> None:
+        if self._live.pop(live.number, None) is None:
+            return
+        self._state.remove(live.sequence)
+        self.stats.finished[reason.value] += 1
+        self._deliver(live, live.finish(reason, self.clock(), error))
+
+    def _deliver(self, live: Live, event: Event) -> bool:
+        """Call the caller; False if that failed, which may not harm the other requests."""
+        try:
+            live.deliver(event)
+        except Exception:
+            self.stats.failed_callbacks += 1
+            log.exception(
+                "the callback of request %d failed; the request is cancelled", live.number
+            )
+            return False
+        return True
+
+    def _fail(self, chunks: tuple[Chunk, ...], error: Exception) -> None:
+        self.stats.failed_steps += 1
+        for chunk in chunks:
+            live = self._live.get(chunk.sequence.number)
+            if live is not None:
+                self._end(live, FinishReason.ERROR, _failure(live, error))
+
+    def _count(self, step: Step) -> None:
+        self.stats.steps += 1
+        for chunk in step.chunks:
+            if chunk.count == 1:
+                self.stats.decode_rows += 1
+            else:
+                self.stats.prompt_rows += chunk.count
+
+
+def _failure(live: Live, cause: Exception) -> EngineError:
+    error = EngineError(
+        f"request {live.number} failed after {live.generated} tokens: "
+        f"{type(cause).__name__}: {cause}",
+        hint="other requests go on; if it happens again, report it with the prompt and the seed",
+    )
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,151 @@
+"""One request under way: its tokens, its steer, its random stream, its times, its caller.
+
+What `engine.py` keeps per request between steps. Knows no model and no other request.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+
+from qwick.engine.request import (
+    Deliver,
+    Finished,
+    FinishReason,
+    Request,
+    Scores,
+    Timings,
+    TokenLogprob,
+    Tokens,
+)
+from qwick.engine.sampler import Seen
+from qwick.engine.sequence import Sequence
+from qwick.engine.steer import Force, Steer, Verdict
+from qwick.errors import EngineError, QwickError
+
+DRAWN_SEED_BITS = 53  # a drawn seed is reported, often as JSON: stay exact in a double
+
+
+class Live:
+    """A request from its submission to its last event.
+
+    limit: most ids, prompt and answer together. submitted: the engine's clock at submission.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        request: Request,
+        deliver: Deliver,
+        *,
+        limit: int,
+        steer: Steer | None,
+        submitted: float,
+    ) -> None:
+        ids = tuple(request.ids)
+        sampling = request.sampling
+        self.request = request
+        self.deliver = deliver
+        self.scoring = request.kind == "score"
+        # Nothing is asked after the last token of a score: it needs no row.
+        self.sequence = (
+            Sequence(number, list(ids[:-1]), 0)
+            if self.scoring
+            else Sequence(number, list(ids), len(ids) - 1)
+        )
+        self.steer = steer
+        self.stop_ids = frozenset(sampling.stop_ids)
+        self.seen = Seen(ids) if sampling.repetition_penalty != 1.0 else None
+        self.room = limit - len(ids)  # tokens that may still be generated
+        self.generated = 0
+        self.seed = sampling.seed
+        if self.seed is None and not sampling.greedy and not self.scoring:
+            self.seed = secrets.randbits(DRAWN_SEED_BITS)
+        count = len(ids) - 1 if self.scoring else 0
+        self._logprobs = np.empty(count, np.float64)
+        self._hits = np.empty(count, np.bool_)
+        self._fresh: list[int] = []  # generated and not delivered yet
+        self._fresh_logprobs: list[TokenLogprob | None] = []
+        self._stop_id: int | None = None
+        self._submitted = submitted
+        self._started: float | None = None
+        self._first: float | None = None
+
+    @property
+    def number(self) -> int:
+        """Order of arrival; the engine's name for the request."""
+        return self.sequence.number
+
+    def start(self, now: float) -> None:
+        """Note the first step that computes something for this request."""
+        if self._started is None:
+            self._started = now
+
+    def accept_score(self, position: int, logprob: float, hit: bool) -> FinishReason | None:
+        """Take the score of ids[position + 1]; positions come in order, each once."""
+        self._logprobs[position] = logprob
+        self._hits[position] = hit
+        self.sequence.wanted_from = position + 1
+        return FinishReason.STOP if position + 1 == len(self._logprobs) else None
+
+    def accept(self, token: int, logprob: TokenLogprob | None, now: float) -> FinishReason | None:
+        """Take a sampled id; return why the request ends, or None."""
+        if self._first is None:
+            self._first = now
+        if token in self.stop_ids:
+            self.generated += 1
+            self._stop_id = token
+            return FinishReason.STOP
+        self._append(token, logprob)
+        verdict = self.steer.accept(token) if self.steer is not None else Verdict.GO
+        if verdict is Verdict.STOP:
+            return FinishReason.STOP
+        if isinstance(verdict, Force):
+            for forced in verdict.ids[: self.room]:
+                self._append(forced, None)
+        return FinishReason.LENGTH if self.room == 0 else None
+
+    def _append(self, token: int, logprob: TokenLogprob | None) -> None:
+        self.sequence.append(token)
+        self.generated += 1
+        self.room -= 1
+        if self.seen is not None:
+            self.seen.add(token)
+        self._fresh.append(token)
+        self._fresh_logprobs.append(logprob)
+
+    def fresh(self) -> Tokens | None:
+        """Return what was generated since the last call, as an event; None if nothing was."""
+        if not self._fresh:
+            return None
+        wanted = self.request.sampling.logprobs is not None
+        event = Tokens(tuple(self._fresh), tuple(self._fresh_logprobs) if wanted else None)
+        self._fresh.clear()
+        self._fresh_logprobs.clear()
+        return event
+
+    def finish(self, reason: FinishReason, now: float, error: QwickError | None) -> Finished:
+        """Return the last event."""
+        if reason is FinishReason.ERROR and error is None:
+            error = EngineError(f"request {self.number} failed")
+        started = now if self._started is None else self._started
+        first = now if self._first is None else self._first
+        scores = None
+        if self.scoring and reason is FinishReason.STOP:
+            scores = Scores(self._logprobs, self._hits)
+        return Finished(
+            reason=reason,
+            prompt_tokens=len(self.request.ids),
+            completion_tokens=self.generated,
+            timings=Timings(
+                queue=started - self._submitted,
+                prefill=first - started,
+                decode=now - first,
+                preemptions=self.sequence.preemptions,
+            ),
+            seed=self.seed,
+            stop_id=self._stop_id,
+            error=error,
+            scores=scores,
+        )

@@ -1,0 +1,238 @@
+"""What the engine is asked (Request, Sampling) and what it answers (Tokens, Finished).
+
+Everything here is plain data that could cross a process border. It checks each value on its own;
+what depends on a model (ids below n_vocab, the context) is checked by `Engine.check_request`. It
+knows no text: ids in, ids out.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import numbers
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwick.errors import ParameterError, QwickError
+
+Kind = Literal["generate", "score"]
+
+MAX_STOP_IDS = 64  # each is a set lookup per token; more is a mistake or an attack
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 1024  # the matcher may hold back so many characters of a stream
+MAX_LOGPROBS = 20  # as in the OpenAI API (top_logprobs)
+MAX_TEMPERATURE = 100.0
+SEED_BITS = 64  # the Philox key's first word
+
+
+class FinishReason(enum.Enum):
+    """Why a request ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+def _whole(name: str, value: object, low: int, high: int, allowed: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ParameterError(f"{name} is {value!r}; allowed: {allowed}")
+    number = int(value)
+    if not low <= number <= high:
+        raise ParameterError(f"{name} is {number}; allowed: {allowed}")
+    return number
+
+
+def _real(name: str, value: object, low: float, high: float, allowed: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ParameterError(f"{name} is {value!r}; allowed: {allowed}")
+    number = float(value)
+    if math.isnan(number) or not low <= number <= high:
+        raise ParameterError(f"{name} is {number}; allowed: {allowed}")
+    return number
+
+
+def _ids(name: str, values: object) -> tuple[int, ...]:
+    """Return `values` as a tuple of Python ints >= 0; raises ParameterError otherwise."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Iterable, np.ndarray)):
+        raise ParameterError(f"{name} is {values!r}; allowed: a sequence of token ids")
+    ids = tuple(values)
+    if not all(type(i) is int for i in ids):  # the quick way through a long prompt
+        for i in ids:
+            _whole(f"an id in {name}", i, 0, 2**31 - 1, "whole numbers from 0")
+        ids = tuple(int(i) for i in ids)
+    if ids and min(ids) < 0:
+        raise ParameterError(f"an id in {name} is {min(ids)}; allowed: whole numbers from 0")
+    return ids
+
+
+def _strings(values: object) -> tuple[str, ...]:
+    allowed = f"up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_CHARS} characters"
+    if isinstance(values, str):
+        values = (values,)
+    if not isinstance(values, Iterable):
+        raise ParameterError(f"stop is {values!r}; allowed: {allowed}")
+    strings = tuple(values)
+    for text in strings:
+        if not isinstance(text, str) or not text:
+            raise ParameterError(f"a string in stop is {text!r}; allowed: {allowed}")
+        if len(text) > MAX_STOP_CHARS:
+            raise ParameterError(f"a string in stop has {len(text)} characters; allowed: {allowed}")
+    if len(strings) > MAX_STOP_STRINGS:
+        raise ParameterError(f"stop holds {len(strings)} strings; allowed: {allowed}")
+    return strings
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn and when the answer ends; `sampler.py` gives the formulas.
+
+    temperature         0 = greedy (the filters and the seed then have no effect) .. 100
+    top_k               keep the k largest logits and those equal to the k-th; 0 = off
+    top_p               keep the fewest most probable tokens that reach this mass; 1 = off
+    min_p               keep what is at least min_p times as probable as the best; 0 = off
+    repetition_penalty  > 0; 1 = off; applied to every id of the prompt and the answer
+    seed                0 .. 2**64 - 1; None: drawn from the operating system and reported
+    max_tokens          >= 1; None: as many as the context has room for
+    stop_ids            ids that end the answer; the id itself is not part of it; at most 64
+    stop                strings that end the answer (needs a steer factory); at most 16
+    logprobs            None = none; n = of each chosen token and of the n (0 .. 20) most probable
+
+    Raises ParameterError naming the field, the value and the range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field and store its plain Python form."""
+        real: tuple[tuple[str, float, float, str], ...] = (
+            ("temperature", 0.0, MAX_TEMPERATURE, f"0 (greedy) to {MAX_TEMPERATURE:g}"),
+            ("top_p", math.ulp(0.0), 1.0, "above 0, up to 1 (off)"),
+            ("min_p", 0.0, 1.0, "0 (off) to 1"),
+            ("repetition_penalty", 1e-2, 1e2, "0.01 to 100 (1 is off)"),
+        )
+        for name, low, high, allowed in real:
+            self._set(name, _real(name, getattr(self, name), low, high, allowed))
+        whole: tuple[tuple[str, int, int, str], ...] = (
+            ("top_k", 0, 2**31 - 1, "whole numbers from 0 (off)"),
+            ("seed", 0, 2**SEED_BITS - 1, f"whole numbers from 0 to 2**{SEED_BITS} - 1, or none"),
+            ("max_tokens", 1, 2**31 - 1, "whole numbers from 1, or none"),
+            ("logprobs", 0, MAX_LOGPROBS, f"whole numbers from 0 to {MAX_LOGPROBS}, or none"),
+        )
+        for name, least, most, allowed in whole:
+            value = getattr(self, name)
+            if value is not None or name == "top_k":
+                self._set(name, _whole(name, value, least, most, allowed))
+        self._set("stop_ids", _ids("stop_ids", self.stop_ids))
+        if len(self.stop_ids) > MAX_STOP_IDS:
+            raise ParameterError(
+                f"stop_ids holds {len(self.stop_ids)} ids; allowed: at most {MAX_STOP_IDS}"
+            )
+        self._set("stop", _strings(self.stop))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is always taken."""
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One wish: continue `ids` ("generate"), or tell how probable each of them was ("score").
+
+    A score request has no sampling; it answers with `Finished.scores`. Raises ParameterError.
+    """
+
+    ids: Sequence[int]
+    kind: Kind = "generate"
+    sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a model."""
+        if self.kind not in get_args(Kind):
+            raise ParameterError(
+                f"kind is {self.kind!r}; allowed: {' or '.join(map(repr, get_args(Kind)))}"
+            )
+        if not isinstance(self.sampling, Sampling):
+            raise ParameterError(f"sampling is {self.sampling!r}; allowed: a Sampling")
+        ids = _ids("ids", self.ids)
+        object.__setattr__(self, "ids", ids)
+        if not ids:
+            raise ParameterError("the prompt is empty (0 tokens); allowed: 1 token or more")
+        if self.kind == "score" and len(ids) < 2:
+            raise ParameterError(
+                "a score needs at least 2 tokens (the first has no predecessor); this text has 1"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural log probabilities under the model itself: before penalty, temperature and filters."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]  # (id, logprob), most probable first
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of a score request with n ids: entry i tells about ids[i + 1] given ids[: i + 1]."""
+
+    logprobs: NDArray[np.float64]  # [n - 1] natural log probabilities
+    hits: NDArray[np.bool_]  # [n - 1] whether it was the most probable token
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of one request; 0 for a phase that was not reached."""
+
+    queue: float  # from submission to the first step that computed something for it
+    prefill: float  # from then to the first token (score: to the end)
+    decode: float  # from the first token to the end
+    preemptions: int = 0  # times its pages were taken and computed again later
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Ids that were just generated, in order; usually one."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob | None, ...] | None = None  # None for an id that a steer forced
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a request; exactly one comes for every request that was accepted.
+
+    `completion_tokens` counts every token that was drawn or forced, the stop id included, though
+    the stop id is never in `Tokens`.
+    """
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    timings: Timings
+    seed: int | None = None  # the seed in use; None for greedy without a seed and for scores
+    stop_id: int | None = None
+    error: QwickError | None = None  # set when reason is ERROR
+    scores: Scores | None = None
+
+
+Event = Tokens | Finished
+Deliver = Callable[[Event], None]

@@ -1,0 +1,208 @@
+"""What the next step computes: decodes first, then prompt chunks, first come first served.
+
+Pure: no arrays, no clock, no model. `plan` looks at a State and returns a Step without changing
+anything; `State.apply` carries it out on the pages, `State.commit` says that it was computed.
+
+The rules:
+1. Every running sequence with one pending id (a decode) gets one row.
+2. What is left of the token budget goes to prompt chunks, the oldest sequence first.
+3. A waiting sequence starts when pages for all of its ids are free, and one more for every running
+   sequence (so that starting it does not evict somebody a moment later). Nobody overtakes.
+4. A running sequence that needs a page when none is free takes it from the youngest running one,
+   which loses its pages, keeps its ids and waits at the front to be computed again.
+
+Hence all running sequences are older than all waiting ones, and the oldest of all is in every step:
+it is never evicted for anybody, and `Limits` leaves room beside the decodes. As each sequence fits
+into the cache alone (the engine refuses others), each one ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from qwick.engine.pages import PagePool, pages_for
+from qwick.engine.sequence import Sequence
+from qwick.errors import ParameterError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Positions in a page, most rows of a step, most sequences that run at once."""
+
+    page_size: int
+    token_budget: int
+    max_sequences: int
+
+    def __post_init__(self) -> None:
+        """Refuse limits under which a prompt could starve beside the decodes."""
+        if self.page_size < 1 or self.max_sequences < 1:
+            raise ParameterError(
+                f"page_size is {self.page_size} and max_sequences {self.max_sequences}; "
+                "allowed: whole numbers from 1"
+            )
+        if self.token_budget <= self.max_sequences:
+            raise ParameterError(
+                f"token_budget is {self.token_budget}; allowed: more than max_sequences "
+                f"({self.max_sequences})"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Compute the positions start .. start + count - 1 of a sequence; take new_pages first."""
+
+    sequence: Sequence
+    start: int
+    count: int
+    new_pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is computed, who loses its pages (youngest first), who starts (oldest first)."""
+
+    chunks: tuple[Chunk, ...]
+    preempted: tuple[Sequence, ...] = ()
+    admitted: tuple[Sequence, ...] = ()
+
+
+@dataclass(slots=True)
+class State:
+    """Who runs and who waits, both oldest first, and the pages they share."""
+
+    pool: PagePool
+    limits: Limits
+    running: list[Sequence] = field(default_factory=list)
+    waiting: deque[Sequence] = field(default_factory=deque)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence; numbers must rise."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, and free its pages."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        self._release(sequence)
+
+    def apply(self, step: Step) -> None:
+        """Evict, start and hand out pages as planned."""
+        for sequence in step.preempted:
+            self.running.remove(sequence)
+            self._release(sequence)
+            sequence.preemptions += 1
+            self.waiting.appendleft(sequence)
+        for sequence in step.admitted:
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+        for chunk in step.chunks:
+            if chunk.new_pages:
+                chunk.sequence.pages.extend(self.pool.allocate(chunk.new_pages))
+
+    def commit(self, step: Step) -> None:
+        """Note that the planned positions are in the cache now."""
+        for chunk in step.chunks:
+            chunk.sequence.cached = chunk.start + chunk.count
+
+    def check(self) -> None:
+        """Derive every invariant again; raises AssertionError. For tests: slow."""
+        everyone = [*self.running, *self.waiting]
+        self.pool.check([s.pages for s in everyone])
+        numbers = [s.number for s in everyone]
+        if numbers != sorted(set(numbers)):
+            raise AssertionError(f"not in order of arrival, running before waiting: {numbers}")
+        if len(self.running) > self.limits.max_sequences:
+            raise AssertionError(f"{len(self.running)} sequences run")
+        for s in self.waiting:
+            if s.pages or s.cached:
+                raise AssertionError(f"sequence {s.number} waits but holds pages {s.pages}")
+        for s in self.running:
+            least = pages_for(s.cached, self.limits.page_size)
+            most = pages_for(len(s.ids), self.limits.page_size)
+            if not least <= len(s.pages) <= most:
+                raise AssertionError(
+                    f"sequence {s.number}: {len(s.pages)} pages, needs {least} to {most}"
+                )
+            if s.pending < 1:
+                raise AssertionError(f"sequence {s.number} runs but has nothing to compute")
+
+    def _release(self, sequence: Sequence) -> None:
+        self.pool.free(sequence.pages)
+        sequence.pages = []
+        sequence.cached = 0
+
+
+def plan(state: State) -> Step:
+    """Choose the next step; changes nothing. Empty only when nobody runs or waits."""
+    draft = _Draft(state)
+    for sequence in state.running:
+        if sequence.pending == 1:
+            draft.grow(sequence)
+    for sequence in state.running:
+        if sequence.pending > 1:
+            draft.grow(sequence)
+    if not draft.preempted:  # whoever was evicted is first in the queue and cannot fit yet
+        for sequence in state.waiting:
+            if not draft.admit(sequence):
+                break
+    return Step(tuple(draft.chunks.values()), tuple(draft.preempted), tuple(draft.admitted))
+
+
+class _Draft:
+    """The step so far, and what it leaves of pages and token budget."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.size = state.limits.page_size
+        self.free = state.pool.free_count
+        self.budget = state.limits.token_budget
+        self.live = list(state.running)
+        self.chunks: dict[int, Chunk] = {}
+        self.preempted: list[Sequence] = []
+        self.admitted: list[Sequence] = []
+
+    def grow(self, sequence: Sequence) -> None:
+        """Plan rows for a running sequence; the youngest pays when its next page is not free."""
+        if sequence in self.preempted or self.budget < 1:
+            return
+        start = sequence.cached
+        while start + 1 > (len(sequence.pages) + self.free) * self.size:
+            victim = self.live[-1]
+            self._evict(victim)
+            if victim is sequence:
+                return
+        room = (len(sequence.pages) + self.free) * self.size - start
+        count = min(sequence.pending, self.budget, room)
+        self._take(sequence, count, max(0, self._pages(start + count) - len(sequence.pages)))
+
+    def admit(self, sequence: Sequence) -> bool:
+        """Plan the first rows of a waiting sequence, or say that it and all behind it wait."""
+        if self.budget < 1 or len(self.live) >= self.state.limits.max_sequences:
+            return False
+        need = self._pages(len(sequence.ids))
+        if need + len(self.live) > self.free and (self.live or need > self.free):
+            return False
+        self._take(sequence, min(len(sequence.ids), self.budget), need)
+        self.live.append(sequence)
+        self.admitted.append(sequence)
+        return True
+
+    def _take(self, sequence: Sequence, count: int, new_pages: int) -> None:
+        self.free -= new_pages
+        self.budget -= count
+        self.chunks[sequence.number] = Chunk(sequence, sequence.cached, count, new_pages)
+
+    def _evict(self, victim: Sequence) -> None:
+        self.live.remove(victim)
+        self.preempted.append(victim)
+        self.free += self.state.pool.freed_by(victim.pages)
+        planned = self.chunks.pop(victim.number, None)
+        if planned is not None:
+            self.free += planned.new_pages
+            self.budget += planned.count
+
+    def _pages(self, tokens: int) -> int:
+        return pages_for(tokens, self.size)

@@ -1,0 +1,65 @@
+"""Counters of one engine: a few additions a step, read at any time from any thread.
+
+Knows numbers only. Who shows them (metrics, `bench`) is elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counts and seconds since the engine started; written by the engine's thread alone.
+
+    Seconds are wall time: `forward` and `logits` inside the model, `plan` for scheduler and index
+    arrays, `sample` for reading logits, `deliver` for callbacks; `step` is all of it.
+    """
+
+    steps: int = 0
+    prompt_rows: int = 0  # rows of chunks, recomputed ones included
+    decode_rows: int = 0
+    generated: int = 0
+    preemptions: int = 0
+    failed_steps: int = 0
+    failed_callbacks: int = 0
+    finished: Counter[str] = field(default_factory=Counter)
+    step_seconds: float = 0.0
+    plan_seconds: float = 0.0
+    forward_seconds: float = 0.0
+    logits_seconds: float = 0.0
+    sample_seconds: float = 0.0
+    deliver_seconds: float = 0.0
+
+    @property
+    def model_seconds(self) -> float:
+        """Seconds inside the model."""
+        return self.forward_seconds + self.logits_seconds
+
+    @property
+    def python_share(self) -> float:
+        """Fraction of the step time outside `model.forward` and `model.logits`; 0 at first."""
+        if self.step_seconds == 0.0:
+            return 0.0
+        return max(0.0, 1.0 - self.model_seconds / self.step_seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every counter by name, and the share."""
+        return {**asdict(self), "finished": dict(self.finished), "python_share": self.python_share}
+
+
+class Stopwatch:
+    """Seconds since the last lap, so that phases tile a step without gaps."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.begun = self._last = clock()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap (or the start) and begin the next."""
+        now = self._clock()
+        elapsed, self._last = now - self._last, now
+        return elapsed
