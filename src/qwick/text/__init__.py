@@ -2,7 +2,8 @@
 
     tokenizer.py   a checkpoint's byte-level BPE: encode, decode, bytes of an id; `Detokenizer`
     template.py    the chat template: real Jinja2, sandboxed, equal to the reference renderer
-    chat.py        messages checked, rendered and encoded; control tokens in caller text stay text
+    messages.py    the shape of a conversation: checked, made plain for templates
+    chat.py        a conversation rendered and encoded; control tokens in caller text stay text
     stops.py       stop strings over streamed text, with hold-back
 
 Nothing here knows of tensors, sampling or how an answer is delivered. Importing the package is

@@ -50,7 +50,8 @@ class ChatTemplate:
             )
         environment = _environment()
         try:
-            self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
+            names = meta.find_undeclared_variables(environment.parse(source))
+            self.variables = frozenset(names) - environment.globals.keys() - {"self"}
             self._template = environment.from_string(source)
         except Exception as error:  # whatever a stranger's source makes the compiler raise
             raise FormatError(f"the chat template does not compile: {_reason(error)}") from error
