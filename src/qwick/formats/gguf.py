@@ -150,11 +150,11 @@ def _read_array(cursor: Cursor, key: str, depth: int) -> Value:
         raise damaged(cursor.path, f"{key!r} nests arrays deeper than {MAX_DEPTH}")
     kind = cursor.u32(f"the item type of {key!r}")
     if kind == _STRING:
-        limit = MAX_STRINGS >> (8 * depth)
+        limit = max(1, MAX_STRINGS >> (8 * depth))
         return scan(cursor, cursor.count(f"strings of {key!r}", each=8, limit=limit), repr(key))
     if kind == _ARRAY:
-        # The product over all levels stays below MAX_NESTED squared.
-        limit = MAX_NESTED >> (6 * depth)
+        # Each level allows fewer, so that all levels together stay bounded.
+        limit = max(1, MAX_NESTED >> (6 * depth))
         count = cursor.count(f"arrays of {key!r}", each=12, limit=limit)
         return [_read_array(cursor, key, depth + 1) for _ in range(count)]
     if kind not in _NUMBERS:

@@ -49,7 +49,7 @@ _LAYER = {
 _NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,4})\.)?([a-z_]+)\.(weight|bias)")
 
 # GGUF key after the architecture's name -> Hugging Face key and type. "!" marks a required key.
-_CONFIG: dict[str, tuple[str, type]] = {
+CONFIG_KEYS: dict[str, tuple[str, type]] = {
     "block_count!": ("num_hidden_layers", int),
     "context_length!": ("max_position_embeddings", int),
     "embedding_length!": ("hidden_size", int),
@@ -60,17 +60,17 @@ _CONFIG: dict[str, tuple[str, type]] = {
     "attention.layer_norm_rms_epsilon!": ("rms_norm_eps", float),
     "rope.freq_base": ("rope_theta", float),
 }
-_ROPE_SCALING: dict[str, tuple[str, type]] = {
+ROPE_KEYS: dict[str, tuple[str, type]] = {
     "type": ("rope_type", str),
     "factor": ("factor", float),
     "original_context_length": ("original_max_position_embeddings", int),
-    "attn_factor": ("attention_factor", float),
-    "yarn_attn_factor": ("attention_factor", float),
     "yarn_beta_fast": ("beta_fast", float),
     "yarn_beta_slow": ("beta_slow", float),
 }
 # Keys that repeat what other keys say; checked against them, or of no effect on what is computed.
-_CHECKED = {"attention.value_length", "rope.dimension_count", "vocab_size"}
+# An attention factor multiplies YaRN's own in GGUF, and replaces it in a Hugging Face config.
+_ATTENTION_FACTORS = ("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor")
+_CHECKED = {"attention.value_length", "rope.dimension_count", "vocab_size", *_ATTENTION_FACTORS}
 _NO_EFFECT = {"rope.scaling.finetuned", "tensor_data_layout"}
 
 _SAMPLING: dict[str, tuple[str, type]] = {
@@ -191,6 +191,15 @@ def hf_name(name: str) -> str | None:
     return f"model.layers.{layer}.{_LAYER[part]}.{suffix}" if part in _LAYER else None
 
 
+def gguf_name(name: str) -> str | None:
+    """Return the GGUF name of a Hugging Face tensor; None when the family has no such tensor."""
+    stem, _, suffix = name.rpartition(".")
+    match = re.fullmatch(r"model\.layers\.([0-9]+)\.(.+)", stem)
+    table, prefix, part = (_LAYER, f"blk.{match[1]}.", match[2]) if match else (_TOP, "", stem)
+    found = [ours for ours, theirs in table.items() if theirs == part]
+    return f"{prefix}{found[0]}.{suffix}" if found and suffix in ("weight", "bias") else None
+
+
 def _config(file: GgufFile, meta: _Metadata, arch: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "model_type": arch,
@@ -199,7 +208,7 @@ def _config(file: GgufFile, meta: _Metadata, arch: str) -> dict[str, Any]:
         "use_sliding_window": False,
         "rope_theta": 10000.0,
     }
-    for key, (name, kind) in _CONFIG.items():
+    for key, (name, kind) in CONFIG_KEYS.items():
         full = f"{arch}.{key.rstrip('!')}"
         value = meta.get(full, kind, *([] if key.endswith("!") else [None]))
         if value is not None:
@@ -230,7 +239,7 @@ def _rope_scaling(meta: _Metadata, arch: str) -> dict[str, Any] | None:
     if kind == "none":
         return None
     out: dict[str, Any] = {}
-    for key, (name, of) in _ROPE_SCALING.items():
+    for key, (name, of) in ROPE_KEYS.items():
         value = meta.get(prefix + key, of, None)
         if value is not None:
             out[name] = value
@@ -238,8 +247,8 @@ def _rope_scaling(meta: _Metadata, arch: str) -> dict[str, Any] | None:
 
 
 def _refuse_unknown(meta: _Metadata, arch: str) -> None:
-    known = {key.rstrip("!") for key in _CONFIG} | _CHECKED | _NO_EFFECT
-    known |= {f"rope.scaling.{key}" for key in _ROPE_SCALING}
+    known = {key.rstrip("!") for key in CONFIG_KEYS} | _CHECKED | _NO_EFFECT
+    known |= {f"rope.scaling.{key}" for key in ROPE_KEYS}
     for key in meta.values:
         if key.startswith(f"{arch}.") and key[len(arch) + 1 :] not in known:
             raise ConfigError(
@@ -261,6 +270,10 @@ def _check_repeats(meta: _Metadata, arch: str, config: Mapping[str, Any]) -> Non
         found = meta.get(f"{arch}.{key}", int, value)
         if found != value:
             raise ConfigError(f"{meta.path}: {arch}.{key} is {found}; only {value} is supported")
+    for key in _ATTENTION_FACTORS:
+        factor = meta.get(f"{arch}.{key}", float, 1.0)
+        if factor != 1.0:
+            raise ConfigError(f"{meta.path}: {arch}.{key} is {factor}; only 1.0 is supported")
 
 
 def _generation(meta: _Metadata) -> dict[str, Any]:
