@@ -26,7 +26,8 @@ def _mix(x: U64) -> U64:
     """The finaliser of splitmix64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: U64 = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def hash_of(tokens: NDArray[np.int64], positions: NDArray[np.int64]) -> int:
@@ -95,7 +96,8 @@ class ToyModel:
         """The logits after `ids`, computed without any cache: what the engine must reproduce."""
         value = hash_of(np.asarray(ids, np.int64), np.arange(len(ids), dtype=np.int64))
         row = np.random.Generator(np.random.Philox(key=value)).standard_normal(self.width)
-        return row.astype(np.float32)[: self.n_vocab] * np.float32(self.scale)
+        scaled: F32 = row.astype(np.float32)[: self.n_vocab] * np.float32(self.scale)
+        return scaled
 
 
 @dataclass

@@ -22,8 +22,8 @@ from qwick.errors import ParameterError, QwickError
 Kind = Literal["generate", "score"]
 
 MAX_STOP_IDS = 64  # each is a set lookup per token; more is a mistake or an attack
-MAX_STOP_STRINGS = 16
-MAX_STOP_CHARS = 1024  # the matcher may hold back so many characters of a stream
+MAX_STOP_STRINGS = 32
+MAX_STOP_CHARS = 256  # the matcher may hold back so many characters of a stream
 MAX_LOGPROBS = 20  # as in the OpenAI API (top_logprobs)
 MAX_TEMPERATURE = 100.0
 SEED_BITS = 64  # the Philox key's first word
@@ -99,7 +99,7 @@ class Sampling:
     seed                0 .. 2**64 - 1; None: drawn from the operating system and reported
     max_tokens          >= 1; None: as many as the context has room for
     stop_ids            ids that end the answer; the id itself is not part of it; at most 64
-    stop                strings that end the answer (needs a steer factory); at most 16
+    stop                strings that end the answer (needs a steer factory); at most 32
     logprobs            None = none; n = of each chosen token and of the n (0 .. 20) most probable
 
     Raises ParameterError naming the field, the value and the range.

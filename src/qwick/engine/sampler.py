@@ -97,7 +97,18 @@ class Sampler:
         mask: U8[ceil(n_vocab / 8)], bit i % 8 of byte i // 8 set where id i is allowed. May write
         into `logits`. Raises BadLogitsError.
         """
-        row = logits[: self.n_vocab]
+        with np.errstate(over="ignore"):  # to infinity below the best: probability 0, as it should
+            return self._pick(logits[: self.n_vocab], sampling, seed, index, seen, mask)
+
+    def _pick(
+        self,
+        row: F32,
+        sampling: Sampling,
+        seed: int,
+        index: int,
+        seen: Seen | None,
+        mask: U8 | None,
+    ) -> tuple[int, TokenLogprob | None]:
         best = self._checked_argmax(row)
         report = None
         if sampling.logprobs is not None:
@@ -124,7 +135,8 @@ class Sampler:
         """Return log_softmax(logits)[target] and whether the target is the argmax."""
         row = logits[: self.n_vocab]
         best = self._checked_argmax(row)
-        total = self._log_sum_exp(row, float(row[best]))
+        with np.errstate(over="ignore"):
+            total = self._log_sum_exp(row, float(row[best]))
         return float(row[target]) - total, best == target
 
     def _checked_argmax(self, row: F32) -> int:

@@ -1,0 +1,100 @@
+"""Every value out of range is refused with its name, itself and the range."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwick.engine.request import Request, Sampling
+from qwick.errors import ParameterError
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("temperature", v) for v in (-1, -1e-9, NAN, INF, 101, True, "1", None, 1j)],
+        *[("top_k", v) for v in (-1, 1.0, True, "3", None, NAN, 2**31)],
+        *[("top_p", v) for v in (0, 0.0, -0.5, 1.0001, NAN, INF, False, "0.5", None)],
+        *[("min_p", v) for v in (-0.1, 1.1, NAN, True, "0", None)],
+        *[("repetition_penalty", v) for v in (0, -1, NAN, INF, True, 1000, None)],
+        *[("seed", v) for v in (-1, 2**64, 1.5, True, "7")],
+        *[("max_tokens", v) for v in (0, -1, 1.0, True, "5", NAN)],
+        *[("logprobs", v) for v in (-1, 21, True, 2.0, "1")],
+    ],
+)
+def test_a_bad_value_is_named_with_its_range(field: str, value: Any) -> None:
+    with pytest.raises(ParameterError) as caught:
+        Sampling(**{field: value})
+    message = str(caught.value)
+    assert message.startswith(f"{field} is ")
+    assert "; allowed: " in message
+    assert str(value) in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "part"),
+    [
+        ("stop_ids", [-1], "-1"),
+        ("stop_ids", [True], "True"),
+        ("stop_ids", ["a"], "'a'"),
+        ("stop_ids", "abc", "'abc'"),
+        ("stop_ids", 5, "5"),
+        ("stop_ids", range(65), "65 ids; allowed: at most 64"),
+        ("stop", [""], "''"),
+        ("stop", [1], "1"),
+        ("stop", 7, "7"),
+        ("stop", ["x" * 257], "257 characters"),
+        ("stop", ["x"] * 33, "33 strings"),
+    ],
+)
+def test_bad_stops(field: str, value: Any, part: str) -> None:
+    with pytest.raises(ParameterError, match=f".*{part}") as caught:
+        Sampling(**{field: value})
+    assert field in str(caught.value)
+
+
+def test_good_values_become_plain_python() -> None:
+    s = Sampling(
+        temperature=np.float32(0.5),
+        top_k=np.int64(3),
+        top_p=1,
+        stop_ids=np.array([4, 5]),
+        stop="x",
+        seed=2**64 - 1,
+        max_tokens=1,
+        logprobs=0,
+    )
+    assert s == Sampling(
+        0.5, 3, 1.0, seed=2**64 - 1, max_tokens=1, stop_ids=(4, 5), stop=("x",), logprobs=0
+    )
+    assert [type(x) for x in (s.temperature, s.top_k, s.top_p, s.stop_ids[0])] == [
+        float,
+        int,
+        float,
+        int,
+    ]
+    assert Sampling(temperature=0).greedy
+    assert not Sampling(temperature=1e-9).greedy
+
+
+def test_requests() -> None:
+    assert Request(np.array([1, 2], np.int32)).ids == (1, 2)
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"ids": []}, "the prompt is empty"),
+        ({"ids": [1], "kind": "score"}, "at least 2 tokens"),
+        ({"ids": [1], "kind": "embed"}, "kind is 'embed'; allowed: 'generate' or 'score'"),
+        ({"ids": [1.5]}, "1.5"),
+        ({"ids": [True]}, "True"),
+        ({"ids": [-3]}, "-3"),
+        ({"ids": "hello"}, "'hello'"),
+        ({"ids": 3}, "3"),
+        ({"ids": [1], "sampling": {}}, "allowed: a Sampling"),
+    ]
+    for arguments, part in bad:
+        with pytest.raises(ParameterError, match=part):
+            Request(**arguments)
