@@ -19,6 +19,12 @@ from qwick.quant.decode import decode
 pytestmark = pytest.mark.model
 
 
+@pytest.fixture(scope="module")
+def theirs(default_checkpoint: Path) -> gguf.GGUFReader:
+    """Some seconds, once: the gguf package reads every string as an array of its own."""
+    return gguf.GGUFReader(default_checkpoint)
+
+
 def test_golden_metadata(default_checkpoint: Path) -> None:
     with open_checkpoint(default_checkpoint) as checkpoint:
         assert dict(checkpoint.config) == {
@@ -53,8 +59,10 @@ def test_golden_metadata(default_checkpoint: Path) -> None:
         assert shape == (896, 4864)
 
 
-def test_tokenizer_equals_the_gguf_package(default_checkpoint: Path) -> None:
-    fields = gguf.GGUFReader(default_checkpoint).fields
+def test_tokenizer_equals_the_gguf_package(
+    default_checkpoint: Path, theirs: gguf.GGUFReader
+) -> None:
+    fields = theirs.fields
     data = open_checkpoint(default_checkpoint).tokenizer
     assert data.tokens == fields["tokenizer.ggml.tokens"].contents()
     assert data.token_types == fields["tokenizer.ggml.token_type"].contents()
@@ -65,11 +73,10 @@ def test_tokenizer_equals_the_gguf_package(default_checkpoint: Path) -> None:
     assert data.tokens[151645] == "<|im_end|>"
 
 
-def test_tensors_equal_the_gguf_package(default_checkpoint: Path) -> None:
+def test_tensors_equal_the_gguf_package(default_checkpoint: Path, theirs: gguf.GGUFReader) -> None:
     checkpoint = open_checkpoint(default_checkpoint)
-    theirs = gguf.GGUFReader(default_checkpoint).tensors
-    assert len(theirs) == len(checkpoint.tensors) == 291
-    for tensor in theirs:
+    assert len(theirs.tensors) == len(checkpoint.tensors) == 291
+    for tensor in theirs.tensors:
         name = hf_name(tensor.name)
         assert name is not None
         ours = checkpoint.tensors[name]

@@ -58,6 +58,18 @@ def test_decode_in_chunks_and_from_strided_rows(stored: StoredType) -> None:
 
 
 @pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+@pytest.mark.filterwarnings("error")
+def test_damaged_scales_pass_through_quietly(stored: StoredType) -> None:
+    raw = np.random.default_rng(5).integers(0, 256, (64, 32 * stored.bytes), dtype=np.uint8)
+    for at in HALVES.get(stored, []):
+        raw[::2, at + 1] = 0x7C  # infinity or NaN
+    with np.errstate(all="ignore"):
+        want = dequantize(raw, gguf.GGMLQuantizationType[stored.name])
+    assert not np.isfinite(want).all() or stored not in HALVES
+    np.testing.assert_array_equal(decode(stored, raw), want)
+
+
+@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
 def test_table_agrees_with_gguf(stored: StoredType) -> None:
     kind = gguf.GGMLQuantizationType(stored.ggml_id)
     assert kind.name == stored.name

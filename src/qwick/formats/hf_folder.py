@@ -153,7 +153,7 @@ def _weight_files(path: Path) -> list[SafetensorsFile]:
 
 def _sharded(path: Path) -> list[SafetensorsFile]:
     at = path / INDEX
-    table = read_object(at).get("weight_map")
+    table = read_object(at, MAX_CONFIG).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise damaged(at, "there is no weight_map")
     for tensor, shard in table.items():
@@ -183,7 +183,8 @@ def _stays_inside(shard: object) -> bool:
         isinstance(shard, str)
         and shard.endswith(".safetensors")
         and not shard.startswith(".")
-        and not set(shard) & set("/\\\0:")
+        and shard.isprintable()
+        and not set(shard) & set("/\\:")
     )
 
 

@@ -6,6 +6,7 @@ Knows nothing of what the files mean.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +37,9 @@ def read_object(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
 def parse_object(path: Path, text: str, what: str) -> dict[str, Any]:
     """Parse `text`, which came from `path`, as one JSON object."""
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite
+        )
     except RecursionError:
         raise damaged(path, f"{what} nests too deeply for JSON") from None
     except FormatError as error:
@@ -57,6 +60,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise FormatError(f"the key {key!r} occurs twice")
             seen.add(key)
     return out
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise FormatError(f"the number {text:.40} is beyond float64")
+    return value
 
 
 def _constant(text: str) -> NoReturn:

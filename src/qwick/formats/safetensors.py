@@ -20,7 +20,7 @@ from qwick.formats.jsonfile import parse_object
 from qwick.formats.mapped import Cursor, damaged, describe, map_file
 from qwick.quant.types import StoredType
 
-MAX_HEADER = 100_000_000  # the limit of the safetensors library
+MAX_HEADER = 1 << 24  # 100 times the largest shard header of the family; bounds JSON's memory
 MAX_DIMS = 8
 
 _TYPES = {"F32": StoredType.F32, "F16": StoredType.F16, "BF16": StoredType.BF16}

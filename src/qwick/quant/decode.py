@@ -41,8 +41,10 @@ def decode(stored: StoredType, raw: U8) -> F32:
     flat = out.reshape(-1, stored.block)
     step = max(1, _CHUNK // stored.block)
     kind = _DECODERS[stored]
-    for start in range(0, len(blocks), step):
-        flat[start : start + step] = kind(blocks[start : start + step])
+    # A damaged scale may be infinite or NaN: it goes through as in ggml, without a warning.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for start in range(0, len(blocks), step):
+            flat[start : start + step] = kind(blocks[start : start + step])
     return out
 
 
