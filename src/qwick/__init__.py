@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         QwickError,
         RequestCancelled,
         ResourceError,
+        TemplateError,
         UnsupportedError,
         UsageError,
     )
@@ -46,6 +47,7 @@ __all__ = [
     "RequestCancelled",
     "ResourceError",
     "Sampling",
+    "TemplateError",
     "UnsupportedError",
     "UsageError",
     "__version__",
@@ -57,9 +59,12 @@ _ELSEWHERE = {"Qwen": "qwick.llm", "Reply": "qwick.llm", "Sampling": "qwick.engi
 def __getattr__(name: str) -> Any:
     """Load a public name from the module that defines it (PEP 562)."""
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value: Any = version("qwick")
+        try:
+            value: Any = version("qwick")
+        except PackageNotFoundError:  # used from a source tree that was never installed
+            value = "0+source"
     elif name in __all__:
         value = getattr(import_module(_ELSEWHERE.get(name, "qwick.errors")), name)
     else:

@@ -11,7 +11,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwick.errors import NativeBuildError
+from qwick.errors import QwickError
 from qwick.machine.cgroup import CgroupLimits, read_cgroup
 
 __all__ = [
@@ -52,11 +52,12 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class InstructionSet:
-    """One set of kernels, and why it cannot be used here if so."""
+    """One set of kernels, and what it lacks here if it cannot be used."""
 
     name: str
     usable: bool
-    reason: str  # empty when usable
+    missing: str  # what the CPU or the kernel lacks; empty when usable
+    emulation: bool  # for tests: used only when forced by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Kernels:
 
     sets: tuple[InstructionSet, ...]
     used: str | None  # the set in force
+    threads: int | None  # of the pool
     problem: str | None  # why the kernels cannot be used at all
 
 
@@ -112,13 +114,13 @@ def read_kernels() -> Kernels:
     try:
         from qwick.native import ops
 
-        sets = tuple(InstructionSet(name, ok, reason) for name, ok, reason in ops.available())
-    except (ImportError, NativeBuildError) as error:
-        return Kernels((), None, str(error))
-    try:
-        return Kernels(sets, ops.isa(), None)
-    except NativeBuildError as error:  # QWICK_ISA asks for a set that cannot be used
-        return Kernels(sets, None, str(error))
+    except QwickError as error:  # not built, or the environment asks for what cannot be
+        return Kernels((), None, None, error.message)
+    sets = tuple(
+        InstructionSet(one.name, one.usable, one.missing, not one.selectable)
+        for one in ops.available()
+    )
+    return Kernels(sets, ops.isa(), ops.threads(), None)
 
 
 def _physical_cores(root: Path, processors: list[int]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwick.errors import ParameterError
+from qwick.machine.cpu import read_memory
 
 __all__ = ["Limits", "measure"]
 
@@ -18,25 +19,22 @@ class Limits:
     """Measured with the threads and the instruction set in force."""
 
     bandwidth: float  # bytes read per second, working set larger than the caches
-    peak: float  # operations per second (a multiplication and an addition are two)
+    peak: float  # operations per second of the matrix kernels, on registers alone
 
     def seconds(self, *, bytes_read: float, operations: float) -> float:
         """Return the least time that the work can take, in seconds."""
         return max(bytes_read / self.bandwidth, operations / self.peak)
 
 
-def measure(megabytes: int = 256, repeats: int = 3) -> Limits:
-    """Return the best of `repeats` measurements, reading `megabytes` in each.
+def measure(megabytes: int = 512) -> Limits:
+    """Return the limits, the bandwidth being that of reads over `megabytes` (2**20 bytes each).
 
-    Takes about a second. Raises ParameterError, and NativeBuildError without usable kernels.
+    Takes about a second. Raises ParameterError (less than 1, or more than fits in memory), and
+    NativeBuildError without usable kernels.
     """
-    if megabytes < 1 or repeats < 1:
-        raise ParameterError(
-            f"megabytes is {megabytes} and repeats {repeats}; both must be at least 1"
-        )
+    fits = read_memory().available >> 20
+    if not 1 <= megabytes <= fits:
+        raise ParameterError(f"megabytes is {megabytes}; allowed: 1 to {fits} (available memory)")
     from qwick.native import ops
 
-    return Limits(
-        bandwidth=max(ops.read_bandwidth(megabytes) for _ in range(repeats)),
-        peak=max(ops.peak_flops() for _ in range(repeats)),
-    )
+    return Limits(bandwidth=ops.read_bandwidth(megabytes << 20), peak=ops.peak_rate())

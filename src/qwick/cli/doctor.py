@@ -1,0 +1,162 @@
+"""`qwick doctor`: what this machine has, what qwick uses of it, and what is wrong."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import tempfile
+from typing import Any
+
+import click
+
+from qwick.cli.show import json_option, print_json, size_text
+from qwick.errors import NativeBuildError, QwickError
+
+__all__ = ["doctor"]
+
+LIBRARIES = ("numpy", "tokenizers", "jinja2", "huggingface-hub", "httpx", "click", "rich")
+
+
+@click.command(short_help="Show what this machine has and what is wrong.")
+@json_option
+def doctor(as_json: bool) -> None:
+    """Show CPU, kernels, memory, store and versions, and what is wrong with them."""
+    report = examine()
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+    if report["kernels"]["used"] is None:
+        raise click.exceptions.Exit(NativeBuildError.exit_code)
+    if report["problems"]:
+        raise click.exceptions.Exit(1)
+
+
+def examine() -> dict[str, Any]:
+    """Return everything that doctor shows, as plain values."""
+    from dataclasses import asdict
+
+    from qwick import __version__, settings
+    from qwick.machine import cpu
+    from qwick.machine.cgroup import read_cgroup
+
+    problems: list[str] = []
+    limits = read_cgroup()
+    processor = cpu.read_cpu(limits=limits)
+    settings_in_force = _settings(problems)
+    kernels = cpu.read_kernels()
+    if kernels.problem and kernels.problem not in problems:
+        problems.append(f"kernels: {kernels.problem}")
+    if (kernels.threads or 0) > processor.usable:
+        problems.append(
+            f"the kernels use {kernels.threads} threads on {processor.usable} usable cores and "
+            f"will wait for one another; set {settings.THREADS.name}"
+        )
+    return {
+        "qwick": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": asdict(processor),
+        "memory": asdict(cpu.read_memory(limits=limits)),
+        "cgroup": asdict(limits),
+        "kernels": asdict(kernels),
+        "store": _store(problems),
+        "settings": settings_in_force,
+        "versions": _versions(problems),
+        "problems": problems,
+    }
+
+
+def _settings(problems: list[str]) -> dict[str, str]:
+    """Return the environment variables that are set; a bad value is a problem."""
+    from qwick import settings
+
+    found = {}
+    for setting in settings.ALL:
+        try:
+            value = setting.get()
+        except QwickError as error:
+            problems.append(error.message)
+            continue
+        if value != setting.default():
+            found[setting.name] = str(value)
+    return found
+
+
+def _store(problems: list[str]) -> dict[str, Any]:
+    """Return where the store is, what it holds, and whether more would fit."""
+    from qwick import hub
+
+    store = hub.Store()
+    existing = store.home
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):  # permissions alone do not tell
+            writable = True
+    except OSError as error:
+        writable = False
+        problems.append(f"the store {store.home} cannot be written: {error.strerror}")
+    return {
+        "path": str(store.home),
+        "writable": writable,
+        "free": shutil.disk_usage(existing).free,
+        "models": {s.entry.name: s.state for s in store.list()},
+    }
+
+
+def _versions(problems: list[str]) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            problems.append(f"the package {name} is missing")
+    return found
+
+
+def _print(report: dict[str, Any]) -> None:
+    """Print the report for people."""
+    processor, memory, kernels = report["cpu"], report["memory"], report["kernels"]
+    quota = processor["quota"]
+    limit = f"{quota:g} CPUs" if quota is not None else "none"
+    _line("qwick", f"{report['qwick']} · Python {report['python']} · {report['system']}")
+    _line("cpu", f"{processor['model']} ({processor['architecture']})")
+    _line(
+        "cores",
+        f"{processor['usable']} usable: {processor['logical']} logical, {processor['affinity']} by "
+        f"affinity, {processor['physical']} physical; cgroup limit {limit}",
+    )
+    by = "" if memory["limited_by"] == "machine" else " (cgroup limit)"
+    _line(
+        "memory", f"{size_text(memory['available'])} available of {size_text(memory['total'])}{by}"
+    )
+    used = f"{kernels['used']} in use, {kernels['threads']} threads" if kernels["used"] else "none"
+    _line("kernels", used)
+    width = max((len(s["name"]) for s in kernels["sets"]), default=0)
+    for one in kernels["sets"]:
+        _line("", f"{one['name'].ljust(width)}  {_verdict(one)}")
+    store = report["store"]
+    _line("store", f"{store['path']} · {size_text(store['free'])} free")
+    for name, state in store["models"].items():
+        _line("", f"{name}  {state}")
+    _line("versions", " · ".join(f"{name} {text}" for name, text in report["versions"].items()))
+    for name, text in report["settings"].items():
+        _line("setting", f"{name}={text}")
+    for problem in report["problems"]:
+        _line("PROBLEM", problem)
+    if not report["problems"]:
+        _line("", "no problems found")
+
+
+def _verdict(one: dict[str, Any]) -> str:
+    """Return whether an instruction set can be used, and why not."""
+    if not one["usable"]:
+        return f"no: this machine lacks {one['missing']}"
+    return "yes, when forced (an emulation for tests)" if one["emulation"] else "yes"
+
+
+def _line(label: str, text: str) -> None:
+    click.echo(f"{label.ljust(9)} {text}")

@@ -1,0 +1,146 @@
+"""The `qwick` command: finds the verb, and turns every error into a line and an exit code.
+
+Imports nothing heavy: `qwick --help` must stay quick. A verb lives in a module of its own, loaded
+when it is asked for. Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from qwick.errors import QwickError, RequestCancelled
+
+__all__ = ["main"]
+
+# verb -> module; the module holds a click command of the verb's name. Shown in this order.
+VERBS = {
+    "run": "qwick.cli.run",
+    "models": "qwick.cli.models",
+    "doctor": "qwick.cli.doctor",
+}
+
+BROKEN_PIPE = 141  # 128 + SIGPIPE: what a shell reports for a program that the signal ended
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of the table."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return the verb's command, or None."""
+        if cmd_name not in VERBS:
+            return None
+        command = getattr(import_module(VERBS[cmd_name]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb; an unknown one is refused with the likely ones."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            likely = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(VERBS)}"
+            raise click.UsageError(f"there is no command {args[0]!r}{likely}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from qwick import __version__
+
+        click.echo(f"qwick {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Verbs,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+@click.pass_context
+def qwick(ctx: click.Context, debug: bool) -> None:
+    """Run the Qwen models, quickly, on the machine you have."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; arguments default to the process's own."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # An answer may hold characters that the terminal's encoding lacks: show a substitute.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        code = _invoke(list(args))  # click eats the list
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read the output has left. Python would complain once more while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "qwick"
+        _complain(error.format_message(), f"see `{path} --help`")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return RequestCancelled.exit_code
+    except QwickError as error:
+        _trace(args)
+        _complain(error.message, error.hint)
+        return error.exit_code
+    except MemoryError:
+        _trace(args)
+        _complain("not enough memory", "choose a smaller model or context (--ctx)")
+        return 6
+    except Exception as error:
+        _trace(args)
+        _complain(
+            f"qwick failed: {type(error).__name__}: {error}",
+            "this is a fault in qwick; `qwick --debug ...` shows where",
+        )
+        return 1
+
+
+def _invoke(args: list[str]) -> int:
+    try:
+        with qwick.make_context("qwick", args) as ctx:
+            qwick.invoke(ctx)
+    except click.exceptions.Exit as left:
+        return left.exit_code
+    return 0
+
+
+def _trace(args: list[str]) -> None:
+    """Show the traceback of the error being handled when --debug stands before the verb."""
+    before = args[: next((i for i, a in enumerate(args) if not a.startswith("-")), len(args))]
+    if "--debug" in before:
+        traceback.print_exc()
+
+
+def _complain(message: str, hint: str | None) -> None:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)

@@ -1,0 +1,109 @@
+"""`qwick models`: fetch checkpoints, list them, show one, remove one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qwick.cli.show import json_option, listener, print_json, print_table, size_text
+
+if TYPE_CHECKING:
+    from qwick.hub import Stored
+
+__all__ = ["models"]
+
+
+@click.group()
+def models() -> None:
+    """Fetch, list, show and remove checkpoints."""
+
+
+@models.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@json_option
+def pull(names: tuple[str, ...], as_json: bool) -> None:
+    """Fetch checkpoints into the store and verify them (without a name: the default one)."""
+    from qwick import hub
+
+    store = hub.Store()
+    found = [store.entry(name) for name in names or (hub.DEFAULT,)]  # refuse before fetching any
+    heard = listener()
+    rows = []
+    for entry in found:
+        path = store.pull(entry.name, heard)
+        rows.append(_facts(store.show(entry.name)))
+        if not as_json:
+            click.echo(path)
+    if as_json:
+        print_json({"pulled": rows})
+
+
+@models.command(name="list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the checkpoints that qwick knows, and which are in the store."""
+    from qwick import hub
+
+    store = hub.Store()
+    rows = [_facts(stored) for stored in store.list()]
+    if as_json:
+        print_json({"store": str(store.home), "default": hub.DEFAULT, "models": rows})
+        return
+    print_table(
+        ("NAME", "SIZE", "STATE", "LICENCE"),
+        [(r["name"], size_text(r["size"]), r["state"], r["license"]) for r in rows],
+    )
+
+
+@models.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show what is known about a checkpoint."""
+    from qwick import hub
+
+    facts = _facts(hub.Store().show(name))
+    if as_json:
+        print_json(facts)
+        return
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        text = f"{value:,} bytes" if key == "size" else str(value)
+        click.echo(f"{key.ljust(width)}  {text}")
+
+
+@models.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@json_option
+def rm(names: tuple[str, ...], as_json: bool) -> None:
+    """Remove checkpoints from the store."""
+    from qwick import hub
+
+    store = hub.Store()
+    found = [store.entry(name) for name in names]  # refuse before removing any
+    rows = []
+    for entry in found:
+        freed = store.remove(entry.name)
+        rows.append({"name": entry.name, "freed": freed})
+        if not as_json:
+            click.echo(f"removed {entry.name}: {size_text(freed)} freed")
+    if as_json:
+        print_json({"removed": rows})
+
+
+def _facts(stored: Stored) -> dict[str, Any]:
+    """Return what is known of a checkpoint, as plain values."""
+    entry = stored.entry
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "author": entry.author,
+        "license": entry.license,
+        "repository": entry.repository,
+        "file": entry.file,
+        "size": entry.size,
+        "sha256": entry.sha256,
+        "state": stored.state,
+        "path": str(stored.path),
+    }

@@ -1,0 +1,129 @@
+"""Errors of the command line: a line, a hint and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import Run, environment
+from qwick.cli.main import BROKEN_PIPE, VERBS, main
+
+
+def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from qwick import __version__
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"qwick {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"Usage: qwick {verb}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["modles"], 2, "did you mean models?"),
+        (["zzz"], 2, "known: run, models"),
+        (["--nonsense"], 2, "--nonsense"),
+        (["run", "--max-tokens", "many", "x"], 2, "many"),
+        (["run", "--temprature", "1", "x"], 2, "--temperature"),
+        (["models", "nonsense"], 2, "nonsense"),
+        (["models", "show"], 2, "NAME"),
+        (["models", "show", "qwen2.5-coder-0.5b"], 3, "did you mean qwen2.5-coder-0.5b-instruct?"),
+        (["models", "pull", "zzz"], 3, "known: qwen2.5-coder-0.5b-instruct"),
+        (["models", "rm", "zzz"], 3, "no model called 'zzz'"),
+    ],
+)
+def test_bad_arguments(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["error", "hint"]
+    assert said in captured.err
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "show", "zzz"]) == 3
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["--debug", "models", "show", "zzz"]) == 3
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.splitlines()[-2].startswith("error: ")
+
+
+def test_a_fault_is_a_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(VERBS, "doctor", "qwick.no_such_module")
+    assert main(["doctor"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: qwick failed: ModuleNotFoundError")
+    assert "--debug" in err
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_leaves_ends_it_quietly() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qwick", "models", "list"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == BROKEN_PIPE
+    assert err == b""
+
+
+def test_a_bad_setting_names_the_variable(qwick: Run, tmp_path: Path) -> None:
+    done = qwick("models", "pull", QWICK_OFFLINE="maybe", QWICK_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "QWICK_OFFLINE is 'maybe'" in done.stderr
+
+
+def test_an_encoding_that_lacks_characters_is_no_error(qwick: Run) -> None:
+    done = qwick("models", "show", "qwen2.5-coder-0.5b-instruct", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_doctor(qwick: Run) -> None:
+    done = qwick("doctor", QWICK_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for label in ("cpu", "cores", "memory", "kernels", "store", "versions", "no problems found"):
+        assert label in done.stdout
+    report = json.loads(qwick("doctor", "--json", QWICK_THREADS="1").stdout)
+    usable = [s["name"] for s in report["kernels"]["sets"] if s["usable"]]
+    assert report["kernels"]["used"] in usable
+    assert report["kernels"]["threads"] == 1
+    assert report["settings"]["QWICK_THREADS"] == "1"
+    assert report["problems"] == []
+
+
+def test_doctor_tells_what_is_wrong(qwick: Run) -> None:
+    done = qwick("doctor", QWICK_ISA="nonsense", QWICK_OFFLINE="maybe", QWICK_HOME="/proc/none")
+    assert done.returncode == 8
+    problems = [line for line in done.stdout.splitlines() if line.startswith("PROBLEM")]
+    assert len(problems) == 3
+    for name in ("nonsense", "QWICK_OFFLINE", "/proc/none"):
+        assert any(name in line for line in problems)
+    assert qwick("doctor", QWICK_THREADS="1000").returncode == 1

@@ -1,0 +1,80 @@
+"""`qwick models` on a store of its own, with the real default checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+from cli.conftest import Run, environment
+from qwick.hub import CATALOG, DEFAULT
+
+
+def test_the_life_of_a_checkpoint(qwick: Run, stocked_home: Path) -> None:
+    home = str(stocked_home)
+
+    def state() -> str:
+        listed = json.loads(qwick("models", "list", "--json", QWICK_HOME=home).stdout)
+        assert listed["store"] == home
+        return {row["name"]: row["state"] for row in listed["models"]}[DEFAULT]
+
+    assert state() == "unverified"
+    pulled = qwick("models", "pull", QWICK_HOME=home, QWICK_OFFLINE="1")
+    path = stocked_home / "checkpoints" / DEFAULT / CATALOG[DEFAULT].file
+    assert (pulled.returncode, pulled.stdout) == (0, f"{path}\n"), pulled.stderr
+    assert "Apache-2.0" in pulled.stderr
+    assert "verifying" in pulled.stderr
+    assert state() == "stored"
+    again = qwick("models", "pull", DEFAULT, "--json", QWICK_HOME=home, QWICK_OFFLINE="1")
+    assert again.stderr == ""
+    assert json.loads(again.stdout)["pulled"][0]["path"] == str(path)
+    removed = qwick("models", "rm", DEFAULT, QWICK_HOME=home)
+    assert removed.stdout == f"removed {DEFAULT}: 491.4 MB freed\n"
+    assert state() == "missing"
+    assert qwick("models", "rm", DEFAULT, QWICK_HOME=home).returncode == 3
+    offline = qwick("models", "pull", QWICK_HOME=home, QWICK_OFFLINE="1")
+    assert offline.returncode == 5
+    assert "QWICK_OFFLINE" in offline.stderr
+
+
+def test_show(qwick: Run) -> None:
+    facts = json.loads(qwick("models", "show", DEFAULT, "--json").stdout)
+    assert facts["sha256"] == CATALOG[DEFAULT].sha256
+    assert facts["license"] == "Apache-2.0"
+    assert f"{CATALOG[DEFAULT].size:,} bytes" in qwick("models", "show", DEFAULT).stdout
+
+
+def test_list_is_a_table(qwick: Run) -> None:
+    header, *rows = qwick("models", "list").stdout.splitlines()
+    assert header.split() == ["NAME", "SIZE", "STATE", "LICENCE"]
+    assert len(rows) == len(CATALOG)
+    assert rows[0].index("Apache-2.0") == header.index("LICENCE")
+
+
+def test_a_terminal_gets_a_progress_bar(stocked_home: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qwick", "models", "pull"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env=environment(
+            QWICK_HOME=str(stocked_home), QWICK_OFFLINE="1", TERM="xterm", COLUMNS="100"
+        ),
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            seen += chunk
+    except OSError:  # Linux: the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    text = seen.decode()
+    assert "Apache-2.0" in text
+    assert f"verifying {DEFAULT}" in text
+    assert "\x1b[" in text
