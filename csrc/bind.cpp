@@ -1,0 +1,219 @@
+// The only file that knows Python: checks shapes and ranges, releases the GIL, calls drivers.h.
+// Every array argument is `.noconvert()`: a wrong dtype or layout is a TypeError, never a hidden copy.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <optional>
+
+#include "cpu.h"
+#include "dispatch.h"
+#include "drivers.h"
+#include "packed.h"
+
+namespace nb = nanobind;
+using namespace qwick;
+
+namespace {
+
+template <class T, int D>
+using Array = nb::ndarray<T, nb::ndim<D>, nb::c_contig, nb::device::cpu>;
+template <class T, int D>
+using Maybe = std::optional<Array<T, D>>;
+using Pages = nb::ndarray<nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+
+void require(bool ok, const std::string& message) {
+  if (!ok) throw nb::value_error(message.c_str());
+}
+template <class A>
+void shape_is(const A& a, int axis, size_t expected, const char* name) {
+  if (a.shape(axis) != expected)
+    throw nb::value_error((std::string(name) + ".shape[" + std::to_string(axis) + "] is " +
+                           std::to_string(a.shape(axis)) + ", expected " + std::to_string(expected))
+                              .c_str());
+}
+template <class A>
+void values_within(const A& a, int64_t limit, const char* name) {
+  for (size_t i = 0; i < a.size(); ++i)
+    if (a.data()[i] < 0 || a.data()[i] >= limit)
+      throw nb::index_error((std::string(name) + " holds " + std::to_string(a.data()[i]) +
+                             ", allowed: 0 to " + std::to_string(limit - 1))
+                                .c_str());
+}
+template <class A>
+auto pointer(const std::optional<A>& a) { return a ? a->data() : nullptr; }
+
+Packed* pack(const std::vector<std::tuple<std::string, Array<const uint8_t, 1>, int, int>>& parts) {
+  std::vector<Source> sources;
+  for (const auto& part : parts)
+    sources.push_back({stored_type(std::get<0>(part)), std::get<1>(part).data(), std::get<1>(part).size(),
+                       std::get<2>(part), std::get<3>(part)});
+  nb::gil_scoped_release release;
+  return new Packed(sources);  // owned by the Python object
+}
+
+void py_matmul(const Packed& w, Array<const float, 2> x, Array<float, 2> out, Maybe<const float, 1> bias) {
+  shape_is(x, 1, w.k(), "x");
+  shape_is(out, 0, x.shape(0), "out");
+  shape_is(out, 1, w.n(), "out");
+  if (bias) shape_is(*bias, 0, w.n(), "bias");
+  nb::gil_scoped_release release;
+  matmul(w, x.data(), static_cast<int>(x.shape(0)), pointer(bias), out.data());
+}
+
+void py_gather_rows(const std::string& type, Array<const uint8_t, 1> data, int n, Array<const int32_t, 1> ids,
+                    Array<float, 2> out) {
+  const Source w{stored_type(type), data.data(), data.size(), n, static_cast<int>(out.shape(1))};
+  require(n >= 1 && w.k % stored_block(w.type) == 0 && w.bytes == stored_row_bytes(w.type, w.k) * n,
+          "the bytes given do not match the shape");
+  shape_is(out, 0, ids.shape(0), "out");
+  values_within(ids, n, "ids");
+  nb::gil_scoped_release release;
+  gather_rows(w, ids.data(), static_cast<int>(ids.shape(0)), out.data());
+}
+
+void py_unpack(const Packed& w, Array<float, 2> out) {
+  shape_is(out, 0, w.n(), "out");
+  shape_is(out, 1, w.k(), "out");
+  nb::gil_scoped_release release;
+  unpack(w, out.data());
+}
+
+void py_add_rms_norm(Array<float, 2> x, Maybe<const float, 2> delta, Array<const float, 1> weight, float eps,
+                     Array<float, 2> out) {
+  for (int axis = 0; axis < 2; ++axis) {
+    shape_is(out, axis, x.shape(axis), "out");
+    if (delta) shape_is(*delta, axis, x.shape(axis), "delta");
+  }
+  shape_is(weight, 0, x.shape(1), "weight");
+  nb::gil_scoped_release release;
+  add_rms_norm(x.data(), pointer(delta), weight.data(), eps, out.data(), static_cast<int>(x.shape(0)),
+               static_cast<int>(x.shape(1)));
+}
+
+void py_swiglu(Array<const float, 2> gate_up, Array<float, 2> out) {
+  shape_is(gate_up, 0, out.shape(0), "gate_up");
+  shape_is(gate_up, 1, 2 * out.shape(1), "gate_up");
+  nb::gil_scoped_release release;
+  swiglu(gate_up.data(), out.data(), static_cast<int>(out.shape(0)), static_cast<int>(out.shape(1)));
+}
+
+// keys [pages][kv_heads][head_dim][kPage], values [pages][kv_heads][kPage][head_dim]; float32, or bf16 as uint16
+bool check_pages(const Pages& keys, const Pages& values, int heads) {
+  const bool f32 = keys.dtype() == nb::dtype<float>(), bf16 = keys.dtype() == nb::dtype<uint16_t>();
+  require((f32 || bf16) && values.dtype() == keys.dtype(), "keys and values must both be float32 or uint16 (bf16)");
+  const size_t kv_heads = keys.shape(1), d = keys.shape(2);
+  require(kv_heads >= 1 && heads >= 1 && heads % kv_heads == 0, "heads must be a multiple of kv_heads");
+  require(heads / kv_heads <= kMaxQueryRows, "more than 64 heads share one key head");
+  require(d >= 16 && d % 16 == 0 && d <= kMaxHeadDim, "head_dim must be a multiple of 16 up to 256");
+  shape_is(keys, 3, kPage, "keys");
+  shape_is(values, 0, keys.shape(0), "values");
+  shape_is(values, 1, kv_heads, "values");
+  shape_is(values, 2, kPage, "values");
+  shape_is(values, 3, d, "values");
+  return bf16;
+}
+
+void py_rope_store(Array<float, 2> qkv, int heads, Array<const float, 2> cos, Array<const float, 2> sin,
+                   Array<const int32_t, 1> positions, Array<const int32_t, 1> slots,
+                   Maybe<const float, 1> q_norm, Maybe<const float, 1> k_norm, float eps, Pages keys,
+                   Pages values) {
+  const bool bf16 = check_pages(keys, values, heads);
+  const int kv_heads = static_cast<int>(keys.shape(1)), d = static_cast<int>(keys.shape(2));
+  shape_is(qkv, 1, static_cast<size_t>(heads + 2 * kv_heads) * d, "qkv");
+  shape_is(cos, 1, d / 2, "cos");
+  shape_is(sin, 1, d / 2, "sin");
+  shape_is(sin, 0, cos.shape(0), "sin");
+  shape_is(positions, 0, qkv.shape(0), "positions");
+  shape_is(slots, 0, qkv.shape(0), "slots");
+  if (q_norm) shape_is(*q_norm, 0, d, "q_norm");
+  if (k_norm) shape_is(*k_norm, 0, d, "k_norm");
+  values_within(positions, cos.shape(0), "positions");
+  values_within(slots, keys.shape(0) * kPage, "slots");
+  const RopeStore args{qkv.data(), heads, kv_heads, d, cos.data(), sin.data(), positions.data(), slots.data(),
+                       pointer(q_norm), pointer(k_norm), eps, keys.data(), values.data(), bf16};
+  const int rows = static_cast<int>(qkv.shape(0));
+  nb::gil_scoped_release release;
+  rope_store(args, rows);
+}
+
+void py_attention(Array<const float, 2> qkv, int heads, Pages keys, Pages values,
+                  Array<const int32_t, 2> pages, Array<const int32_t, 1> starts,
+                  Array<const int32_t, 1> positions, Array<float, 2> out) {
+  const bool bf16 = check_pages(keys, values, heads);
+  const int kv_heads = static_cast<int>(keys.shape(1)), d = static_cast<int>(keys.shape(2));
+  const int n = static_cast<int>(qkv.shape(0)), sequences = static_cast<int>(pages.shape(0));
+  shape_is(qkv, 1, static_cast<size_t>(heads + 2 * kv_heads) * d, "qkv");
+  shape_is(out, 0, n, "out");
+  shape_is(out, 1, static_cast<size_t>(heads) * d, "out");
+  shape_is(positions, 0, n, "positions");
+  shape_is(starts, 0, sequences + 1, "starts");
+  values_within(pages, keys.shape(0), "pages");
+  values_within(positions, static_cast<int64_t>(pages.shape(1)) * kPage, "positions");
+  require(starts.data()[0] == 0 && starts.data()[sequences] == n, "starts must run from 0 to the number of rows");
+  for (int s = 0; s < sequences; ++s)
+    require(starts.data()[s] <= starts.data()[s + 1], "starts must ascend");
+  const Attention args{qkv.data(), static_cast<int>(qkv.shape(1)), out.data(), heads, kv_heads, d, keys.data(),
+                       values.data(), bf16, pages.data(), static_cast<int>(pages.shape(1)), starts.data(),
+                       positions.data(), 1.0f / std::sqrt(static_cast<float>(d))};
+  nb::gil_scoped_release release;
+  attention(args, sequences);
+}
+
+std::vector<std::tuple<std::string, std::string, bool>> available() {
+  std::vector<std::tuple<std::string, std::string, bool>> out;
+  for (const Kernels* k : all_kernels()) out.emplace_back(k->name, missing_features(k->needs), k->selectable);
+  return out;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::class_<Packed>(m, "Packed")
+      .def_prop_ro("n", &Packed::n)
+      .def_prop_ro("k", &Packed::k)
+      .def_prop_ro("bytes", &Packed::bytes)
+      .def_prop_ro("segments", [](const Packed& p) {
+        std::vector<std::pair<std::string, int>> out;
+        for (const Segment& s : p.segments()) out.emplace_back(kind_name(s.kind), s.n);
+        return out;
+      });
+  m.def("pack", &pack, nb::arg("parts").noconvert());
+  m.def("matmul", &py_matmul, nb::arg("w"), nb::arg("x").noconvert(), nb::arg("out").noconvert(),
+        nb::arg("bias").noconvert().none());
+  m.def("gather_rows", &py_gather_rows, nb::arg("type"), nb::arg("data").noconvert(), nb::arg("n"),
+        nb::arg("ids").noconvert(), nb::arg("out").noconvert());
+  m.def("unpack", &py_unpack, nb::arg("w"), nb::arg("out").noconvert());
+  m.def("add_rms_norm", &py_add_rms_norm, nb::arg("x").noconvert(), nb::arg("delta").noconvert().none(),
+        nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
+  m.def("swiglu", &py_swiglu, nb::arg("gate_up").noconvert(), nb::arg("out").noconvert());
+  m.def("rope_store", &py_rope_store, nb::arg("qkv").noconvert(), nb::arg("heads"), nb::arg("cos").noconvert(),
+        nb::arg("sin").noconvert(), nb::arg("positions").noconvert(), nb::arg("slots").noconvert(),
+        nb::arg("q_norm").noconvert().none(), nb::arg("k_norm").noconvert().none(), nb::arg("eps"),
+        nb::arg("keys").noconvert(), nb::arg("values").noconvert());
+  m.def("attention", &py_attention, nb::arg("qkv").noconvert(), nb::arg("heads"), nb::arg("keys").noconvert(),
+        nb::arg("values").noconvert(), nb::arg("pages").noconvert(), nb::arg("starts").noconvert(),
+        nb::arg("positions").noconvert(), nb::arg("out").noconvert());
+  m.def("isa", [] { return std::string(kernels().name); });
+  m.def("available", &available);
+  m.def("force", &force_kernels, nb::arg("name"));
+  m.def("threads", &threads);
+  m.def("set_threads", [](int n) {
+    require(n >= 1 && n <= 1024, "threads must be between 1 and 1024");
+    nb::gil_scoped_release release;
+    set_threads(n);
+  }, nb::arg("n"));
+  m.def("read_bandwidth", [](size_t bytes) {
+    nb::gil_scoped_release release;
+    return read_bandwidth(bytes);
+  }, nb::arg("bytes"));
+  m.def("peak_rate", [] {
+    nb::gil_scoped_release release;
+    return peak_rate();
+  });
+}

@@ -1,0 +1,60 @@
+#include "cpu.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace qwick {
+namespace {
+
+#if defined(__x86_64__)
+uint64_t xgetbv0() {
+  uint32_t lo, hi;
+  __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+  return (static_cast<uint64_t>(hi) << 32) | lo;
+}
+
+// Linux hands out the 8 KB of tile state only to a process that asks (Documentation/arch/x86/xstate.rst).
+bool request_tile_data() {
+  constexpr long kArchReqXcompPerm = 0x1023, kXtileData = 18;
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXtileData) == 0;
+}
+
+unsigned detect() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+  const bool osxsave = c >> 27 & 1, fma = c >> 12 & 1, f16c = c >> 29 & 1;
+  if (!osxsave || !fma || !f16c) return 0;
+  const uint64_t xcr0 = xgetbv0();
+  const bool zmm = (xcr0 & 0xe6) == 0xe6, tiles = (xcr0 & 0x60000) == 0x60000;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+  unsigned found = 0;
+  const unsigned b512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
+  if (zmm && (b & b512) == b512 && (c >> 11 & 1)) found |= kAvx512VnniSet;
+  const bool amx_bf16 = d >> 22 & 1, amx_tile = d >> 24 & 1;
+  if ((found & kAvx512VnniSet) && tiles && amx_bf16 && amx_tile && request_tile_data()) found |= kAmxSet;
+  return found;
+}
+#else
+unsigned detect() { return 0; }
+#endif
+
+}  // namespace
+
+unsigned cpu_features() {
+  static const unsigned features = detect();
+  return features;
+}
+
+std::string missing_features(unsigned needs) {
+  const unsigned gone = needs & ~cpu_features();
+  std::string text;
+  if (gone & kAvx512VnniSet) text += "AVX-512 (F, DQ, BW, VL, VNNI)";
+  if (gone & kAmxSet) text += std::string(text.empty() ? "" : ", ") + "AMX (TILE, BF16)";
+  return text;
+}
+
+}  // namespace qwick

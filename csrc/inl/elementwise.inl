@@ -1,0 +1,116 @@
+// Norm, SwiGLU and RoPE, one row at a time. Included inside an ISA's namespace.
+
+// e^x to about 2 ulp for x in [-87, 88]; below, the result flushes to 2^-126 at least and never to NaN.
+// x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts keeps r exact; minimax polynomial of Cephes' expf.
+QWICK_INLINE F32 exp(F32 x) {
+  x = min(max(x, set1(-87.0f)), set1(88.0f));
+  const I32 n = round_to_int(mul(x, set1(1.44269504088896341f)));
+  const F32 nf = to_float(n);
+  F32 r = fma(nf, set1(-0.693359375f), x);
+  r = fma(nf, set1(2.12194440e-4f), r);
+  F32 p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(mul(p, r), r, add(r, set1(1.0f)));
+  return mul(p, exponent_of(n));
+}
+
+// x / (1 + e^-x)
+QWICK_INLINE F32 silu(F32 x) { return div(x, add(set1(1.0f), exp(sub(set1(0.0f), x)))); }
+
+static float square_sum(const float* x, int n) {
+  F32 a = set1(0.0f), b = a;
+  int i = 0;
+  for (; i + 32 <= n; i += 32) {
+    const F32 u = load(x + i), v = load(x + i + 16);
+    a = fma(u, u, a);
+    b = fma(v, v, b);
+  }
+  for (; i < n; i += 16) {
+    const F32 u = load_some(x + i, n - i < 16 ? n - i : 16);
+    a = fma(u, u, a);
+  }
+  return reduce_add(add(a, b));
+}
+
+static void scale_by(const float* x, const float* weight, float factor, float* out, int n) {
+  const F32 f = set1(factor);
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(out + i, mul(mul(load(x + i), f), load(weight + i)));
+  if (i < n) store_some(out + i, mul(mul(load_some(x + i, n - i), f), load_some(weight + i, n - i)), n - i);
+}
+
+static void add_rms_norm(float* x, const float* delta, const float* weight, float eps, float* out, int rows,
+                         int n) {
+  for (int r = 0; r < rows; ++r, x += n, out += n) {
+    if (delta) {
+      int i = 0;
+      for (; i + 16 <= n; i += 16) store(x + i, add(load(x + i), load(delta + i)));
+      if (i < n) store_some(x + i, add(load_some(x + i, n - i), load_some(delta + i, n - i)), n - i);
+      delta += n;
+    }
+    const float mean = square_sum(x, n) / static_cast<float>(n);
+    scale_by(x, weight, 1.0f / __builtin_sqrtf(mean + eps), out, n);
+  }
+}
+
+static void swiglu(const float* gate_up, float* out, int rows, int n) {
+  for (int r = 0; r < rows; ++r, gate_up += 2 * n, out += n) {
+    int i = 0;
+    for (; i + 16 <= n; i += 16)
+      store(out + i, mul(silu(load(gate_up + i)), load(gate_up + n + i)));
+    if (i < n)
+      store_some(out + i, mul(silu(load_some(gate_up + i, n - i)), load_some(gate_up + n + i, n - i)), n - i);
+  }
+}
+
+// "NeoX" rotation: component i is paired with i + head_dim / 2.
+static void rotate(float* head, const float* cos, const float* sin, int half) {
+  for (int i = 0; i < half; i += 16) {
+    const int n = half - i < 16 ? half - i : 16;
+    const F32 a = load_some(head + i, n), b = load_some(head + half + i, n);
+    const F32 c = load_some(cos + i, n), s = load_some(sin + i, n);
+    store_some(head + i, sub(mul(a, c), mul(b, s)), n);
+    store_some(head + half + i, add(mul(b, c), mul(a, s)), n);
+  }
+}
+
+// A key goes into a column of its page (components kPage apart), a value into a row.
+static void store_key_value(const RopeStore& a, int slot, int head, const float* key, const float* value) {
+  const size_t page = slot / kPage, offset = slot % kPage, d = a.head_dim;
+  const size_t base = (page * a.kv_heads + head) * d * kPage;
+  if (a.bf16) {
+    uint16_t* keys = static_cast<uint16_t*>(a.keys) + base + offset;
+    uint16_t buffer[kMaxHeadDim];
+    for (size_t i = 0; i < d; i += 16) store_bf16(buffer + i, load(key + i));
+    for (size_t i = 0; i < d; ++i) keys[i * kPage] = buffer[i];
+    uint16_t* values = static_cast<uint16_t*>(a.values) + base + offset * d;
+    for (size_t i = 0; i < d; i += 16) store_bf16(values + i, load(value + i));
+  } else {
+    float* keys = static_cast<float*>(a.keys) + base + offset;
+    for (size_t i = 0; i < d; ++i) keys[i * kPage] = key[i];
+    memcpy(static_cast<float*>(a.values) + base + offset * d, value, d * sizeof(float));
+  }
+}
+
+static void rope_store(const RopeStore& a, int r0, int r1) {
+  const int d = a.head_dim, half = d / 2;
+  const size_t stride = static_cast<size_t>(a.heads + 2 * a.kv_heads) * d;
+  for (int r = r0; r < r1; ++r) {
+    float* row = a.qkv + r * stride;
+    const float* cos = a.cos + static_cast<size_t>(a.positions[r]) * half;
+    const float* sin = a.sin + static_cast<size_t>(a.positions[r]) * half;
+    for (int h = 0; h < a.heads + a.kv_heads; ++h) {
+      float* head = row + static_cast<size_t>(h) * d;
+      const float* norm = h < a.heads ? a.q_norm : a.k_norm;
+      if (norm) scale_by(head, norm, 1.0f / __builtin_sqrtf(square_sum(head, d) / d + a.eps), head, d);
+      rotate(head, cos, sin, half);
+    }
+    for (int h = 0; h < a.kv_heads; ++h)
+      store_key_value(a, a.slots[r], h, row + static_cast<size_t>(a.heads + h) * d,
+                      row + static_cast<size_t>(a.heads + a.kv_heads + h) * d);
+  }
+}

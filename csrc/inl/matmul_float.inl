@@ -1,0 +1,99 @@
+// y = x W^T for weights kept as bf16, f16 or f32, in float32 arithmetic. Included inside an ISA's namespace.
+
+template <Kind kind>
+QWICK_INLINE F32 weights_at(const uint8_t* tile, int i) {  // the 16 rows' weights for k = i
+  const size_t at = static_cast<size_t>(i) * kTile;
+  if constexpr (kind == Kind::F32) return load(reinterpret_cast<const float*>(tile) + at);
+  if constexpr (kind == Kind::BF16) return load_bf16(reinterpret_cast<const uint16_t*>(tile) + at);
+  return load_f16(reinterpret_cast<const uint16_t*>(tile) + at);
+}
+
+// Four partial sums for one row: a single chain of multiply-adds would wait on its own latency.
+template <Kind kind, int M>
+static void small_float_tile(const Segment& w, int t, const Rows& x, const Output& out) {
+  constexpr int chains = M == 1 ? 4 : M == 2 ? 2 : 1;
+  const uint8_t* tile = w.tile(t);
+  F32 sum[M][chains];
+  for (int r = 0; r < M; ++r)
+    for (int c = 0; c < chains; ++c) sum[r][c] = set1(0.0f);
+  int i = 0;
+  for (; i + chains <= w.k; i += chains)
+    for (int c = 0; c < chains; ++c) {
+      const F32 v = weights_at<kind>(tile, i + c);
+      for (int r = 0; r < M; ++r)
+        sum[r][c] = fma(v, set1(x.x[static_cast<size_t>(r) * x.k + i + c]), sum[r][c]);
+    }
+  for (; i < w.k; ++i)
+    for (int r = 0; r < M; ++r)
+      sum[r][0] = fma(weights_at<kind>(tile, i), set1(x.x[static_cast<size_t>(r) * x.k + i]), sum[r][0]);
+  for (int r = 0; r < M; ++r) {
+    for (int c = 1; c < chains; ++c) sum[r][0] = add(sum[r][0], sum[r][c]);
+    put(out, r, w.first + t * kTile, w.n - t * kTile, sum[r][0]);
+  }
+}
+
+template <Kind kind>
+static void small_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
+  for (int t = t0; t < t1; ++t) {
+    if (x.m == 1) small_float_tile<kind, 1>(w, t, x, out);
+    if (x.m == 2) small_float_tile<kind, 2>(w, t, x, out);
+    if (x.m == 3) small_float_tile<kind, 3>(w, t, x, out);
+    if (x.m == 4) small_float_tile<kind, 4>(w, t, x, out);
+  }
+}
+
+template <Kind kind, int M>
+static void panel_float_rows(const Segment& w, int t0, int tiles, const Rows& x, int r0, const Output& out) {
+  const uint8_t *tile0 = w.tile(t0), *tile1 = w.tile(tiles > 1 ? t0 + 1 : t0);
+  F32 sum[M][2];
+  for (int r = 0; r < M; ++r) sum[r][0] = sum[r][1] = set1(0.0f);
+  const float* row = x.x + static_cast<size_t>(r0) * x.k;
+  for (int i = 0; i < w.k; ++i) {
+    const F32 w0 = weights_at<kind>(tile0, i), w1 = weights_at<kind>(tile1, i);
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r) {
+      const F32 v = set1(row[static_cast<size_t>(r) * x.k + i]);
+      sum[r][0] = fma(w0, v, sum[r][0]);
+      sum[r][1] = fma(w1, v, sum[r][1]);
+    }
+  }
+  for (int j = 0; j < tiles; ++j)
+    for (int r = 0; r < M; ++r)
+      put(out, r0 + r, w.first + (t0 + j) * kTile, w.n - (t0 + j) * kTile, sum[r][j]);
+}
+
+template <Kind kind>
+static void panel_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void*) {
+  constexpr int M = 8;
+  for (int t = t0; t < t1; t += 2) {
+    const int tiles = t1 - t < 2 ? 1 : 2;
+    int r = 0;
+    for (; r + M <= x.m; r += M) panel_float_rows<kind, M>(w, t, tiles, x, r, out);
+    for (; r + 2 <= x.m; r += 2) panel_float_rows<kind, 2>(w, t, tiles, x, r, out);
+    if (r < x.m) panel_float_rows<kind, 1>(w, t, tiles, x, r, out);
+  }
+}
+
+static void small(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
+  switch (w.kind) {
+    case Kind::I4: return small_int<Kind::I4>(w, t0, t1, x, out);
+    case Kind::I5: return small_int<Kind::I5>(w, t0, t1, x, out);
+    case Kind::I6: return small_int<Kind::I6>(w, t0, t1, x, out);
+    case Kind::I8: return small_int<Kind::I8>(w, t0, t1, x, out);
+    case Kind::BF16: return small_float<Kind::BF16>(w, t0, t1, x, out);
+    case Kind::F16: return small_float<Kind::F16>(w, t0, t1, x, out);
+    case Kind::F32: return small_float<Kind::F32>(w, t0, t1, x, out);
+  }
+}
+
+static void panel(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch) {
+  switch (w.kind) {
+    case Kind::I4: return panel_int<Kind::I4>(w, t0, t1, x, out, scratch);
+    case Kind::I5: return panel_int<Kind::I5>(w, t0, t1, x, out, scratch);
+    case Kind::I6: return panel_int<Kind::I6>(w, t0, t1, x, out, scratch);
+    case Kind::I8: return panel_int<Kind::I8>(w, t0, t1, x, out, scratch);
+    case Kind::BF16: return panel_float<Kind::BF16>(w, t0, t1, x, out, scratch);
+    case Kind::F16: return panel_float<Kind::F16>(w, t0, t1, x, out, scratch);
+    case Kind::F32: return panel_float<Kind::F32>(w, t0, t1, x, out, scratch);
+  }
+}

@@ -1,0 +1,34 @@
+// Plain C++ for any CPU, written with vector extensions that the compiler lowers to what the base ABI has.
+#include "../kernels.h"
+
+#include <string.h>
+
+namespace qwick {
+namespace scalar {
+namespace {
+#include "../simd/portable.h"
+
+#include "../inl/prepare.inl"
+
+#include "../inl/matmul_int.inl"
+
+#include "../inl/matmul_float.inl"
+
+#include "../inl/elementwise.inl"
+
+#include "../inl/attention.inl"
+
+#include "../inl/measure.inl"
+}  // namespace
+}  // namespace scalar
+
+extern const Kernels kScalar = {
+    "scalar", 0, true,
+    {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
+    {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
+    scalar::int_panel_bytes, scalar::prepare, scalar::small, scalar::panel, scalar::add_rms_norm,
+    scalar::swiglu, scalar::rope_store, scalar::attention, kMaxQueryRows * kMaxHeadDim, scalar::read,
+    scalar::busy,
+};
+
+}  // namespace qwick

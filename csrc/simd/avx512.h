@@ -1,0 +1,91 @@
+// 16 lanes of float or int and 64 bytes as AVX-512 registers; the functions of simd/portable.h.
+// Included once per isa/*.cpp inside its namespace.
+
+typedef __m512 F32;
+typedef __m512i I32;
+typedef __m512i U8;
+
+#define QWICK_INLINE static inline __attribute__((always_inline))
+
+QWICK_INLINE __mmask16 lanes(int n) {
+  return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << n) - 1);
+}
+
+QWICK_INLINE F32 load(const float* p) { return _mm512_loadu_ps(p); }
+QWICK_INLINE void store(float* p, F32 v) { _mm512_storeu_ps(p, v); }
+QWICK_INLINE F32 set1(float v) { return _mm512_set1_ps(v); }
+QWICK_INLINE F32 add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
+QWICK_INLINE F32 sub(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
+QWICK_INLINE F32 mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
+QWICK_INLINE F32 div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
+QWICK_INLINE F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
+QWICK_INLINE F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
+QWICK_INLINE F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
+QWICK_INLINE F32 abs(F32 a) { return _mm512_abs_ps(a); }
+QWICK_INLINE float reduce_add(F32 v) { return _mm512_reduce_add_ps(v); }
+QWICK_INLINE float reduce_max(F32 v) { return _mm512_reduce_max_ps(v); }
+QWICK_INLINE F32 first_lanes(F32 a, F32 b, int n) { return _mm512_mask_blend_ps(lanes(n), b, a); }
+QWICK_INLINE F32 load_some(const float* p, int n) { return _mm512_maskz_loadu_ps(lanes(n), p); }
+QWICK_INLINE void store_some(float* p, F32 v, int n) { _mm512_mask_storeu_ps(p, lanes(n), v); }
+
+QWICK_INLINE I32 set1(int32_t v) { return _mm512_set1_epi32(v); }
+QWICK_INLINE I32 add(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
+QWICK_INLINE F32 to_float(I32 v) { return _mm512_cvtepi32_ps(v); }
+QWICK_INLINE I32 round_to_int(F32 v) { return _mm512_cvtps_epi32(v); }
+QWICK_INLINE F32 exponent_of(I32 n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+QWICK_INLINE int reduce_add(I32 v) { return _mm512_reduce_add_epi32(v); }
+QWICK_INLINE void store_i8(int8_t* p, I32 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(v));
+}
+
+QWICK_INLINE F32 load_bf16(const uint16_t* p) {
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+QWICK_INLINE void store_bf16(uint16_t* p, F32 v) {  // to nearest, ties to even; NaN stays NaN
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i out = _mm512_srli_epi32(
+      _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  out = _mm512_mask_or_epi32(out, nan, _mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(out));
+}
+QWICK_INLINE F32 load_f16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+QWICK_INLINE F32 load_u8(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+QWICK_INLINE F32 load_i8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+
+QWICK_INLINE U8 load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+QWICK_INLINE void store_bytes(uint8_t* p, U8 v) { _mm512_storeu_si512(p, v); }
+QWICK_INLINE U8 low_nibbles(U8 v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
+QWICK_INLINE U8 high_nibbles(U8 v) { return low_nibbles(_mm512_srli_epi16(v, 4)); }
+template <int shift>
+QWICK_INLINE U8 shifted(U8 v) {  // left when positive; bits that cross bytes are masked off by the callers
+  if constexpr (shift > 0) return _mm512_slli_epi16(v, shift);
+  if constexpr (shift < 0) return _mm512_srli_epi16(v, -shift);
+  return v;
+}
+constexpr int kAndOr = 0xea;  // ternary logic of (a & b) | c
+template <int t>
+QWICK_INLINE U8 with_bit(U8 low, U8 plane) {
+  return _mm512_ternarylogic_epi32(shifted<4 - t>(plane), _mm512_set1_epi8(16), low, kAndOr);
+}
+template <int t>
+QWICK_INLINE U8 with_bits(U8 low, U8 plane) {
+  return _mm512_ternarylogic_epi32(shifted<4 - 2 * t>(plane), _mm512_set1_epi8(48), low, kAndOr);
+}
+QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
+  int32_t four;
+  memcpy(&four, x, 4);
+  return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+}

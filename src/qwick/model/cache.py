@@ -1,0 +1,50 @@
+"""The memory of a decoder's sequences: pages of keys and values.
+
+A page holds PAGE_SIZE tokens of every layer. Which sequence owns which page is the engine's business.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwick.errors import ResourceError
+from qwick.model.arch import Arch
+from qwick.native.ops import PAGE_SIZE
+
+KV_DTYPES = {"bf16": np.dtype(np.uint16), "f32": np.dtype(np.float32)}
+
+
+def page_bytes(arch: Arch, kv: str) -> int:
+    """Bytes of one page in all layers, keys and values."""
+    return 2 * arch.layers * arch.kv_dim * PAGE_SIZE * KV_DTYPES[kv].itemsize
+
+
+class KVCache:
+    """`keys[layer]`: [pages, kv_heads, head_dim, PAGE_SIZE], `values[layer]`: [pages, kv_heads,
+    PAGE_SIZE, head_dim]; float32, or bf16 held as uint16.
+
+    Keys lie transposed so that the scores of PAGE_SIZE tokens are vectors. The memory is virtual until a page
+    is first written.
+    """
+
+    def __init__(self, arch: Arch, pages: int, kv: str = "bf16") -> None:
+        dtype = KV_DTYPES[kv]
+        self.pages = pages
+        try:
+            self.keys: list[NDArray[Any]] = [
+                np.zeros((pages, arch.kv_heads, arch.head_dim, PAGE_SIZE), dtype)
+                for _ in range(arch.layers)
+            ]
+            self.values: list[NDArray[Any]] = [
+                np.zeros((pages, arch.kv_heads, PAGE_SIZE, arch.head_dim), dtype)
+                for _ in range(arch.layers)
+            ]
+        except MemoryError:
+            raise ResourceError(
+                f"the KV cache needs {pages * page_bytes(arch, kv):,} bytes for {pages:,} pages, "
+                "which this machine does not give",
+                hint="ask for a shorter context",
+            ) from None

@@ -1,0 +1,172 @@
+"""The Qwen decoder: Qwen1.5, Qwen2, Qwen2.5 and Qwen3, dense. Read `Decoder.forward` top to bottom.
+
+The generations differ by switches of `Arch`: `qkv_bias`, `qk_norm`, `tied`. Knows layers and pages; knows nothing of
+requests, text or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwick.model.arch import Arch
+from qwick.model.batch import Batch
+from qwick.model.cache import PAGE_SIZE, KVCache, page_bytes
+from qwick.model.layers import F32, Buffers, Embedding, Linear, RMSNorm, Rope
+from qwick.native import ops
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that a checkpoint must hold: its name there and its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def tensor_table(arch: Arch) -> Iterator[TensorSpec]:
+    """Every tensor of the architecture, under the checkpoint's names; loader and writers read this table."""
+    hidden, inner = arch.hidden, arch.intermediate
+    yield TensorSpec("model.embed_tokens.weight", (arch.vocab, hidden))
+    for i in range(arch.layers):
+        layer = f"model.layers.{i}."
+        yield TensorSpec(layer + "input_layernorm.weight", (hidden,))
+        for name, width in (("q", arch.q_dim), ("k", arch.kv_dim), ("v", arch.kv_dim)):
+            yield TensorSpec(f"{layer}self_attn.{name}_proj.weight", (width, hidden))
+            if arch.qkv_bias:
+                yield TensorSpec(f"{layer}self_attn.{name}_proj.bias", (width,))
+        if arch.qk_norm:
+            yield TensorSpec(layer + "self_attn.q_norm.weight", (arch.head_dim,))
+            yield TensorSpec(layer + "self_attn.k_norm.weight", (arch.head_dim,))
+        yield TensorSpec(layer + "self_attn.o_proj.weight", (hidden, arch.q_dim))
+        yield TensorSpec(layer + "post_attention_layernorm.weight", (hidden,))
+        yield TensorSpec(layer + "mlp.gate_proj.weight", (inner, hidden))
+        yield TensorSpec(layer + "mlp.up_proj.weight", (inner, hidden))
+        yield TensorSpec(layer + "mlp.down_proj.weight", (hidden, inner))
+    yield TensorSpec("model.norm.weight", (hidden,))
+    if not arch.tied:
+        yield TensorSpec("lm_head.weight", (arch.vocab, hidden))
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Grouped-query attention over pages."""
+
+    qkv: Linear
+    norms: tuple[F32, F32] | None  # of queries and keys, per head
+    out: Linear
+
+    def __call__(self, arch: Arch, rope: Rope, batch: Batch, cache: KVCache, layer: int, b: Buffers) -> None:
+        """b.normed -> b.delta, F32[m, hidden]; this step's keys and values go to the cache."""
+        keys, values = cache.keys[layer], cache.values[layer]
+        self.qkv(b.normed, b.qkv)
+        ops.rope_store(
+            b.qkv, arch.heads, rope.cos, rope.sin, batch.positions, batch.slots,
+            self.norms, arch.rms_eps, keys, values,
+        )  # fmt: skip
+        ops.attention(
+            b.qkv, arch.heads, keys, values, batch.pages, batch.starts, batch.positions, b.attended
+        )
+        self.out(b.attended, b.delta)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """SwiGLU feed-forward."""
+
+    gate_up: Linear
+    down: Linear
+
+    def __call__(self, b: Buffers) -> None:
+        """b.normed -> b.delta, F32[m, hidden]."""
+        self.gate_up(b.normed, b.gate_up)
+        ops.swiglu(b.gate_up, b.activated)
+        self.down(b.activated, b.delta)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer: norm, attention, norm, MLP, with the residual additions folded into the norms."""
+
+    attention_norm: RMSNorm
+    attention: Attention
+    mlp_norm: RMSNorm
+    mlp: MLP
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The decoder's parameters, ready for the kernels."""
+
+    embedding: Embedding
+    blocks: tuple[Block, ...]
+    norm: RMSNorm
+    head: Linear
+
+
+class Decoder:
+    """A model that turns a Batch into hidden states and those into logits. Not thread-safe."""
+
+    page_size = PAGE_SIZE
+
+    def __init__(self, arch: Arch, weights: Weights, *, context: int, kv: str = "bf16") -> None:
+        self.arch = arch
+        self.weights = weights
+        self.context = context
+        self.kv = kv
+        self.rope = Rope(arch, context)
+        self.buffers = Buffers(arch, 1)
+        self._logits = np.empty((1, arch.vocab), np.float32)
+        self._wanted = np.empty((1, arch.hidden), np.float32)
+
+    def new_cache(self, pages: int) -> KVCache:
+        """Memory for `pages` pages of PAGE_SIZE tokens."""
+        return KVCache(self.arch, pages, self.kv)
+
+    def cache_bytes(self, pages: int) -> int:
+        """Bytes that `pages` pages take once written."""
+        return pages * page_bytes(self.arch, self.kv)
+
+    def forward(self, batch: Batch, cache: KVCache) -> F32:
+        """Run one step; returns the final-normed states of batch.logit_rows.
+
+        F32[r, hidden], valid until the next call. Raises IndexError for ids, positions, slots or pages
+        out of range (a defect of the caller).
+        """
+        m = len(batch.ids)
+        if m > self.buffers.m:
+            self.buffers = Buffers(self.arch, m)
+        b = self.buffers.first(m)
+        w = self.weights
+        w.embedding(batch.ids, b.x)
+        delta = None
+        for layer, block in enumerate(w.blocks):
+            block.attention_norm(b.x, delta, b.normed)
+            block.attention(self.arch, self.rope, batch, cache, layer, b)
+            block.mlp_norm(b.x, b.delta, b.normed)
+            block.mlp(b)
+            delta = b.delta
+        return self._final_states(b, batch)
+
+    def _final_states(self, b: Buffers, batch: Batch) -> F32:
+        """Norm only the rows whose logits are wanted."""
+        rows = batch.logit_rows
+        x = b.x[rows] + b.delta[rows]
+        if len(rows) > len(self._wanted):
+            self._wanted = np.empty((len(rows), self.arch.hidden), np.float32)
+        out = self._wanted[: len(rows)]
+        if len(rows):
+            self.weights.norm(x, None, out)
+        return out
+
+    def logits(self, hidden: F32) -> F32:
+        """hidden: F32[r, hidden] -> F32[r, vocab], padding columns included; valid until the next call."""
+        r = len(hidden)
+        if r > len(self._logits):
+            self._logits = np.empty((r, self.arch.vocab), np.float32)
+        out = self._logits[:r]
+        if r:
+            self.weights.head(hidden, out)
+        return out

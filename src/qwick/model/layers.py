@@ -1,0 +1,90 @@
+"""The pieces of a decoder: linear map, embedding, norm, rotation tables, and the buffers they write to.
+
+Each does one kernel call. Shapes: m rows (tokens) of a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwick.model.arch import Arch
+from qwick.native import ops
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+U8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x W^T + bias. Several stored matrices may lie side by side in one (query, key and value)."""
+
+    weight: ops.Packed
+    bias: F32 | None = None
+
+    def __call__(self, x: F32, out: F32) -> None:
+        """x: F32[m, k] -> out: F32[m, n]."""
+        ops.matmul(x, self.weight, out, self.bias)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Token rows, decoded straight from the stored bytes: never packed, and only touched rows are read."""
+
+    stored: str  # stored type, as ops.gather_rows names it
+    data: U8
+    rows: int
+
+    def __call__(self, ids: I32, out: F32) -> None:
+        """ids: I32[m] -> out: F32[m, hidden]."""
+        ops.gather_rows(self.stored, self.data, self.rows, ids, out)
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """Root-mean-square norm; adds the block's output to the residual stream in the same pass."""
+
+    weight: F32
+    eps: float
+
+    def __call__(self, x: F32, delta: F32 | None, out: F32) -> None:
+        """X += delta; out = norm(x).  x, delta, out: F32[m, hidden]."""
+        ops.add_rms_norm(x, delta, self.weight, self.eps, out)
+
+
+class Rope:
+    """cos and sin of position * theta^(-2i / head_dim): F32[context, head_dim / 2] (Su et al. 2021)."""
+
+    def __init__(self, arch: Arch, context: int) -> None:
+        half = arch.head_dim // 2
+        frequencies = arch.rope_theta ** -(np.arange(half, dtype=np.float64) / half)
+        angles = np.arange(context, dtype=np.float64)[:, None] * frequencies
+        self.cos: F32 = np.cos(angles).astype(np.float32)
+        self.sin: F32 = np.sin(angles).astype(np.float32)
+
+
+class Buffers:
+    """Every temporary of a forward pass over m rows, reused by all layers and all steps."""
+
+    def __init__(self, arch: Arch, m: int) -> None:
+        def rows(width: int) -> F32:
+            return np.empty((m, width), np.float32)
+
+        self.m = m
+        self.x = rows(arch.hidden)  # the residual stream
+        self.normed = rows(arch.hidden)
+        self.qkv = rows(arch.q_dim + 2 * arch.kv_dim)
+        self.attended = rows(arch.q_dim)
+        self.gate_up = rows(2 * arch.intermediate)
+        self.activated = rows(arch.intermediate)
+        self.delta = rows(arch.hidden)  # a block's output, added by the next norm
+
+    def first(self, m: int) -> Buffers:
+        """The first m rows of every buffer, as views."""
+        view = object.__new__(Buffers)
+        for name, array in vars(self).items():
+            setattr(view, name, m if name == "m" else array[:m])
+        return view

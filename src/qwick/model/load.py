@@ -1,0 +1,136 @@
+"""From an opened checkpoint to a Decoder: tensors checked against the table, decoded or packed.
+
+What is missing, unexpected or misshapen is reported in one message, before anything is packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qwick.errors import FormatError, ParameterError, UnsupportedError
+from qwick.model.arch import Arch, read_arch
+from qwick.model.cache import KV_DTYPES
+from qwick.model.decoder import MLP, Attention, Block, Decoder, Weights, tensor_table
+from qwick.model.layers import F32, Embedding, Linear, RMSNorm
+from qwick.native import ops
+from qwick.quant.decode import decode
+from qwick.quant.types import StoredType
+
+if TYPE_CHECKING:
+    from qwick.formats.checkpoint import Checkpoint, Tensor
+
+Progress = Callable[[int, int], None]  # bytes packed so far, bytes in all
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    context: int | None = None,
+    kv: str = "bf16",
+    progress: Progress | None = None,
+) -> Decoder:
+    """Build the checkpoint's decoder. The checkpoint may be closed afterwards.
+
+    context: positions to prepare for, at most the model's own (the default). kv: "bf16" or "f32". Raises
+    ConfigError, FormatError (tensors), UnsupportedError (context beyond the model's), ParameterError.
+    """
+    arch = read_arch(checkpoint.config)
+    if context is None:
+        context = arch.context
+    if type(context) is not int or context < 1:
+        raise ParameterError(f"context is {context!r}; allowed: a whole number from 1")
+    if context > arch.context:
+        raise UnsupportedError(
+            f"a context of {context:,} tokens was asked for; the model was trained for {arch.context:,}",
+            hint=f"ask for at most {arch.context}",
+        )
+    if kv not in KV_DTYPES:
+        raise ParameterError(f"kv is {kv!r}; allowed: {', '.join(KV_DTYPES)}")
+    _check(checkpoint, arch)
+    return Decoder(arch, _Loader(checkpoint, arch, progress).weights(), context=context, kv=kv)
+
+
+def _check(checkpoint: Checkpoint, arch: Arch) -> None:
+    """Compare the checkpoint's tensors with the architecture's table."""
+    expected = {spec.name: spec.shape for spec in tensor_table(arch)}
+    found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    # Saved by old exporters: a constant, and a copy of the tied embedding.
+    spare = {n for n in found if n.endswith("rotary_emb.inv_freq")}
+    spare |= {"lm_head.weight"} if arch.tied else set()
+    faults = [f"missing: {n} {list(s)}" for n, s in expected.items() if n not in found]
+    faults += [f"unexpected: {n} {list(found[n])}" for n in found if n not in expected and n not in spare]
+    faults += [
+        f"{n} has the shape {list(found[n])}, expected {list(s)}"
+        for n, s in expected.items()
+        if n in found and found[n] != s
+    ]
+    if faults:
+        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise FormatError(
+            f"{checkpoint.path}: the tensors do not fit the config: {'; '.join(faults[:8])}{more}"
+        )
+
+
+class _Loader:
+    def __init__(self, checkpoint: Checkpoint, arch: Arch, progress: Progress | None) -> None:
+        self.tensors = checkpoint.tensors
+        self.arch = arch
+        self.progress = progress
+        self.done = 0
+        self.total = sum(t.data.nbytes for t in self.tensors.values())
+
+    def weights(self) -> Weights:
+        embedding = self.tensors["model.embed_tokens.weight"]
+        head = "model.embed_tokens.weight" if self.arch.tied else "lm_head.weight"
+        return Weights(
+            embedding=Embedding(_stored(embedding.type), embedding.data, embedding.shape[0]),
+            blocks=tuple(self._block(f"model.layers.{i}.") for i in range(self.arch.layers)),
+            norm=self._norm("model.norm.weight"),
+            head=Linear(self._pack(head)),
+        )
+
+    def _block(self, layer: str) -> Block:
+        heads = [f"{layer}self_attn.{name}_proj" for name in "qkv"]
+        bias = norms = None
+        if self.arch.qkv_bias:
+            bias = np.concatenate([self._vector(h + ".bias") for h in heads])
+        if self.arch.qk_norm:
+            attn = layer + "self_attn."
+            norms = (self._vector(attn + "q_norm.weight"), self._vector(attn + "k_norm.weight"))
+        qkv = Linear(self._pack(*(h + ".weight" for h in heads)), bias)
+        return Block(
+            attention_norm=self._norm(layer + "input_layernorm.weight"),
+            attention=Attention(qkv, norms, Linear(self._pack(layer + "self_attn.o_proj.weight"))),
+            mlp_norm=self._norm(layer + "post_attention_layernorm.weight"),
+            mlp=MLP(
+                Linear(self._pack(layer + "mlp.gate_proj.weight", layer + "mlp.up_proj.weight")),
+                Linear(self._pack(layer + "mlp.down_proj.weight")),
+            ),
+        )
+
+    def _norm(self, name: str) -> RMSNorm:
+        return RMSNorm(self._vector(name), self.arch.rms_eps)
+
+    def _vector(self, name: str) -> F32:
+        tensor = self.tensors[name]
+        return decode(tensor.type, tensor.data.reshape(1, -1)).reshape(-1)
+
+    def _pack(self, *names: str) -> ops.Packed:
+        tensors = [self.tensors[name] for name in names]
+        packed = ops.pack([_part(t) for t in tensors])
+        self.done += sum(t.data.nbytes for t in tensors)
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+        return packed
+
+
+def _stored(kind: StoredType) -> str:
+    return kind.name.lower()
+
+
+def _part(tensor: Tensor) -> tuple[str, ops.U8, int, int]:
+    n, k = tensor.shape
+    return _stored(tensor.type), tensor.data, n, k

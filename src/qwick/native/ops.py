@@ -1,0 +1,221 @@
+"""Every kernel: its shapes, dtypes and aliasing. The only importer of the extension module.
+
+Arrays are C-contiguous and on the CPU; a wrong dtype or layout is a TypeError, a wrong shape a ValueError, an
+index out of range an IndexError: these are defects of the caller's code, not of a user's input. Outputs are
+written in place and must not overlap inputs unless said. Each call uses all threads of the pool and releases
+the GIL; concurrent calls take turns. `reference.py` has the same functions in NumPy.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwick import settings
+from qwick.errors import NativeBuildError
+
+if TYPE_CHECKING:
+    F32 = NDArray[np.float32]
+    I32 = NDArray[np.int32]
+    U8 = NDArray[np.uint8]
+
+try:
+    from qwick.native import _native as _ext
+except ImportError as error:  # pragma: no cover - only in a broken installation
+    raise NativeBuildError(
+        f"the compiled kernels cannot be loaded: {error}",
+        hint="install qwick with pip, which compiles them: it needs a C++17 compiler (g++)",
+    ) from error
+
+PAGE_SIZE = 32
+"""Tokens per page of the KV cache: the layout of keys depends on it (csrc/kernels.h, kPage)."""
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """A set of kernels in this build. `missing` is what the CPU lacks for it ('' if nothing)."""
+
+    name: str
+    missing: str
+    selectable: bool  # False: an emulation for tests, used only when forced
+
+    @property
+    def usable(self) -> bool:
+        """Whether this CPU can run it."""
+        return not self.missing
+
+
+class Packed:
+    """Weights laid out for the kernels: one or several matrices `[n_i, k]` side by side, `n` outputs.
+
+    Immutable, and independent of the arrays it was made from. `segments` lists (packed class, n_i);
+    `bytes` is the memory it holds.
+    """
+
+    __slots__ = ("bytes", "handle", "k", "n", "segments")
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.n: int = handle.n
+        self.k: int = handle.k
+        self.bytes: int = handle.bytes
+        self.segments: list[tuple[str, int]] = handle.segments
+
+
+def pack(parts: Sequence[tuple[str, U8, int, int]]) -> Packed:
+    """Pack matrices that share their input: each part is (stored type, bytes, n, k).
+
+    Stored types: "f32", "f16", "bf16", "q4_k", "q5_0", "q6_k", "q8_0"; bytes: U8[n * row bytes], rows of whole
+    blocks as a GGUF file has them. Packing never rounds. Raises ValueError where sizes disagree.
+    """
+    return Packed(_ext.pack(list(parts)))
+
+
+def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None) -> None:
+    """out = x W^T + bias.  x: F32[m, k] · out: F32[m, n] · bias: F32[n].
+
+    Integer weights meet x in 8 bits with a scale per 32 (or in bf16, on a matrix unit); float weights meet
+    it in float32 (bf16 weights on a matrix unit: in bf16). `reference.matmul` states it exactly.
+    """
+    _ext.matmul(w.handle, x, out, bias)
+
+
+def unpack(w: Packed) -> F32:
+    """Return the values that packed weights stand for: F32[n, k], bit for bit those of the stored blocks."""
+    out = np.empty((w.n, w.k), np.float32)
+    _ext.unpack(w.handle, out)
+    return out
+
+
+def gather_rows(stored: str, data: U8, n: int, ids: I32, out: F32) -> None:
+    """out[i] = row ids[i] of a stored (not packed) matrix [n, k], decoded.
+
+    stored, data: as in `pack` · ids: I32[m], 0 <= id < n · out: F32[m, k].
+    """
+    _ext.gather_rows(stored, data, n, ids, out)
+
+
+def add_rms_norm(x: F32, delta: F32 | None, weight: F32, eps: float, out: F32) -> None:
+    """X += delta (when given); out = x / sqrt(mean(x^2) + eps) * weight.
+
+    x, delta, out: F32[m, n], x updated in place · weight: F32[n]. Zhang and Sennrich 2019.
+    """
+    _ext.add_rms_norm(x, delta, weight, eps, out)
+
+
+def swiglu(gate_up: F32, out: F32) -> None:
+    """out = silu(gate) * up.  gate_up: F32[m, 2n], gate first · out: F32[m, n]. Shazeer 2020."""
+    _ext.swiglu(gate_up, out)
+
+
+def rope_store(
+    qkv: F32,
+    heads: int,
+    cos: F32,
+    sin: F32,
+    positions: I32,
+    slots: I32,
+    norms: tuple[F32, F32] | None,
+    eps: float,
+    keys: NDArray[Any],
+    values: NDArray[Any],
+) -> None:
+    """Rotate queries and keys in place, and put keys and values into their cache slots.
+
+    qkv: F32[m, (heads + 2 kv_heads) * head_dim], queries first · cos, sin: F32[positions, head_dim / 2] ·
+    positions, slots: I32[m] · norms: RMSNorm weights F32[head_dim] of queries and keys, applied per head
+    before the rotation (Qwen3) · keys: [pages, kv_heads, head_dim, PAGE_SIZE], values:
+    [pages, kv_heads, PAGE_SIZE, head_dim], both float32 or both bf16 held as uint16. Component i turns with
+    component i + head_dim / 2 (Su et al. 2021, in the GPT-NeoX pairing).
+    """
+    q_norm, k_norm = norms if norms is not None else (None, None)
+    _ext.rope_store(qkv, heads, cos, sin, positions, slots, q_norm, k_norm, eps, keys, values)
+
+
+def attention(
+    qkv: F32,
+    heads: int,
+    keys: NDArray[Any],
+    values: NDArray[Any],
+    pages: I32,
+    starts: I32,
+    positions: I32,
+    out: F32,
+) -> None:
+    """Causal attention of each row over its own sequence's pages, scaled by 1/sqrt(head_dim).
+
+    qkv: F32[m, (heads + 2 kv_heads) * head_dim], of which the queries are read · keys, values: as rope_store
+    left them · pages: I32[s, p] · starts: I32[s + 1], rows of each sequence · positions: I32[m]; a row sees
+    the positions 0 to its own · out: F32[m, heads * head_dim].
+    """
+    _ext.attention(qkv, heads, keys, values, pages, starts, positions, out)
+
+
+# ---- the machine ----------------------------------------------------------------------------------------
+
+_chosen = threading.Event()
+
+
+def _choose_once() -> None:
+    """Obey QWICK_ISA and QWICK_THREADS at the first use."""
+    if _chosen.is_set():
+        return
+    _chosen.set()
+    name = settings.ISA.get()
+    if name is not None:
+        force(name)
+    count = settings.THREADS.get()
+    if count is not None:
+        set_threads(count)
+
+
+def available() -> list[InstructionSet]:
+    """Every instruction set in this build, best first."""
+    return [InstructionSet(*entry) for entry in _ext.available()]
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    name: str = _ext.isa()
+    return name
+
+
+def force(name: str) -> None:
+    """Use the named instruction set from now on; NativeBuildError if unknown or unsupported."""
+    try:
+        _ext.force(name)
+    except ValueError as error:
+        raise NativeBuildError(
+            str(error), hint="`qwick doctor` lists what this CPU can run"
+        ) from None
+
+
+def threads() -> int:
+    """Threads in the pool, the calling one included."""
+    count: int = _ext.threads()
+    return count
+
+
+def set_threads(count: int) -> None:
+    """Resize the pool (1 to 1024); waits for a running kernel."""
+    _ext.set_threads(count)
+
+
+def read_bandwidth(size: int = 512 << 20) -> float:
+    """Bytes per second that all threads together read from memory, over `size` bytes; best of five."""
+    rate: float = _ext.read_bandwidth(size)
+    return rate
+
+
+def peak_rate() -> float:
+    """Operations per second of the matrix kernels' instruction on registers alone (an upper bound)."""
+    rate: float = _ext.peak_rate()
+    return rate
+
+
+_choose_once()
