@@ -13,10 +13,15 @@ from cli.conftest import Run, environment
 from qwick.cli.main import BROKEN_PIPE, VERBS, main
 
 
-def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
+@pytest.mark.parametrize(
+    ("arguments", "words"), [([], VERBS), (["models"], ["pull", "list", "show", "rm"])]
+)
+def test_no_arguments_show_the_help(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert all(verb in out for verb in VERBS)
+    assert all(word in out for word in words)
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

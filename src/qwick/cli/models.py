@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwick.cli.show import json_option, listener, print_json, print_table, size_text
+from qwick.cli.progress import fetching
+from qwick.cli.show import json_option, print_json, print_table, size_text
 
 if TYPE_CHECKING:
     from qwick.hub import Stored
@@ -14,9 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["models"]
 
 
-@click.group()
-def models() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def models(ctx: click.Context) -> None:
     """Fetch, list, show and remove checkpoints."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @models.command()
@@ -28,10 +32,10 @@ def pull(names: tuple[str, ...], as_json: bool) -> None:
 
     store = hub.Store()
     found = [store.entry(name) for name in names or (hub.DEFAULT,)]  # refuse before fetching any
-    heard = listener()
     rows = []
     for entry in found:
-        path = store.pull(entry.name, heard)
+        with fetching() as listener:
+            path = store.pull(entry.name, listener)
         rows.append(_facts(store.show(entry.name)))
         if not as_json:
             click.echo(path)

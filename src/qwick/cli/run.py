@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwick.cli.show import json_option, listener, print_json
+from qwick.cli.progress import fetching
+from qwick.cli.show import json_option, print_json
 from qwick.errors import ModelNotFoundError, ParameterError, UsageError
 
 if TYPE_CHECKING:
@@ -127,7 +128,9 @@ def _load(model: str | None, threads: int | None, ctx: int | None) -> Qwen:
     from qwick import hub
     from qwick.llm import Qwen
 
-    return Qwen.load(hub.resolve(model, listener()), threads=threads, ctx=ctx)
+    with fetching() as listener:
+        path = hub.resolve(model, listener)
+    return Qwen.load(path, threads=threads, ctx=ctx)
 
 
 def _stream(qwen: Qwen, messages: list[dict[str, str]], sampling: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qwick.errors import ModelNotFoundError
 from qwick.hub.catalog import CATALOG, DEFAULT, Entry, find, near
-from qwick.hub.listener import Listener, StderrListener
+from qwick.hub.listener import Listener, SilentListener, StderrListener
 from qwick.hub.store import Store, Stored, attribution
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "DEFAULT",
     "Entry",
     "Listener",
+    "SilentListener",
     "StderrListener",
     "Store",
     "Stored",

@@ -6,12 +6,13 @@ Knows nothing about terminals; the command line brings its own listener with a p
 from __future__ import annotations
 
 import sys
+from typing import Protocol
 
-__all__ = ["Listener", "StderrListener"]
+__all__ = ["Listener", "SilentListener", "StderrListener"]
 
 
-class Listener:
-    """Hears about a fetch; this base class is silent. Calls come from the fetching thread.
+class Listener(Protocol):
+    """Hears about a fetch. Calls come from the fetching thread.
 
     An exception raised in either method stops the fetch, and nothing half-done is kept.
     """
@@ -21,6 +22,16 @@ class Listener:
 
     def notice(self, text: str) -> None:
         """Hear a sentence meant for a person: an attribution, a wait, a source given up on."""
+
+
+class SilentListener(Listener):
+    """Tells nobody."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Do nothing."""
+
+    def notice(self, text: str) -> None:
+        """Do nothing."""
 
 
 class StderrListener(Listener):

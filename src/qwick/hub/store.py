@@ -26,7 +26,7 @@ from typing import Literal, NoReturn
 from qwick import settings
 from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ResourceError
 from qwick.hub.catalog import CATALOG, Entry, find, near
-from qwick.hub.listener import Listener, StderrListener
+from qwick.hub.listener import Listener, SilentListener, StderrListener
 from qwick.hub.locks import locked
 from qwick.hub.sources import CHUNK, Source, SourceError, default_sources
 
@@ -121,7 +121,7 @@ class Store:
         folder = self.path(entry).parent
         if not folder.is_dir():
             raise ModelNotFoundError(f"{entry.name} is not in the store {self.home}")
-        with self._locked(entry, Listener()), self._writing():
+        with self._locked(entry, SilentListener()), self._writing():
             freed = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
             self._marker_path(entry).unlink(missing_ok=True)  # first: half-deleted is untrusted
             shutil.rmtree(folder)
