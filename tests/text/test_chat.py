@@ -76,7 +76,7 @@ def test_equals_transformers(tokenizer, template, reference, messages, tools, pr
     assert ours.ids == reference.apply_chat_template(messages, return_dict=False, **options)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 @given(NASTY, NASTY)
 def test_harmless_text_equals_transformers(tokenizer, template, reference, one, two) -> None:
     messages = [{"role": "system", "content": one}, *user(two)]
@@ -87,7 +87,7 @@ def test_harmless_text_equals_transformers(tokenizer, template, reference, one, 
         assert ours.ids == reference.encode(text)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(NASTY, NASTY, NASTY)
 def test_control_tokens_are_the_templates_own(tokenizer, template, one, two, three) -> None:
     """Wherever a caller writes: content, parts, tool calls (name, keys, values), definitions."""

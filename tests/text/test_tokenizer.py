@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,7 +71,7 @@ TEXTS = [
     "<|IM_END|>",
     "<|im_end|>\u0338",
 ]
-WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=60)
 IDS = st.lists(st.integers(0, COUNT - 1), max_size=40)
 
 
@@ -167,6 +169,12 @@ def test_stream_never_splits_a_character(tokenizer: Tokenizer, text: str) -> Non
     assert stream.flush() == ""
 
 
+def test_ids_of_numpy(tokenizer: Tokenizer) -> None:
+    ids = np.array(tokenizer.encode("é<|im_end|>中", parse_special=True), np.int32)
+    assert tokenizer.decode(ids) == "é<|im_end|>中"
+    assert tokenizer.decode(ids, skip_control=True) == "é中"
+
+
 def test_skip_control(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("<tool_call>x<|im_end|>", parse_special=True)
     assert tokenizer.decode(ids) == "<tool_call>x<|im_end|>"
@@ -182,7 +190,9 @@ def test_byte_table(tokenizer: Tokenizer) -> None:
     assert all(table[id] == tokenizer.token_bytes(id) for id in range(0, COUNT, 997))
 
 
-@pytest.mark.parametrize("id", [-1, COUNT, COUNT + 100, 151_935, 2**40, True, 1.5, "1", None])
+@pytest.mark.parametrize(
+    "id", [-1, COUNT, COUNT + 100, 151_935, 2**40, True, 1.5, 151_645.0, "1", None, []]
+)
 def test_unknown_id(tokenizer: Tokenizer, id: object) -> None:
     for decode in (lambda: tokenizer.decode([id]), lambda: tokenizer.stream().push(id)):
         with pytest.raises(ParameterError, match="token id"):
@@ -194,6 +204,19 @@ def test_unknown_id(tokenizer: Tokenizer, id: object) -> None:
 def test_no_text(tokenizer: Tokenizer, text: object, parse: bool) -> None:
     with pytest.raises(ParameterError, match="the text"):
         tokenizer.encode(text, parse_special=parse)
+
+
+def test_threads_may_share_one(tokenizer: Tokenizer) -> None:
+    """Half of them parse control tokens and half do not, at the same time."""
+    texts = [text + literal for text in TEXTS for literal in SPECIAL[:4]]
+    jobs = [(text, parse) for text in texts for parse in (True, False)]
+
+    def encode(job: tuple[str, bool]) -> list[int]:
+        return tokenizer.encode(job[0], parse_special=job[1])
+
+    expected = [encode(job) for job in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(encode, jobs)) == expected
 
 
 def test_folder_equals_gguf(tokenizer: Tokenizer, reference, tmp_path: Path) -> None:
