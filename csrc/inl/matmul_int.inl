@@ -69,10 +69,12 @@ QWICK_INLINE Scales group_scales(const uint8_t* scales, const uint8_t* super, in
   }
 }
 
-QWICK_INLINE void put(const Output& out, int row, int column, int n, F32 v) {
+// The sums of up to 16 outputs from `column` on, of which `left` exist.
+QWICK_INLINE void put(const Output& out, int row, int column, int left, F32 v) {
+  const int n = left < kTile ? left : kTile;
   if (out.bias) v = add(v, load_some(out.bias + column, n));
   float* y = out.y + static_cast<size_t>(row) * out.ld + column;
-  if (n >= kTile) {
+  if (n == kTile) {
     store(y, v);
   } else {
     store_some(y, v, n);

@@ -145,13 +145,17 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
     config = _Config(values)
     model_type = values.get("model_type")
     if model_type not in ("qwen2", "qwen3"):
-        raise ConfigError(f"the config says model_type={model_type!r}; implemented: 'qwen2', 'qwen3'")
+        raise ConfigError(
+            f"the config says model_type={model_type!r}; implemented: 'qwen2', 'qwen3'"
+        )
     config.expect("hidden_act", "silu")
     config.expect("use_sliding_window", False)
     config.expect("attention_bias", model_type == "qwen2")
     for kind in values.get("layer_types") or ():
         if kind != "full_attention":
-            raise ConfigError(f"the config says layer_types holds {kind!r}; implemented: 'full_attention'")
+            raise ConfigError(
+                f"the config says layer_types holds {kind!r}; implemented: 'full_attention'"
+            )
     _refuse_unknown(values)
     hidden = config.count("hidden_size", 1 << 16)
     heads = config.count("num_attention_heads", 1024)

@@ -58,7 +58,9 @@ class Attention:
     norms: tuple[F32, F32] | None  # of queries and keys, per head
     out: Linear
 
-    def __call__(self, arch: Arch, rope: Rope, batch: Batch, cache: KVCache, layer: int, b: Buffers) -> None:
+    def __call__(
+        self, arch: Arch, rope: Rope, batch: Batch, cache: KVCache, layer: int, b: Buffers
+    ) -> None:
         """b.normed -> b.delta, F32[m, hidden]; this step's keys and values go to the cache."""
         keys, values = cache.keys[layer], cache.values[layer]
         self.qkv(b.normed, b.qkv)

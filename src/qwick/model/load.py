@@ -61,7 +61,9 @@ def _check(checkpoint: Checkpoint, arch: Arch) -> None:
     spare = {n for n in found if n.endswith("rotary_emb.inv_freq")}
     spare |= {"lm_head.weight"} if arch.tied else set()
     faults = [f"missing: {n} {list(s)}" for n, s in expected.items() if n not in found]
-    faults += [f"unexpected: {n} {list(found[n])}" for n in found if n not in expected and n not in spare]
+    faults += [
+        f"unexpected: {n} {list(found[n])}" for n in found if n not in expected and n not in spare
+    ]
     faults += [
         f"{n} has the shape {list(found[n])}, expected {list(s)}"
         for n, s in expected.items()

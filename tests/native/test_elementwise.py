@@ -1,0 +1,167 @@
+"""Norm, SwiGLU, RoPE with the cache, and attention against their NumPy definitions, on every instruction set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from isa import isa  # noqa: F401
+from qwick.native import ops, reference
+
+PAGE = ops.PAGE_SIZE
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 896), (3, 17), (40, 1000), (5, 1), (200, 128)])
+@pytest.mark.parametrize("residual", [False, True])
+def test_add_rms_norm(isa: str, m: int, n: int, residual: bool) -> None:  # noqa: F811
+    rng = np.random.default_rng(n)
+    x = rng.standard_normal((m, n)).astype(np.float32) * 3
+    delta = rng.standard_normal((m, n)).astype(np.float32) if residual else None
+    weight = (1 + 0.3 * rng.standard_normal(n)).astype(np.float32)
+    ours, theirs, out, expected = x.copy(), x.copy(), np.empty_like(x), np.empty(x.shape)
+    ops.add_rms_norm(ours, delta, weight, 1e-6, out)
+    reference.add_rms_norm(theirs, delta, weight, 1e-6, expected)
+    assert np.array_equal(ours, theirs)
+    np.testing.assert_allclose(out, expected, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 4864), (3, 17), (70, 100), (2, 1)])
+def test_swiglu(isa: str, m: int, n: int) -> None:  # noqa: F811
+    rng = np.random.default_rng(n)
+    gate_up = (rng.standard_normal((m, 2 * n)) * 8).astype(np.float32)
+    gate_up[0, 0] = -100  # e^100 overflows float32: silu must still be 0
+    out, expected = np.empty((m, n), np.float32), np.empty((m, n))
+    ops.swiglu(gate_up, out)
+    reference.swiglu(gate_up, expected)
+    np.testing.assert_allclose(out, expected, rtol=2e-6, atol=1e-30)
+
+
+class Case:
+    """A mixed batch over scattered pages: some sequences prefill, some decode, one starts mid-page."""
+
+    def __init__(self, heads: int, kv_heads: int, head_dim: int, kv: type, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        before, new = [0, 95, 7, 33, 64], [70, 1, 20, 1, 3]
+        total = [b + n for b, n in zip(before, new, strict=True)]
+        width = max(-(-t // PAGE) for t in total)
+        order = rng.permutation(len(new) * width + 3).astype(np.int32)
+        self.pages = order[: len(new) * width].reshape(len(new), width).copy()
+        self.starts = np.concatenate([[0], np.cumsum(new)]).astype(np.int32)
+        self.positions = np.concatenate(
+            [np.arange(b, t) for b, t in zip(before, total, strict=True)]
+        ).astype(np.int32)
+        owner = np.repeat(np.arange(len(new)), new)
+        self.slots = (
+            self.pages[owner, self.positions // PAGE] * PAGE + self.positions % PAGE
+        ).astype(np.int32)
+        shape = (len(order), kv_heads, head_dim, PAGE)
+        # Garbage in every slot that nobody wrote, NaN included: it must never be read into a result.
+        self.keys = rng.standard_normal(shape).astype(np.float32)
+        self.values = rng.standard_normal(shape).astype(np.float32).transpose(0, 1, 3, 2).copy()
+        for page, used in self.unused():
+            self.keys[page, :, :, used:] = np.nan
+            self.values[page, :, used:] = np.nan
+        if kv is np.uint16:
+            self.keys, self.values = reference.to_bf16(self.keys), reference.to_bf16(self.values)
+        self.qkv = rng.standard_normal((len(self.slots), (heads + 2 * kv_heads) * head_dim))
+        self.qkv = (self.qkv * 2).astype(np.float32)
+        angles = np.arange(200)[:, None] * 10000.0 ** -(np.arange(head_dim // 2) / (head_dim / 2))
+        self.cos, self.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        self.norms = tuple((1 + 0.3 * rng.standard_normal((2, head_dim))).astype(np.float32))
+
+    def unused(self) -> list[tuple[int, int]]:
+        ends = np.zeros(self.pages.shape, int)
+        for s in range(len(self.pages)):
+            end = int(self.positions[self.starts[s + 1] - 1]) + 1
+            ends[s] = np.clip(end - np.arange(self.pages.shape[1]) * PAGE, 0, PAGE)
+        return list(zip(self.pages.reshape(-1), ends.reshape(-1), strict=True))
+
+    def run(self, module: object, norms: bool) -> tuple[np.ndarray, ...]:
+        qkv, keys, values = self.qkv.copy(), self.keys.copy(), self.values.copy()
+        module.rope_store(  # type: ignore[attr-defined]
+            qkv, self.heads, self.cos, self.sin, self.positions, self.slots,
+            self.norms if norms else None, 1e-6, keys, values,
+        )  # fmt: skip
+        out = np.full((len(qkv), self.heads * self.head_dim), np.nan, np.float32)
+        module.attention(  # type: ignore[attr-defined]
+            qkv, self.heads, keys, values, self.pages, self.starts, self.positions, out
+        )
+        return qkv, keys, values, out
+
+
+def wide(cache: np.ndarray) -> np.ndarray:
+    return reference.from_bf16(cache) if cache.dtype == np.uint16 else cache
+
+
+@pytest.mark.parametrize("kv", [np.float32, np.uint16], ids=["f32", "bf16"])
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"),
+    [(14, 2, 64), (4, 4, 32), (16, 1, 128), (3, 1, 16), (2, 1, 80), (40, 1, 48), (10, 5, 256)],
+)
+def test_rope_store_and_attention(
+    isa: str,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    norms: bool,
+    kv: type,  # noqa: F811
+) -> None:
+    case = Case(heads, kv_heads, head_dim, kv, heads * head_dim)
+    qkv, keys, values, out = case.run(ops, norms)
+    r_qkv, r_keys, r_values, r_out = case.run(reference, norms)
+    # One ulp of bf16 where float32 rounding tips a tie; elsewhere a few float32 ulps.
+    step = 2.0**-7 if kv is np.uint16 else 4e-6
+    np.testing.assert_allclose(qkv, r_qkv, rtol=4e-6, atol=4e-6)
+    np.testing.assert_allclose(wide(keys), wide(r_keys), rtol=step, atol=4e-6)
+    np.testing.assert_array_equal(wide(values), wide(r_values))
+    # A key one bf16 ulp off moves a score by up to 2^-8 of it; few are.
+    tolerance = 2e-5 if kv is np.float32 else 6e-3
+    np.testing.assert_allclose(out, r_out, rtol=tolerance, atol=tolerance)
+    assert np.isfinite(out).all()
+
+
+def test_one_row_sees_exactly_its_past(isa: str) -> None:  # noqa: F811
+    """Changing the key of any later position changes nothing; of any earlier one, something."""
+    case = Case(2, 1, 16, np.float32, 5)
+    qkv, keys, values, out = case.run(ops, False)
+    row = 40  # of the first sequence, 70 rows from position 0
+    for position, matters in (
+        (40, True),
+        (41, False),
+        (0, True),
+        (69, False),
+        (31, True),
+        (32, True),
+    ):
+        page, offset = case.pages[0, position // PAGE], position % PAGE
+        changed = keys.copy()
+        changed[page, 0, :, offset] += 3
+        again = np.empty_like(out)
+        ops.attention(qkv, 2, changed, values, case.pages, case.starts, case.positions, again)
+        assert np.array_equal(again[row], out[row]) != matters, position
+
+
+def test_defects_of_the_caller_are_refused() -> None:
+    case = Case(2, 1, 16, np.float32, 5)
+    out = np.empty((len(case.qkv), 32), np.float32)
+    bad = case.pages.copy()
+    bad[0, 0] = len(case.keys)
+    with pytest.raises(IndexError, match="pages holds"):
+        ops.attention(case.qkv, 2, case.keys, case.values, bad, case.starts, case.positions, out)
+    beyond = case.positions.copy()
+    beyond[0] = case.pages.shape[1] * PAGE
+    with pytest.raises(IndexError, match="positions holds"):
+        ops.attention(case.qkv, 2, case.keys, case.values, case.pages, case.starts, beyond, out)
+    starts = case.starts.copy()
+    starts[-1] -= 1
+    with pytest.raises(ValueError, match="starts"):
+        ops.attention(case.qkv, 2, case.keys, case.values, case.pages, starts, case.positions, out)
+
+
+def test_machine_figures_are_plausible() -> None:
+    assert 1e8 < ops.read_bandwidth(64 << 20) < 1e13
+    assert 1e8 < ops.peak_rate() < 1e15
+    assert ops.isa() in {i.name for i in ops.available() if i.usable}
+    with pytest.raises(ops.NativeBuildError, match="unknown instruction set 'mmx'; known: "):
+        ops.force("mmx")

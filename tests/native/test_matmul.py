@@ -1,0 +1,165 @@
+"""The matrix kernels against their NumPy definition, on every instruction set of this CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from isa import isa  # noqa: F401
+from qwick.native import ops, reference
+from qwick.quant.decode import decode
+from qwick.quant.encode import encode
+from qwick.quant.types import StoredType
+
+EPS = 2.0**-24
+
+
+def stored(kind: StoredType, n: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """A wild matrix, as bytes: row scales over four orders of magnitude."""
+    w = rng.standard_normal((n, k)) * 10.0 ** rng.uniform(-3, 1, (n, 1))
+    return encode(kind, w.astype(np.float32)).reshape(n, -1)
+
+
+def wild_rows(m: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Activations with outliers, and a group of zeros in the first row."""
+    x = rng.standard_normal((m, k)).astype(np.float32)
+    x[rng.random((m, k)) < 0.01] *= 100
+    x[0, :32] = 0
+    return x
+
+
+def check(x: np.ndarray, kinds: list[StoredType], ns: list[int], bias: bool, name: str) -> None:
+    k, m = x.shape[1], len(x)
+    rng = np.random.default_rng(k * 1000 + m)
+    raws = [stored(kind, n, k, rng) for kind, n in zip(kinds, ns, strict=True)]
+    packed = ops.pack(
+        [
+            (kind.name.lower(), raw.reshape(-1), n, k)
+            for kind, raw, n in zip(kinds, raws, ns, strict=True)
+        ]
+    )
+    b = rng.standard_normal(sum(ns)).astype(np.float32) if bias else None
+    out = np.full((m, sum(ns)), np.nan, np.float32)
+    ops.matmul(x, packed, out, b)
+    at = 0
+    for kind, raw, n in zip(kinds, raws, ns, strict=True):
+        w = decode(kind, raw)
+        form = reference.form_of(name, kind.packed, m)
+        expected = np.empty((m, n))
+        reference.matmul(x, w, expected, None if b is None else b[at : at + n], kind.packed, form)
+        # Products are exact or rounded once, and summed in float32 over k (integers: k / 16) steps.
+        seen = np.abs(reference.seen_by(x, kind.packed, form))
+        bound = seen @ np.abs(w.astype(np.float64)).T
+        if kind is StoredType.Q4_K:  # w = s q - o is summed as two series, each larger than w
+            bound += seen @ np.repeat(np.abs(w).reshape(n, -1, 32).max(2), 32, 1).T * 4
+        steps = k if form != "i8" else k / 16
+        tolerance = (4 + np.sqrt(steps)) * 2 * EPS * bound + 1e-30
+        if (
+            form == "bf16"
+        ):  # decoded weights may round to the other neighbour where float32 orders differ
+            tolerance = tolerance + 2.0**-8 * bound * 4 / np.sqrt(k)
+        if b is not None:
+            tolerance = tolerance + 4 * EPS * np.abs(b[at : at + n])
+        worst = (np.abs(out[:, at : at + n] - expected) / tolerance).max()
+        assert worst <= 1, f"{kind.name} {name} m={m} n={n} k={k}: {worst:.3g} of the tolerance"
+        at += n
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 7, 16, 17, 33, 50])
+@pytest.mark.parametrize("kind", list(StoredType), ids=lambda k: k.name)
+def test_every_class_and_row_count(isa: str, kind: StoredType, m: int) -> None:  # noqa: F811
+    rng = np.random.default_rng(m)
+    check(wild_rows(m, 512, rng), [kind], [48], False, isa)
+
+
+@pytest.mark.parametrize("kind", list(StoredType), ids=lambda k: k.name)
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 31, 33, 100])
+def test_odd_widths(isa: str, kind: StoredType, n: int) -> None:  # noqa: F811
+    rng = np.random.default_rng(n)
+    for m in (1, 6):
+        check(wild_rows(m, 256, rng), [kind], [n], True, isa)
+
+
+@pytest.mark.parametrize(
+    "kind", [StoredType.F32, StoredType.F16, StoredType.BF16], ids=lambda k: k.name
+)
+@pytest.mark.parametrize("k", [1, 3, 17, 33, 95])
+def test_odd_depths_of_float_weights(isa: str, kind: StoredType, k: int) -> None:  # noqa: F811
+    rng = np.random.default_rng(k)
+    for m in (1, 3, 20):
+        x = rng.standard_normal((m, k)).astype(np.float32)
+        check(x, [kind], [20], True, isa)
+
+
+def test_matrices_of_different_types_side_by_side(isa: str) -> None:  # noqa: F811
+    rng = np.random.default_rng(0)
+    kinds = [StoredType.Q5_0, StoredType.Q5_0, StoredType.Q8_0, StoredType.Q6_K, StoredType.F32]
+    for m in (1, 9, 40):
+        check(wild_rows(m, 256, rng), kinds, [40, 8, 24, 1, 17], True, isa)
+
+
+@pytest.mark.parametrize("kind", list(StoredType), ids=lambda k: k.name)
+def test_packing_is_lossless(kind: StoredType) -> None:
+    rng = np.random.default_rng(7)
+    raw = stored(kind, 37, 768, rng)
+    if kind.packed.startswith(
+        "i"
+    ):  # any bits at all in the quants and small scales, not only the encoder's
+        kept = raw.reshape(-1, kind.bytes).copy()
+        noise = rng.integers(0, 256, kept.shape, dtype=np.uint8)
+        scales = {
+            "Q8_0": slice(0, 2),
+            "Q5_0": slice(0, 2),
+            "Q4_K": slice(0, 4),
+            "Q6_K": slice(208, 210),
+        }
+        noise[:, scales[kind.name]] = kept[:, scales[kind.name]]
+        raw = noise.reshape(37, -1)
+    packed = ops.pack([(kind.name.lower(), raw.reshape(-1), 37, 768)])
+    assert packed.segments == [(kind.packed, 37)]
+    expected = decode(kind, raw)
+    assert np.array_equal(ops.unpack(packed).view(np.uint32), expected.view(np.uint32))
+    ids = np.array([36, 0, 5, 5], np.int32)
+    rows = np.empty((4, 768), np.float32)
+    ops.gather_rows(kind.name.lower(), raw.reshape(-1), 37, ids, rows)
+    assert np.array_equal(rows.view(np.uint32), expected[ids].view(np.uint32))
+
+
+def test_threads_do_not_change_the_result(isa: str) -> None:  # noqa: F811
+    rng = np.random.default_rng(3)
+    raw = stored(StoredType.Q5_0, 400, 256, rng)
+    packed = ops.pack([("q5_0", raw.reshape(-1), 400, 256)])
+    before = ops.threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 5):
+            ops.set_threads(count)
+            for m in (1, 30):
+                x = wild_rows(m, 256, np.random.default_rng(m))
+                out = np.empty((m, 400), np.float32)
+                ops.matmul(x, packed, out)
+                results.append((m, out))
+    finally:
+        ops.set_threads(before)
+    for m, out in results[2:]:
+        assert np.array_equal(out, results[0 if m == 1 else 1][1])
+
+
+def test_defects_of_the_caller_are_refused() -> None:
+    packed = ops.pack([("f32", np.zeros(64, np.uint8), 4, 4)])
+    x, out = np.zeros((2, 4), np.float32), np.zeros((2, 4), np.float32)
+    with pytest.raises(TypeError):
+        ops.matmul(x.astype(np.float64), packed, out)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        ops.matmul(np.zeros((4, 2), np.float32).T, packed, out)
+    with pytest.raises(ValueError, match=r"x.shape\[1\] is 5, expected 4"):
+        ops.matmul(np.zeros((2, 5), np.float32), packed, out)
+    with pytest.raises(ValueError, match="expected 2"):
+        ops.matmul(x, packed, np.zeros((3, 4), np.float32))
+    with pytest.raises(ValueError, match="do not match the shape"):
+        ops.pack([("f32", np.zeros(63, np.uint8), 4, 4)])
+    with pytest.raises(ValueError, match="multiple of the block"):
+        ops.pack([("q5_0", np.zeros(22, np.uint8), 1, 33)])
+    with pytest.raises(ValueError, match="unknown stored type"):
+        ops.pack([("q9", np.zeros(22, np.uint8), 1, 32)])
+    with pytest.raises(IndexError, match="holds 4"):
+        ops.gather_rows("f32", np.zeros(64, np.uint8), 4, np.array([4], np.int32), out[:1])
