@@ -53,6 +53,7 @@ class HubServer:
         self.content = CONTENT
         self.status = 200
         self.ranges = True
+        self.length = True  # announce the length; without it the end of the connection is the end
         self.cuts: list[int] = []
         self.gate: threading.Event | None = None
         self.half_sent = threading.Event()
@@ -78,7 +79,8 @@ class HubServer:
                     start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])  # type: ignore[index]
                 body = hub.content[start:]
                 self.send_response(206 if asked and hub.ranges else 200)
-                self.send_header("Content-Length", str(len(body)))
+                if hub.length:
+                    self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 if hub.cuts:
                     body = body[: hub.cuts.pop(0)]

@@ -67,6 +67,20 @@ def test_a_file_of_another_size_is_refused(store: Store, server: HubServer, cont
         store.pull("tiny", Recorder())
 
 
+def test_a_file_of_unannounced_size_is_refused(store: Store, server: HubServer) -> None:
+    server.length = False
+    server.content = CONTENT[:-1]
+    with pytest.raises(DownloadError, match=f"sent {len(CONTENT) - 1} bytes instead of"):
+        store.pull("tiny", Recorder())
+    server.content = CONTENT + b"x" * (64 << 20)
+    heard = Recorder()
+    with pytest.raises(DownloadError, match=f"more than the file's {len(CONTENT)} bytes"):
+        store.pull("tiny", heard)
+    assert max(done for _, done, _ in heard.steps) <= len(CONTENT)
+    server.content = CONTENT
+    assert store.pull("tiny", Recorder()).read_bytes() == CONTENT
+
+
 def test_a_host_that_refuses_costs_no_time(make_store: Callable[..., Store]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
