@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.toy import F32, Sink, ToyModel, greedy, run
-from qwick.engine.engine import Engine
+from engine.toy import F32, Sink, ToyModel, engine_of, greedy, run
 from qwick.engine.request import Event, FinishReason, Request, Sampling
 from qwick.engine.steer import Force, Steer, SteerSpec, Verdict
 from qwick.errors import (
@@ -56,13 +55,13 @@ def outcome(sink: Sink) -> tuple[Any, ...]:
     return (sink.ids, sink.logprobs, end.reason, end.seed, end.stop_id, scores)
 
 
-ALONE = [outcome(run(Engine(ToyModel()), [request])[0]) for request in MIXED]
+ALONE = [outcome(run(engine_of(ToyModel()), [request])[0]) for request in MIXED]
 
 
 def test_greedy_equals_the_model_by_hand() -> None:
     model = ToyModel()
     request = greedy([3, 1, 4, 1, 5], 30)
-    (sink,) = run(Engine(model), [request])
+    (sink,) = run(engine_of(model), [request])
     assert sink.ids == by_hand(model, request)
     assert sink.end.reason is LENGTH
     assert (sink.end.prompt_tokens, sink.end.completion_tokens) == (5, 30)
@@ -71,7 +70,7 @@ def test_greedy_equals_the_model_by_hand() -> None:
 def test_scores_equal_the_model_by_hand() -> None:
     model = ToyModel()
     ids = [5, 3, 39, 0, 0, 7, 21, 5, 3]
-    (sink,) = run(Engine(model, token_budget=5, max_sequences=4), [Request(ids, kind="score")])
+    (sink,) = run(engine_of(model, token_budget=5, max_sequences=4), [Request(ids, kind="score")])
     assert sink.end.scores is not None
     for i in range(len(ids) - 1):
         row = model.row_after(ids[: i + 1]).astype(np.float64)
@@ -92,7 +91,7 @@ def test_the_batch_changes_nothing(
     cache_tokens: int, most: int, spare: int, order: list[int], page_size: int
 ) -> None:
     """Any cache, budget, order: chunked as whole, evicted as not, together as alone."""
-    engine = Engine(
+    engine = engine_of(
         ToyModel(page_size=page_size),
         cache_tokens=cache_tokens,
         token_budget=most + spare,
@@ -105,8 +104,8 @@ def test_the_batch_changes_nothing(
 def test_the_tight_cache_does_evict() -> None:
     """The property above would prove little if nothing were ever evicted."""
     requests = [greedy([i] * 8, 24) for i in range(6)]
-    roomy = run(Engine(ToyModel(), cache_tokens=400), requests)
-    engine = Engine(ToyModel(), cache_tokens=64)
+    roomy = run(engine_of(ToyModel(), cache_tokens=400), requests)
+    engine = engine_of(ToyModel(), cache_tokens=64)
     tight = run(engine, requests)
     assert engine.stats.preemptions >= 3
     assert sum(sink.end.timings.preemptions for sink in tight) == engine.stats.preemptions
@@ -115,7 +114,7 @@ def test_the_tight_cache_does_evict() -> None:
 
 def test_prompts_are_chunked_beside_decodes() -> None:
     model = ToyModel()
-    engine = Engine(model, token_budget=8, max_sequences=4)
+    engine = engine_of(model, token_budget=8, max_sequences=4)
     first = Sink()
     engine.submit(greedy([1, 2], 12), first)
     engine.step()
@@ -127,7 +126,7 @@ def test_prompts_are_chunked_beside_decodes() -> None:
 
 
 def test_cancel_between_chunks() -> None:
-    engine = Engine(ToyModel(), token_budget=8, max_sequences=4)
+    engine = engine_of(ToyModel(), token_budget=8, max_sequences=4)
     gone, stays = Sink(), Sink()
     number = engine.submit(greedy([1] * 40, 4), gone)
     engine.submit(greedy([2] * 3, 4), stays)
@@ -150,7 +149,7 @@ def test_cancel_between_chunks() -> None:
     )
 )
 def test_cancelling_some_does_not_touch_the_others(cancels: list[tuple[int, int]]) -> None:
-    engine = Engine(ToyModel(), cache_tokens=80, token_budget=12, max_sequences=5)
+    engine = engine_of(ToyModel(), cache_tokens=80, token_budget=12, max_sequences=5)
     sinks = [Sink() for _ in MIXED]
     numbers = [engine.submit(r, s) for r, s in zip(MIXED, sinks, strict=True)]
     for step in range(200):
@@ -171,7 +170,7 @@ def test_cancelling_some_does_not_touch_the_others(cancels: list[tuple[int, int]
 
 
 def test_a_callback_may_cancel_its_own_request() -> None:
-    engine = Engine(ToyModel())
+    engine = engine_of(ToyModel())
     seen: list[Event] = []
 
     def deliver(event: Event) -> None:
@@ -191,7 +190,7 @@ def test_a_callback_may_cancel_its_own_request() -> None:
 def test_a_stop_id_ends_the_answer_and_is_not_part_of_it() -> None:
     ids = by_hand(ToyModel(), greedy([5, 5], 12))
     at = next(i for i, x in enumerate(ids) if i > 2 and x not in ids[:i])
-    (sink,) = run(Engine(ToyModel()), [greedy([5, 5], 12, stop_ids=(ids[at], 38))])
+    (sink,) = run(engine_of(ToyModel()), [greedy([5, 5], 12, stop_ids=(ids[at], 38))])
     assert sink.ids == ids[:at]
     assert (sink.end.reason, sink.end.stop_id, sink.end.completion_tokens) == (
         STOP,
@@ -201,15 +200,15 @@ def test_a_stop_id_ends_the_answer_and_is_not_part_of_it() -> None:
 
 
 def test_without_max_tokens_the_context_is_the_limit() -> None:
-    (sink,) = run(Engine(ToyModel(context=20)), [greedy([1] * 6, None)])
+    (sink,) = run(engine_of(ToyModel(context=20)), [greedy([1] * 6, None)])
     assert len(sink.ids) == 14
     assert sink.end.reason is LENGTH
-    (sink,) = run(Engine(ToyModel(context=20), cache_tokens=8), [greedy([1] * 6, None)])
+    (sink,) = run(engine_of(ToyModel(context=20), cache_tokens=8), [greedy([1] * 6, None)])
     assert len(sink.ids) == 3, "the last token needs no place in the cache"
 
 
 def test_exactly_full() -> None:
-    engine = Engine(ToyModel(context=20), cache_tokens=20)
+    engine = engine_of(ToyModel(context=20), cache_tokens=20)
     sinks = run(engine, [greedy([1] * 19, 1), greedy([1], 19), Request([1] * 20, kind="score")])
     assert [s.end.completion_tokens for s in sinks] == [1, 19, 0]
 
@@ -235,7 +234,7 @@ def test_exactly_full() -> None:
 def test_what_can_never_run_is_refused(
     request_: Request, error: type[Exception], parts: list[str]
 ) -> None:
-    engine = Engine(ToyModel(context=20), cache_tokens=12)
+    engine = engine_of(ToyModel(context=20), cache_tokens=12)
     with pytest.raises(error) as caught:
         engine.submit(request_, Sink())
     for part in parts:
@@ -248,14 +247,14 @@ def test_what_can_never_run_is_refused(
 
 def test_a_seed_is_drawn_reported_and_reproduces() -> None:
     request = Request([1, 2], sampling=Sampling(max_tokens=15))
-    first, second = run(Engine(ToyModel()), [request, request])
+    first, second = run(engine_of(ToyModel()), [request, request])
     assert first.end.seed != second.end.seed
     assert first.ids != second.ids
     assert first.end.seed is not None
     assert first.end.seed < 2**53
     again = Request([1, 2], sampling=replace(request.sampling, seed=first.end.seed))
-    assert run(Engine(ToyModel()), [again])[0].ids == first.ids
-    assert run(Engine(ToyModel()), [greedy([1])])[0].end.seed is None
+    assert run(engine_of(ToyModel()), [again])[0].ids == first.ids
+    assert run(engine_of(ToyModel()), [greedy([1])])[0].end.seed is None
 
 
 # -- errors ----------------------------------------------------------------------------------
@@ -279,7 +278,7 @@ def test_bad_logits_fail_one_request_only(value: float) -> None:
     model = ToyModel()
     requests = [greedy([i, 2], 6) for i in range(4)]
     poison(model, requests[2], value)
-    sinks = run(Engine(model), requests)
+    sinks = run(engine_of(model), requests)
     assert [s.end.reason for s in sinks] == [LENGTH, LENGTH, ERROR, LENGTH]
     error = sinks[2].end.error
     assert isinstance(error, EngineError)
@@ -293,14 +292,14 @@ def test_bad_logits_fail_one_request_only(value: float) -> None:
 def test_bad_logits_fail_a_score() -> None:
     model = ToyModel()
     model.change_logits = lambda logits: logits[1:2].fill(np.nan)
-    (sink,) = run(Engine(model), [Request([1, 2, 3, 4], kind="score")])
+    (sink,) = run(engine_of(model), [Request([1, 2, 3, 4], kind="score")])
     assert (sink.end.reason, sink.end.scores) == (ERROR, None)
 
 
 @pytest.mark.parametrize("where", ["before_forward", "change_logits"])
 def test_a_failing_model_fails_the_requests_of_the_step(where: str) -> None:
     model = ToyModel()
-    engine = Engine(model, max_sequences=2, token_budget=64)
+    engine = engine_of(model, max_sequences=2, token_budget=64)
     sinks = [Sink() for _ in range(3)]
     for i, sink in enumerate(sinks):
         engine.submit(greedy([i], 5), sink)
@@ -325,7 +324,7 @@ def test_a_failing_model_fails_the_requests_of_the_step(where: str) -> None:
 
 
 def test_a_failing_callback_cancels_its_request_only(caplog: pytest.LogCaptureFixture) -> None:
-    engine = Engine(ToyModel())
+    engine = engine_of(ToyModel())
     other = Sink()
     ends = []
 
@@ -371,7 +370,7 @@ def steered(steer: Steer, max_tokens: int = 9, **more: Any) -> Sink:
         specs.append(spec)
         return steer
 
-    engine = Engine(ToyModel(), steer_factory=factory, token_budget=4, max_sequences=2, **more)
+    engine = engine_of(ToyModel(), steer_factory=factory, token_budget=4, max_sequences=2, **more)
     (sink,) = run(engine, [greedy([1, 2], max_tokens, stop=("end",))])
     assert specs == [SteerSpec(stop=("end",))]
     return sink
@@ -410,7 +409,7 @@ def test_a_broken_steer_fails_its_request_only() -> None:
         def accept(self, token: int) -> Verdict | Force:
             raise RuntimeError("steer")
 
-    engine = Engine(ToyModel(), steer_factory=lambda spec: Broken())
+    engine = engine_of(ToyModel(), steer_factory=lambda spec: Broken())
     sinks = run(engine, [greedy([1], 3, stop=("x",)), greedy([2], 3)])
     assert [s.end.reason for s in sinks] == [ERROR, LENGTH]
 
@@ -419,7 +418,7 @@ def test_a_broken_steer_fails_its_request_only() -> None:
 
 
 def test_stats_count_what_happened() -> None:
-    engine = Engine(ToyModel(), token_budget=8, max_sequences=4)
+    engine = engine_of(ToyModel(), token_budget=8, max_sequences=4)
     run(engine, [greedy([1] * 20, 5), Request([2] * 9, kind="score")])
     stats = engine.stats
     assert stats.generated == 5
@@ -439,7 +438,7 @@ def test_timings_add_up_on_the_engines_own_clock() -> None:
         now[0] += 1.0
 
     model.before_forward = tick
-    engine = Engine(model, token_budget=8, max_sequences=1, clock=lambda: now[0])
+    engine = engine_of(model, token_budget=8, max_sequences=1, clock=lambda: now[0])
     first, second = run(engine, [greedy([1] * 20, 5), greedy([2], 2)])
     assert (first.end.timings.queue, first.end.timings.prefill, first.end.timings.decode) == (
         0,

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 import qwick
-from engine.toy import Sink, ToyModel, greedy, run
-from qwick.engine.engine import Engine
+from engine.toy import Sink, ToyModel, engine_of, greedy, run
 from qwick.engine.request import Event, Finished, FinishReason, Request, Sampling
 from qwick.engine.thread import EngineThread
 from qwick.errors import ContextLengthError, EngineError
@@ -55,7 +54,7 @@ class Gate:
 
 @pytest.fixture
 def thread() -> Iterator[EngineThread]:
-    runner = EngineThread(Engine(ToyModel(), cache_tokens=160))
+    runner = EngineThread(engine_of(ToyModel(), cache_tokens=160))
     yield runner
     assert runner.close(timeout=30)
 
@@ -72,14 +71,14 @@ def test_many_threads_at_once_get_what_each_gets_alone(thread: EngineThread) -> 
 
     with ThreadPoolExecutor(12) as pool:
         together = list(pool.map(ask, requests))
-    assert together == [run(Engine(ToyModel()), [r])[0].ids for r in requests]
+    assert together == [run(engine_of(ToyModel()), [r])[0].ids for r in requests]
     assert thread.stats.steps < sum(len(ids) for ids in together), "they were not batched"
 
 
 def test_cancel_from_another_thread() -> None:
     model = ToyModel(context=4096)
     gate = Gate(model)
-    runner = EngineThread(Engine(model))
+    runner = EngineThread(engine_of(model))
     sink = Waiting()
     ticket = runner.submit(greedy([1], 4000), sink)
     for _ in range(3):
@@ -103,7 +102,7 @@ def test_a_bad_request_is_refused_where_it_is_submitted(thread: EngineThread) ->
 def test_close_cancels_or_drains(cancel: bool) -> None:
     model = ToyModel()
     gate = Gate(model)
-    runner = EngineThread(Engine(model))
+    runner = EngineThread(engine_of(model))
     sinks = [Waiting() for _ in range(3)]
     for sink in sinks:
         runner.submit(greedy([1], 5), sink)
@@ -124,7 +123,7 @@ def test_close_cancels_or_drains(cancel: bool) -> None:
 
 
 def test_close_from_a_callback_does_not_wait_for_itself() -> None:
-    runner = EngineThread(Engine(ToyModel()))
+    runner = EngineThread(engine_of(ToyModel()))
     done = threading.Event()
 
     def deliver(event: Event) -> None:
@@ -158,7 +157,7 @@ def test_a_failing_step_does_not_stop_the_thread(thread: EngineThread) -> None:
 def test_a_broken_engine_fails_everyone_and_refuses_more() -> None:
     model = ToyModel()
     gate = Gate(model)
-    engine = Engine(model)
+    engine = engine_of(model)
     runner = EngineThread(engine)
     sinks = [Waiting() for _ in range(3)]
     for sink in sinks[:2]:
@@ -182,7 +181,7 @@ def test_a_broken_engine_fails_everyone_and_refuses_more() -> None:
 
 def test_submissions_racing_with_close_always_end() -> None:
     for _ in range(30):
-        runner = EngineThread(Engine(ToyModel()))
+        runner = EngineThread(engine_of(ToyModel()))
         accepted: list[Waiting] = []
 
         def push(runner: EngineThread = runner, accepted: list[Waiting] = accepted) -> None:
@@ -205,7 +204,7 @@ def test_submissions_racing_with_close_always_end() -> None:
 
 
 def test_dropping_it_ends_the_thread() -> None:
-    runner = EngineThread(Engine(ToyModel()))
+    runner = EngineThread(engine_of(ToyModel()))
     worker = runner._thread
     del runner
     gc.collect()
@@ -220,7 +219,7 @@ def test_a_fork_is_told_that_it_has_no_engine(thread: EngineThread) -> None:
         "from engine.toy import *\n"
         "from qwick.engine.thread import EngineThread\n"
         "from qwick.errors import EngineError\n"
-        "runner = EngineThread(Engine(ToyModel()))\n"
+        "runner = EngineThread(engine_of(ToyModel()))\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
         "    try:\n"
@@ -252,7 +251,7 @@ def test_the_interpreter_exits_without_close(busy: bool) -> None:
         "from qwick.engine.thread import EngineThread\n"
         "model = ToyModel(context=1000000)\n"
         "model.before_forward = lambda batch: time.sleep(0.01)\n"
-        "runner = EngineThread(Engine(model, cache_tokens=100000))\n"
+        "runner = EngineThread(engine_of(model, cache_tokens=100000))\n"
         f"if {busy}: runner.submit(greedy([1], 90000), lambda event: None)\n"
         "time.sleep(0.1)\n"
         "print('end of main')\n"

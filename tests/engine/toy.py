@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +121,10 @@ class Sink:
     def end(self) -> Finished:
         assert self.finished is not None, "not finished"
         return self.finished
+
+
+def engine_of(model: ToyModel, **more: Any) -> Engine:
+    return Engine(model, n_vocab=model.n_vocab, **more)
 
 
 def run(engine: Engine, requests: Sequence[Request]) -> list[Sink]:

@@ -42,13 +42,17 @@ MAX_SEQUENCES = 64
 log = logging.getLogger(__name__)
 
 
+def kernel_threads(count: int) -> None:
+    """Set how many threads every kernel of this process uses; ParameterError outside 1 to 1024."""
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1024:
+        raise ParameterError(f"threads is {count!r}; allowed: whole numbers from 1 to 1024")
+    from qwick.native import ops
+
+    ops.set_threads(count)
+
+
 class Model(Protocol):
     """What the engine sees of a model."""
-
-    @property
-    def n_vocab(self) -> int:
-        """Real ids; columns of the logits from here on are padding."""
-        ...
 
     @property
     def context(self) -> int:
@@ -73,14 +77,15 @@ class Model(Protocol):
         ...
 
     def logits(self, hidden: F32) -> F32:
-        """Return F32[r, width >= n_vocab], valid (and the engine's to write) until the next."""
+        """Return F32[r, width], valid (and the engine's to write) until the next."""
         ...
 
 
 class Engine:
     """Continuous batching over one model and one paged cache.
 
-    cache_tokens: positions of the cache, all sequences together; default: one full context.
+    n_vocab: real ids, the tokenizer's count; columns of the logits from there on are padding, never
+    sampled. cache_tokens: positions of the cache, for all sequences; default: one full context.
     token_budget: most rows of a step. max_sequences: most requests computed at once, others wait.
     steer_factory: builds steers; without one, requests with stop strings are refused.
     """
@@ -89,6 +94,7 @@ class Engine:
         self,
         model: Model,
         *,
+        n_vocab: int,
         cache_tokens: int | None = None,
         token_budget: int = TOKEN_BUDGET,
         max_sequences: int = MAX_SEQUENCES,
@@ -96,16 +102,19 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         tokens = model.context if cache_tokens is None else cache_tokens
-        if tokens < 1:
-            raise ParameterError(f"cache_tokens is {tokens}; allowed: whole numbers from 1")
+        if tokens < 1 or n_vocab < 1:
+            raise ParameterError(
+                f"cache_tokens is {tokens} and n_vocab {n_vocab}; allowed: whole numbers from 1"
+            )
         self.model = model
+        self.n_vocab = n_vocab
         self.stats = Stats()
         self.clock = clock
         pages = pages_for(tokens, model.page_size)
         self.cache_tokens = pages * model.page_size
         self._state = State(PagePool(pages), Limits(model.page_size, token_budget, max_sequences))
         self._cache = model.new_cache(pages)
-        self._sampler = Sampler(model.n_vocab)
+        self._sampler = Sampler(n_vocab)
         self._steer_factory = steer_factory
         self._live: dict[int, Live] = {}
         self._numbers = count()
@@ -148,7 +157,7 @@ class Engine:
         ids outside the vocabulary, ResourceError for what the whole cache could not hold, and
         UnsupportedError for stop strings without a steer factory.
         """
-        vocab, context = self.model.n_vocab, self.model.context
+        vocab, context = self.n_vocab, self.model.context
         prompt, sampling = len(request.ids), request.sampling
         for name, ids in (("the prompt", request.ids), ("stop_ids", sampling.stop_ids)):
             if ids and max(ids) >= vocab:

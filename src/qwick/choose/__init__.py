@@ -1,0 +1,1 @@
+"""What fits this machine: memory now; speed and recommendations later."""

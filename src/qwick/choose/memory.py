@@ -1,0 +1,117 @@
+"""What loading a checkpoint will take of the memory there is, told before anything is loaded.
+
+Arithmetic on a config and three numbers. Knows no files and loads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qwick.errors import ParameterError, ResourceError, UnsupportedError
+from qwick.machine.cpu import Memory
+from qwick.model.arch import Arch, read_arch
+
+KV_BYTES: Mapping[str, int] = {"bf16": 2, "f32": 4}  # of one element of the cache
+
+DEFAULT_CONTEXT = 32_768  # tokens; what the family was trained on before any scaling of positions
+LEAST_CONTEXT = 512  # tokens; a default below this would be a surprise, not a help
+POOL_CONTEXTS = 4  # the cache of all requests together, in contexts
+POOL_SHARE = 0.5  # of the memory that weights leave, at most, for that cache
+# The interpreter with numpy, the tokenizer's maps (62 to 100 MB) and the kernels' small change.
+PROCESS_BYTES = 200 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Sizes in bytes, lengths in tokens."""
+
+    weights: int
+    scratch: int  # activations and logits of a step, tables, the process itself
+    kv_per_token: int
+    context: int  # of one sequence
+    cache_tokens: int  # of all sequences together, at least `context`
+    available: int
+
+    @property
+    def needed(self) -> int:
+        """Bytes with one sequence that fills the context: what must fit."""
+        return self.weights + self.scratch + self.kv_per_token * self.context
+
+
+def plan_memory(
+    config: Mapping[str, Any],
+    weights: int,
+    memory: Memory,
+    *,
+    context: int | None = None,
+    kv: str = "bf16",
+    rows: int,
+    logit_rows: int,
+) -> MemoryPlan:
+    """Return context and cache size for a checkpoint, or say that it does not fit.
+
+    config: Hugging Face keys. weights: bytes of all tensors (packing keeps their size). context: as
+    wished, or None: the model's, at most DEFAULT_CONTEXT, and less where memory allows less. rows,
+    logit_rows: most tokens, and most rows of logits, of a step.
+
+    The cache is virtual memory until a page is first used, so it is sized for several requests:
+    POOL_CONTEXTS contexts, or what POOL_SHARE of the remaining memory holds if that is less, and
+    always one context.
+
+    Raises ResourceError with the numbers when it cannot fit, UnsupportedError for a context beyond
+    the model's, ParameterError, and ConfigError as `read_arch` does.
+    """
+    if kv not in KV_BYTES:
+        raise ParameterError(f"kv is {kv!r}; allowed: {', '.join(KV_BYTES)}")
+    arch = read_arch(config)
+    _check_context(context, arch)
+    kv_per_token = 2 * arch.layers * arch.kv_dim * KV_BYTES[kv]
+    widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + 3 * arch.intermediate
+    scratch = PROCESS_BYTES + 4 * (rows * widths + logit_rows * (arch.vocab + 2 * arch.hidden))
+    left = memory.available - weights - scratch
+    wished = context
+    if wished is None:
+        wished = min(arch.context, DEFAULT_CONTEXT)
+        fits = max(left, 0) // kv_per_token
+        if fits < wished:
+            wished = max(min(LEAST_CONTEXT, wished), fits)
+    pool = max(wished, min(POOL_CONTEXTS * wished, int(left * POOL_SHARE) // kv_per_token))
+    plan = MemoryPlan(weights, scratch, kv_per_token, wished, pool, memory.available)
+    if plan.needed > memory.available:
+        raise ResourceError(_too_much(plan, memory), hint=_way_out(plan, left))
+    return plan
+
+
+def _check_context(context: int | None, arch: Arch) -> None:
+    if context is None:
+        return
+    if isinstance(context, bool) or not isinstance(context, int) or context < 1:
+        raise ParameterError(f"ctx is {context!r}; allowed: whole numbers from 1 to {arch.context}")
+    if context > arch.context:
+        raise UnsupportedError(
+            f"ctx is {context}; the model was trained for {arch.context} tokens",
+            hint=f"ask for at most {arch.context}",
+        )
+
+
+def _too_much(plan: MemoryPlan, memory: Memory) -> str:
+    where = "the control group leaves" if memory.limited_by == "cgroup" else "are available"
+    kv = plan.kv_per_token * plan.context
+    return (
+        f"the model needs {_gb(plan.needed)} of memory: {_gb(plan.weights)} weights, {_gb(kv)} for "
+        f"a context of {plan.context} tokens, {_gb(plan.scratch)} besides; {where} "
+        f"{_gb(plan.available)}"
+    )
+
+
+def _way_out(plan: MemoryPlan, left: int) -> str:
+    fits = left // plan.kv_per_token
+    if fits >= LEAST_CONTEXT:
+        return f"a context of {fits} tokens would fit (--ctx {fits}), or a smaller quantisation"
+    return "use a smaller model or quantisation, or a machine with more memory"
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

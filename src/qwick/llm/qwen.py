@@ -1,0 +1,388 @@
+"""`Qwen`: one loaded checkpoint that answers any number of threads and tasks at once.
+
+Puts the parts together (hub, formats, model, engine, text) and has no logic of theirs. Whatever is
+asked at the same time is computed in the same steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from qwick.engine.engine import (
+    LOGIT_ROWS,
+    TOKEN_BUDGET,
+    Engine,
+    Model,
+    kernel_threads,
+)
+from qwick.engine.request import Deliver, Request, Sampling, Scores
+from qwick.engine.stats import Stats
+from qwick.engine.steer import SteerSpec
+from qwick.engine.thread import EngineThread, Ticket
+from qwick.errors import EngineError, FormatError, ParameterError
+from qwick.family import Thinking, family_of
+from qwick.llm.defaults import Defaults, split_keywords, stop_ids_of
+from qwick.llm.reply import Assembler, Reply, StopSteer
+from qwick.llm.stream import AsyncStream, Stream, Submit
+from qwick.text.chat import Prompt, encode_chat
+from qwick.text.template import ChatTemplate
+from qwick.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from qwick.formats.checkpoint import Checkpoint
+    from qwick.hub.listener import Listener
+
+Messages = str | Sequence[Mapping[str, Any]]
+_FIM_MIDDLE = "<|fim_middle|>"  # a prompt with this token is a fill-in-the-middle one
+
+
+class Qwen:
+    """A loaded checkpoint. Use `Qwen.load`, and `close` it or use it in a `with` block.
+
+    Every asking method takes the fields of `qwick.Sampling` as keywords (temperature, top_k, top_p,
+    min_p, repetition_penalty, seed, max_tokens, stop_ids, stop, logprobs). What is not given, or
+    None, is the checkpoint's own generation config, or else its family's recommendation; stop ids
+    are the checkpoint's and the family's together. temperature=0 is greedy. Without max_tokens an
+    answer may fill the context.
+
+    Chat methods take messages (dicts with role and content) or one string, the user's; `tools`; and
+    the variables of the checkpoint's template (`enable_thinking`, ...) as keywords. They raise
+    ParameterError, ContextLengthError and other UsageErrors before anything is computed,
+    RequestCancelled when the model is closed meanwhile, EngineError when the engine fails.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        defaults: Defaults,
+        *,
+        name: str,
+        cache_tokens: int | None = None,
+    ) -> None:
+        """Start an engine for the parts of a loaded checkpoint; `load` is the way for users."""
+        self.name = name
+        self.context = model.context
+        self.tokenizer = tokenizer
+        self._template = template
+        self._defaults = defaults
+
+        def build_steer(spec: SteerSpec) -> StopSteer:
+            return StopSteer(tokenizer, spec.stop)
+
+        self._engine = EngineThread(
+            Engine(
+                model,
+                n_vocab=tokenizer.n_tokens,
+                cache_tokens=cache_tokens,
+                steer_factory=build_steer,
+            )
+        )
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        threads: int | None = None,
+        ctx: int | None = None,
+        kv: str | None = None,
+        listener: Listener | None = None,
+    ) -> Qwen:
+        """Load a checkpoint: a catalogue name (fetched if need be), a folder, a .gguf file, None.
+
+        None is the default checkpoint. threads: kernel threads, of the whole process; default: the
+        cores that may be used. ctx: tokens of one sequence; default: the model's, at most 32,768
+        and what memory allows. kv: "bf16" (default) or "f32", the cache's numbers. listener: hears
+        about a fetch.
+
+        Raises ModelNotFoundError, DownloadError, FormatError, UnsupportedError, ParameterError, and
+        ResourceError when it does not fit into memory.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        from qwick import hub
+        from qwick.choose.memory import plan_memory
+        from qwick.formats.open import open_checkpoint
+        from qwick.machine.cpu import read_memory
+        from qwick.model.load import load_model
+
+        kv = "bf16" if kv is None else kv
+        if threads is not None:
+            kernel_threads(threads)
+        path = hub.resolve(model, listener)
+        with open_checkpoint(path) as checkpoint, ThreadPoolExecutor(1) as beside:
+            plan = plan_memory(
+                checkpoint.config,
+                sum(tensor.data.nbytes for tensor in checkpoint.tensors.values()),
+                read_memory(),
+                context=ctx,
+                kv=kv,
+                rows=TOKEN_BUDGET,
+                logit_rows=LOGIT_ROWS,
+            )
+            # Packing leaves the interpreter free, so the vocabulary is read meanwhile.
+            text = beside.submit(_load_text, checkpoint)
+            decoder = load_model(checkpoint, context=plan.context, kv=kv)
+            tokenizer, template, defaults = text.result()
+            name = checkpoint.name or path.stem
+        if tokenizer.n_tokens > decoder.arch.vocab:
+            raise FormatError(
+                f"{path}: the tokenizer has {tokenizer.n_tokens} ids, the model only "
+                f"{decoder.arch.vocab}"
+            )
+        return cls(
+            decoder, tokenizer, template, defaults, name=name, cache_tokens=plan.cache_tokens
+        )
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **keywords: Any,
+    ) -> Reply:
+        """Answer a conversation."""
+        return self.stream(messages, tools=tools, **keywords).read()
+
+    def stream(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **keywords: Any,
+    ) -> Stream:
+        """Answer a conversation piece by piece; `.reply` comes with the end, `.close()` cancels."""
+        return Stream(*self._chat(messages, tools, keywords))
+
+    async def achat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **keywords: Any,
+    ) -> Reply:
+        """Answer a conversation; cancelling the task cancels the request."""
+        return await self.astream(messages, tools=tools, **keywords).read()
+
+    def astream(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **keywords: Any,
+    ) -> AsyncStream:
+        """Answer a conversation piece by piece with `async for`; begins with the first piece."""
+
+        def prepare() -> Awaitable[tuple[Assembler, Submit]]:
+            return asyncio.to_thread(self._chat, messages, tools, keywords)
+
+        return AsyncStream(prepare)
+
+    def chat_batch(
+        self,
+        conversations: Sequence[Messages],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **keywords: Any,
+    ) -> list[Reply]:
+        """Answer many conversations together, in their order. One that fails cancels the rest."""
+        return _read_all(partial(self._chat, c, tools, keywords) for c in _many(conversations))
+
+    def complete(self, prompt: str, **keywords: Any) -> Reply:
+        """Continue a raw prompt. Control tokens written in it are control tokens.
+
+        A fill-in-the-middle prompt also stops at the family's further stop tokens for that.
+        """
+        return Stream(*self._raw(prompt, keywords)).read()
+
+    def complete_batch(self, prompts: Sequence[str], **keywords: Any) -> list[Reply]:
+        """Continue many raw prompts together, in their order. One that fails cancels the rest."""
+        return _read_all(partial(self._raw, p, keywords) for p in _many(prompts))
+
+    def render(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """Return the text that a conversation becomes, byte for byte the template's."""
+        return self._render(messages, tools, variables).text
+
+    def render_ids(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
+        """Return the ids that the model sees; control tokens in the messages are plain text."""
+        return self._render(messages, tools, variables).ids
+
+    def score(self, ids: Sequence[int]) -> Scores:
+        """Return, for each id but the first, its log probability after those before it.
+
+        And whether it was the most probable one. At most `context` ids, at least 2.
+        """
+        return _scores_of([Request(ids, kind="score")], self._engine)[0]
+
+    def perplexity(self, text: str, *, parse_special: bool = False) -> float:
+        """Return exp of the mean negative log probability of the text's tokens after the first.
+
+        A text longer than the context is cut into windows of that length, each scored on its own
+        (their first tokens are not scored). parse_special: read control tokens in it as such.
+        """
+        ids = self.tokenizer.encode(text, parse_special=parse_special)
+        starts = range(0, max(1, len(ids)), self.context)
+        windows = [ids[start : start + self.context] for start in starts]
+        if len(windows) > 1 and len(windows[-1]) == 1:  # a window of one token scores nothing
+            windows.pop()
+        scores = _scores_of([Request(window, kind="score") for window in windows], self._engine)
+        total = sum(float(s.logprobs.sum()) for s in scores)
+        return math.exp(-total / sum(len(s.logprobs) for s in scores))
+
+    # -- the rest ------------------------------------------------------------------------------
+
+    @property
+    def stats(self) -> Stats:
+        """The engine's counters."""
+        return self._engine.stats
+
+    @property
+    def defaults(self) -> Defaults:
+        """What holds when a caller says nothing."""
+        return self._defaults
+
+    def close(self, *, cancel: bool = True) -> None:
+        """Cancel what runs (or let it finish), stop the engine and give its memory back."""
+        self._engine.close(cancel=cancel)
+
+    def __enter__(self) -> Qwen:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _chat(
+        self,
+        messages: Messages,
+        tools: Sequence[Mapping[str, Any]] | None,
+        keywords: Mapping[str, Any],
+    ) -> tuple[Assembler, Submit]:
+        sampling, variables = split_keywords(keywords, self._variables())
+        prompt = self._render(messages, tools, variables)
+        thinking = self._defaults.family.thinking is Thinking.ALWAYS or (
+            self._defaults.family.thinking is Thinking.HYBRID
+            and variables.get("enable_thinking", True) is not False
+        )
+        return self._request(prompt.ids, sampling, thinking=thinking)
+
+    def _raw(self, prompt: str, keywords: Mapping[str, Any]) -> tuple[Assembler, Submit]:
+        sampling, _ = split_keywords(keywords, ())
+        ids = self.tokenizer.encode(prompt, parse_special=True)
+        extra: tuple[int, ...] = ()
+        if self.tokenizer.id_of(_FIM_MIDDLE) in ids:
+            extra = self.tokenizer.stop_ids(self._defaults.family.fim_stops)
+        return self._request(ids, sampling, extra_stop_ids=extra)
+
+    def _request(
+        self,
+        ids: list[int],
+        said: Mapping[str, Any],
+        *,
+        thinking: bool = False,
+        extra_stop_ids: tuple[int, ...] = (),
+    ) -> tuple[Assembler, Submit]:
+        sampling: Sampling = self._defaults.sampling(
+            said,
+            thinking=thinking,
+            room=self.context - len(ids),
+            extra_stop_ids=extra_stop_ids,
+        )
+        request = Request(ids, sampling=sampling)
+
+        def submit(deliver: Deliver) -> Ticket:
+            return self._engine.submit(request, deliver)
+
+        return Assembler(self.tokenizer, sampling.stop, self.name), submit
+
+    def _render(
+        self,
+        messages: Messages,
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+    ) -> Prompt:
+        if isinstance(messages, str):
+            if not messages:
+                raise ParameterError("the prompt is empty; allowed: 1 character or more")
+            messages = [{"role": "user", "content": messages}]
+        return encode_chat(self.tokenizer, self._template, messages, tools=tools, **variables)
+
+    def _variables(self) -> frozenset[str]:
+        if self._template is None:
+            return frozenset()
+        return self._template.variables - {"messages", "tools", "add_generation_prompt"}
+
+
+def _load_text(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None, Defaults]:
+    """Build all that needs the checkpoint's texts and none of its weights."""
+    tokenizer = Tokenizer.from_data(checkpoint.tokenizer)
+    source = checkpoint.chat_template
+    template = None if source is None else ChatTemplate(source)
+    family = family_of(checkpoint.config, checkpoint.name or checkpoint.path.name)
+    named = stop_ids_of(checkpoint.generation)
+    stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids(family.stops), *named)))
+    return tokenizer, template, Defaults(family, checkpoint.generation, stop_ids)
+
+
+def _many(things: Any) -> Any:
+    if isinstance(things, (str, bytes, Mapping)):
+        raise ParameterError(
+            f"a batch is of type {type(things).__name__}; allowed: a list of prompts"
+        )
+    return things
+
+
+def _read_all(requests: Iterable[Callable[[], tuple[Assembler, Submit]]]) -> list[Reply]:
+    """Send all, read all; whatever goes wrong, nothing is left running."""
+    streams: list[Stream] = []
+    try:
+        streams.extend(Stream(*request()) for request in requests)
+        return [stream.read() for stream in streams]
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+def _scores_of(requests: Sequence[Request], engine: EngineThread) -> list[Scores]:
+    from queue import SimpleQueue
+
+    inboxes = [SimpleQueue[Any]() for _ in requests]
+    tickets: list[Ticket] = []
+    try:
+        tickets.extend(engine.submit(r, i.put) for r, i in zip(requests, inboxes, strict=True))
+        found: list[Scores] = []
+        for inbox in inboxes:
+            event = inbox.get()  # a score has one event only
+            if event.scores is None:
+                raise event.error or EngineError("the engine was closed before the score was done")
+            found.append(event.scores)
+        return found
+    finally:
+        for ticket in tickets:
+            ticket.cancel()

@@ -1,0 +1,158 @@
+"""Answers that arrive piece by piece: for a thread, and for an asyncio task.
+
+Leaving early (close, an exception, a cancelled task, a dropped iterator) cancels the request. Knows
+how events travel from the engine's thread, not what was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from queue import SimpleQueue
+from types import TracebackType
+
+from qwick.engine.request import Deliver, Event, Finished
+from qwick.engine.thread import Ticket
+from qwick.errors import RequestCancelled, UsageError
+from qwick.llm.reply import Assembler, Chunk, Reply
+
+Submit = Callable[[Deliver], Ticket]
+
+
+class _Answer:
+    """What both kinds of stream share: from an event to a chunk, and the reply at the end."""
+
+    def __init__(self) -> None:
+        self._assembler: Assembler | None = None
+        self._ticket: Ticket | None = None
+        self._reply: Reply | None = None
+        self._closed = False
+
+    @property
+    def reply(self) -> Reply:
+        """The whole reply, once the stream has been read to its end; UsageError before."""
+        if self._reply is None:
+            raise UsageError("the answer is not complete", hint="read the stream to its end first")
+        return self._reply
+
+    def _cancel(self) -> None:
+        self._closed = True
+        if self._ticket is not None and self._reply is None:
+            self._ticket.cancel()
+
+    def _take(self, event: Event) -> Chunk:
+        if self._assembler is None:  # never: events come after the request was sent
+            raise UsageError("the stream has not begun")
+        if not isinstance(event, Finished):
+            return self._assembler.push(event)
+        self._closed = True
+        chunk, self._reply = self._assembler.finish(event)
+        return chunk
+
+    def __del__(self) -> None:
+        self._cancel()
+
+
+class Stream(_Answer):
+    """Iterator over the chunks of one answer, for one thread at a time; chunks are never empty."""
+
+    def __init__(self, assembler: Assembler, submit: Submit) -> None:
+        super().__init__()
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._assembler = assembler
+        self._ticket = submit(self._events.put)
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Chunk:
+        """Wait for the next piece; raises EngineError or RequestCancelled if it ended so."""
+        while not self._closed:
+            chunk = self._take(self._events.get())
+            if chunk.text or chunk.logprobs:
+                return chunk
+        raise StopIteration
+
+    def read(self) -> Reply:
+        """Read to the end and return the reply. An interruption cancels the request."""
+        try:
+            for _ in self:
+                pass
+        finally:
+            self.close()
+        if self._reply is None:
+            raise RequestCancelled("the stream was closed before its end")
+        return self._reply
+
+    def close(self) -> None:
+        """Cancel the request unless it has ended; the iterator is empty from now on."""
+        self._cancel()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncStream(_Answer):
+    """Asynchronous iterator over the chunks of one answer; it begins with the first."""
+
+    def __init__(self, prepare: Callable[[], Awaitable[tuple[Assembler, Submit]]]) -> None:
+        super().__init__()
+        self._prepare = prepare
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def __aiter__(self) -> AsyncStream:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        """Wait for the next piece; cancelling the waiting task cancels the request."""
+        try:
+            if self._ticket is None and not self._closed:
+                await self._begin()
+            while not self._closed:
+                chunk = self._take(await self._events.get())
+                if chunk.text or chunk.logprobs:
+                    return chunk
+        except asyncio.CancelledError:
+            self._cancel()
+            raise
+        raise StopAsyncIteration
+
+    async def _begin(self) -> None:
+        self._assembler, submit = await self._prepare()
+        loop, events = asyncio.get_running_loop(), self._events
+        tickets: list[
+            Ticket
+        ] = []  # and not self, which the engine would then keep from being dropped
+
+        def deliver(event: Event) -> None:
+            try:
+                loop.call_soon_threadsafe(events.put_nowait, event)
+            except RuntimeError:  # the loop is closed: nobody will ever read this
+                for ticket in tickets:
+                    ticket.cancel()
+
+        self._ticket = submit(deliver)
+        tickets.append(self._ticket)
+
+    async def read(self) -> Reply:
+        """Read to the end and return the reply."""
+        try:
+            async for _ in self:
+                pass
+        finally:
+            self._cancel()
+        if self._reply is None:
+            raise RequestCancelled("the stream was closed before its end")
+        return self._reply
+
+    async def aclose(self) -> None:
+        """Cancel the request unless it has ended; the iterator is empty from now on."""
+        self._cancel()

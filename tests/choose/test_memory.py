@@ -1,0 +1,108 @@
+"""The memory plan: its sum, its defaults, and what it says when nothing fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwick.choose.memory import PROCESS_BYTES, MemoryPlan, plan_memory
+from qwick.errors import ParameterError, ResourceError, UnsupportedError
+from qwick.machine.cpu import Memory
+
+# Qwen2.5-0.5B as published.
+CONFIG: dict[str, Any] = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+}
+GB = 10**9
+WEIGHTS = 491 * 10**6
+
+
+def plan(available: int, context: int | None = None, **more: Any) -> MemoryPlan:
+    return plan_memory(
+        {**CONFIG, **more.pop("config", {})},
+        WEIGHTS,
+        Memory(total=64 * GB, available=available, limited_by=more.pop("limited_by", "machine")),
+        context=context,
+        rows=576,
+        logit_rows=64,
+        **more,
+    )
+
+
+def test_the_cache_of_a_token() -> None:
+    # 24 layers x (keys and values) x 2 heads x 64 x 2 bytes = 12 KiB, as measured for this model
+    assert plan(20 * GB).kv_per_token == 12 * 1024
+    assert plan(20 * GB, kv="f32").kv_per_token == 24 * 1024
+
+
+def test_roomy() -> None:
+    p = plan(20 * GB)
+    assert (p.context, p.cache_tokens) == (32768, 4 * 32768)
+    assert PROCESS_BYTES < p.scratch < PROCESS_BYTES + 120 * 10**6
+    assert p.needed == WEIGHTS + p.scratch + 32768 * 12288
+
+
+def test_the_models_own_context_when_smaller() -> None:
+    assert plan(20 * GB, config={"max_position_embeddings": 4096}).context == 4096
+
+
+def test_the_wish_wins_over_the_default() -> None:
+    p = plan(20 * GB, 100_000)
+    assert p.context == 100_000
+    assert p.cache_tokens == 400_000
+    assert plan(20 * GB, 1).context == 1
+
+
+def test_tight_memory_shortens_the_default_but_not_a_wish() -> None:
+    tight = WEIGHTS + plan(20 * GB).scratch + 2000 * 12288
+    p = plan(tight)
+    assert (p.context, p.cache_tokens) == (2000, 2000)
+    assert p.needed <= tight
+    with pytest.raises(ResourceError) as caught:
+        plan(tight, 2001)
+    assert "context of 2001 tokens" in str(caught.value)
+    assert "--ctx 2000" in str(caught.value)
+
+
+def test_the_pool_takes_half_of_what_is_left() -> None:
+    left = 40_000 * 12288
+    p = plan(WEIGHTS + plan(20 * GB).scratch + left, 8192)
+    assert p.cache_tokens == 20_000
+
+
+def test_too_small_a_machine() -> None:
+    with pytest.raises(ResourceError) as caught:
+        plan(GB // 2)
+    text = str(caught.value)
+    for part in ("0.49 GB weights", "context of 512", "0.50 GB", "are available", "smaller model"):
+        assert part in text
+    with pytest.raises(ResourceError, match="the control group leaves"):
+        plan(GB // 2, limited_by="cgroup")
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True, "8"])
+def test_a_bad_context(bad: Any) -> None:
+    with pytest.raises(ParameterError, match=r"ctx is .*; allowed: whole numbers from 1 to 131072"):
+        plan(20 * GB, bad)
+
+
+def test_a_context_beyond_the_models() -> None:
+    with pytest.raises(UnsupportedError, match=r"131073.*trained for 131072"):
+        plan(20 * GB, 131_073)
+
+
+def test_a_bad_cache_type() -> None:
+    with pytest.raises(ParameterError, match="kv is 'int3'; allowed: bf16, f32"):
+        plan(20 * GB, kv="int3")
