@@ -32,6 +32,7 @@ __all__ = ["run"]
 @click.option(
     "--ctx", type=click.IntRange(1), help="Context in tokens; default: what model and memory allow."
 )
+@click.option("--raw", is_flag=True, help="Continue PROMPT as it is: no template, no streaming.")
 @json_option
 def run(
     words: tuple[str, ...],
@@ -41,6 +42,7 @@ def run(
     seed: int | None,
     threads: int | None,
     ctx: int | None,
+    raw: bool,
     as_json: bool,
 ) -> None:
     """Answer PROMPT with MODEL (a name, a folder or a .gguf file; without one: the default).
@@ -50,20 +52,27 @@ def run(
     from qwick.engine.request import Sampling
 
     options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    sampling = {name: value for name, value in options.items() if value is not None}
-    Sampling(**sampling)  # type: ignore[arg-type]  # refuse a bad value before the model loads
+    sampling: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    Sampling(**sampling)  # refuse a bad value before the model loads
+    if raw and system is not None:
+        raise UsageError(
+            "--system has no place in a raw prompt", hint="leave out --raw or --system"
+        )
     model, prompt = split_words(words)
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": valid_text("--system", system)})
-    qwen = _load(model, threads, ctx)
-    try:
-        if as_json:
-            print_json(qwen.chat(messages, **sampling).to_dict())
+    with _load(model, threads, ctx) as qwen:
+        if not (raw or as_json):
+            reply = _stream(qwen, messages, sampling)
         else:
-            _stream(qwen, messages, sampling)
-    finally:
-        qwen.close()
+            reply = qwen.complete(prompt, **sampling) if raw else qwen.chat(messages, **sampling)
+            if as_json:
+                print_json(reply.to_dict())
+            else:
+                click.echo(reply.text)
+    if sys.stderr.isatty():
+        click.secho(_status(reply), err=True, dim=True)
 
 
 def split_words(words: tuple[str, ...]) -> tuple[str | None, str]:
@@ -140,30 +149,28 @@ def _load(model: str | None, threads: int | None, ctx: int | None) -> Qwen:
     return Qwen.load(path, threads=threads, ctx=ctx)
 
 
-def _stream(qwen: Qwen, messages: list[dict[str, str]], sampling: dict[str, Any]) -> None:
-    """Write the answer as it comes; a status line follows in a terminal."""
-    stream = qwen.stream(messages, **sampling)
-    ended = True
-    try:
-        for chunk in stream:
-            if chunk.text:
+def _stream(qwen: Qwen, messages: list[dict[str, str]], sampling: dict[str, Any]) -> Reply:
+    """Write the answer as it comes, and a line end after it; return the whole reply."""
+    last = "\n"
+    with qwen.stream(messages, **sampling) as stream:
+        try:
+            for chunk in stream:
                 sys.stdout.write(chunk.text)
                 sys.stdout.flush()
-                ended = chunk.text.endswith("\n")
-    finally:
-        stream.close()
-        if not ended:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-    if sys.stderr.isatty():
-        click.secho(_status(stream.reply), err=True, dim=True)
+                last = chunk.text[-1:] or last
+        finally:
+            if last != "\n":
+                sys.stdout.write("\n")
+                sys.stdout.flush()
+    return stream.reply
 
 
 def _status(reply: Reply) -> str:
-    facts = reply.to_dict()
-    usage, timings = facts["usage"], facts["timings"]
+    """Return the line of figures, and why the answer ended if not by itself."""
+    usage, timings = reply.usage, reply.timings
+    ended = "" if reply.finish_reason == "stop" else f" · ended by {reply.finish_reason}"
     return (
-        f"{usage['completion_tokens']} tokens · {timings['decode_tok_s']:.1f} tok/s · "
-        f"prompt {usage['prompt_tokens']} tokens in {timings['prefill']:.2f} s · "
-        f"{facts['finish_reason']}"
+        f"{usage.completion_tokens} tokens at {timings.decode_tok_s:.1f} tok/s · prompt of "
+        f"{usage.prompt_tokens} at {timings.prefill_tok_s:.1f} tok/s · first token after "
+        f"{timings.ttft:.2f} s{ended}"
     )

@@ -1,0 +1,133 @@
+"""`qwick run` with the real default checkpoint, as users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import Run, environment
+from qwick.cli.main import BROKEN_PIPE
+
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_checkpoint")]
+
+GREEDY = ("--temperature", "0", "--ctx", "512")
+
+
+def start(*arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "qwick", "run", *GREEDY, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=environment(),
+    )
+
+
+def test_an_answer_and_its_json_agree(qwick: Run) -> None:
+    prompt = ("What is the capital of France? Answer with one word.",)
+    done = qwick("run", *GREEDY, *prompt)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Paris" in done.stdout
+    assert done.stdout.endswith("\n")
+    found = json.loads(qwick("run", *GREEDY, "--json", "-", stdin=prompt[0] + "\n").stdout)
+    assert found["text"] == done.stdout.removesuffix("\n")
+    assert found["finish_reason"] == "stop"
+    assert found["usage"]["completion_tokens"] >= 1
+    assert found["timings"]["ttft"] > 0
+
+
+def test_the_system_message_and_max_tokens_are_honoured(qwick: Run) -> None:
+    arguments = ("run", *GREEDY, "--json", "--max-tokens", "5", "Who are you?")
+    plain = json.loads(qwick(*arguments).stdout)
+    system = json.loads(qwick(*arguments, "--system", "You are a pirate named Blackbeard.").stdout)
+    assert plain["usage"]["prompt_tokens"] != system["usage"]["prompt_tokens"]
+    for found in (plain, system):
+        assert found["finish_reason"] == "length"
+        assert found["usage"]["completion_tokens"] == 5
+
+
+def test_a_raw_prompt_is_continued(qwick: Run) -> None:
+    done = qwick(
+        "run",
+        *GREEDY,
+        "--raw",
+        "--max-tokens",
+        "12",
+        "def add(a, b):\n    return",
+        "--threads",
+        "1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.lstrip().startswith("a + b")
+    refused = qwick("run", "--raw", "--system", "x", "Hi")
+    assert refused.returncode == 2
+    assert "--system" in refused.stderr
+
+
+def test_ctrl_c_stops_cleanly() -> None:
+    process = start("Write a long story about the sea.")
+    assert process.stdout is not None
+    first = process.stdout.read(5)
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(first) == 5
+    assert rest.endswith(b"\n")
+    assert err == b""
+
+
+def test_a_reader_that_leaves_stops_it() -> None:
+    process = start("Write a long story about the sea.")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(5)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=30) == BROKEN_PIPE
+
+
+def test_a_terminal_gets_a_status_line() -> None:
+    ours, theirs = pty.openpty()
+    process = start("--max-tokens", "3", "Hi", stderr=theirs)
+    os.close(theirs)
+    process.communicate(timeout=60)
+    line = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert process.returncode == 0
+    assert "3 tokens at" in line
+    assert "tok/s" in line
+    assert "ended by length" in line
+
+
+def test_a_prompt_that_is_too_long(qwick: Run) -> None:
+    done = qwick("run", "--ctx", "64", "-", stdin="word " * 100)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "64" in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("kind", ["cut", "rubbish", "empty", "folder"])
+def test_a_damaged_checkpoint(
+    qwick: Run, default_checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "a.gguf"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        with default_checkpoint.open("rb") as file:
+            start_of_it = file.read(1 << 20)
+        path.write_bytes({"cut": start_of_it, "rubbish": start_of_it[::-1], "empty": b""}[kind])
+    done = qwick("run", str(path), "Hi")
+    assert (done.returncode, done.stdout) == (4, ""), done.stderr
+    assert done.stderr.startswith("error: ")
+    assert str(path) in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
