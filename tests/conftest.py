@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,23 @@ def default_checkpoint() -> Path:
     from qwick import hub
 
     return hub.resolve()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that takes `isa` once on every instruction set that this CPU can run."""
+    if "isa" in metafunc.fixturenames:
+        from qwick.native import ops  # here: most tests need no compiled kernels
+
+        usable = [i.name for i in ops.available() if i.usable]
+        metafunc.parametrize("isa", usable, indirect=True)
+
+
+@pytest.fixture
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of the instruction set in force; what was in force before returns afterwards."""
+    from qwick.native import ops
+
+    before = ops.isa()
+    ops.force(request.param)
+    yield request.param
+    ops.force(before)

@@ -1,10 +1,13 @@
-"""Norm, SwiGLU, RoPE with the cache, and attention against their NumPy definitions, on every instruction set."""
+"""Norm, SwiGLU, RoPE with the cache, and attention against their NumPy definitions.
+
+On every instruction set of this CPU.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from isa import isa  # noqa: F401
+
 from qwick.native import ops, reference
 
 PAGE = ops.PAGE_SIZE
@@ -12,7 +15,7 @@ PAGE = ops.PAGE_SIZE
 
 @pytest.mark.parametrize(("m", "n"), [(1, 896), (3, 17), (40, 1000), (5, 1), (200, 128)])
 @pytest.mark.parametrize("residual", [False, True])
-def test_add_rms_norm(isa: str, m: int, n: int, residual: bool) -> None:  # noqa: F811
+def test_add_rms_norm(isa: str, m: int, n: int, residual: bool) -> None:
     rng = np.random.default_rng(n)
     x = rng.standard_normal((m, n)).astype(np.float32) * 3
     delta = rng.standard_normal((m, n)).astype(np.float32) if residual else None
@@ -25,7 +28,7 @@ def test_add_rms_norm(isa: str, m: int, n: int, residual: bool) -> None:  # noqa
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 4864), (3, 17), (70, 100), (2, 1)])
-def test_swiglu(isa: str, m: int, n: int) -> None:  # noqa: F811
+def test_swiglu(isa: str, m: int, n: int) -> None:
     rng = np.random.default_rng(n)
     gate_up = (rng.standard_normal((m, 2 * n)) * 8).astype(np.float32)
     gate_up[0, 0] = -100  # e^100 overflows float32: silu must still be 0
@@ -36,7 +39,7 @@ def test_swiglu(isa: str, m: int, n: int) -> None:  # noqa: F811
 
 
 class Case:
-    """A mixed batch over scattered pages: some sequences prefill, some decode, one starts mid-page."""
+    """A mixed batch over scattered pages: some sequences prefill, some decode, one is mid-page."""
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, kv: type, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -55,7 +58,7 @@ class Case:
             self.pages[owner, self.positions // PAGE] * PAGE + self.positions % PAGE
         ).astype(np.int32)
         shape = (len(order), kv_heads, head_dim, PAGE)
-        # Garbage in every slot that nobody wrote, NaN included: it must never be read into a result.
+        # Garbage in every slot that nobody wrote, NaN included: it must reach no result.
         self.keys = rng.standard_normal(shape).astype(np.float32)
         self.values = rng.standard_normal(shape).astype(np.float32).transpose(0, 1, 3, 2).copy()
         for page, used in self.unused():
@@ -105,7 +108,7 @@ def test_rope_store_and_attention(
     kv_heads: int,
     head_dim: int,
     norms: bool,
-    kv: type,  # noqa: F811
+    kv: type,
 ) -> None:
     case = Case(heads, kv_heads, head_dim, kv, heads * head_dim)
     qkv, keys, values, out = case.run(ops, norms)
@@ -121,7 +124,7 @@ def test_rope_store_and_attention(
     assert np.isfinite(out).all()
 
 
-def test_one_row_sees_exactly_its_past(isa: str) -> None:  # noqa: F811
+def test_one_row_sees_exactly_its_past(isa: str) -> None:
     """Changing the key of any later position changes nothing; of any earlier one, something."""
     case = Case(2, 1, 16, np.float32, 5)
     qkv, keys, values, out = case.run(ops, False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from isa import isa  # noqa: F401
+
 from qwick.native import ops, reference
 from qwick.quant.decode import decode
 from qwick.quant.encode import encode
@@ -66,14 +66,14 @@ def check(x: np.ndarray, kinds: list[StoredType], ns: list[int], bias: bool, nam
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 7, 16, 17, 33, 50])
 @pytest.mark.parametrize("kind", list(StoredType), ids=lambda k: k.name)
-def test_every_class_and_row_count(isa: str, kind: StoredType, m: int) -> None:  # noqa: F811
+def test_every_class_and_row_count(isa: str, kind: StoredType, m: int) -> None:
     rng = np.random.default_rng(m)
     check(wild_rows(m, 512, rng), [kind], [48], False, isa)
 
 
 @pytest.mark.parametrize("kind", list(StoredType), ids=lambda k: k.name)
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 31, 33, 100])
-def test_odd_widths(isa: str, kind: StoredType, n: int) -> None:  # noqa: F811
+def test_odd_widths(isa: str, kind: StoredType, n: int) -> None:
     rng = np.random.default_rng(n)
     for m in (1, 6):
         check(wild_rows(m, 256, rng), [kind], [n], True, isa)
@@ -83,14 +83,14 @@ def test_odd_widths(isa: str, kind: StoredType, n: int) -> None:  # noqa: F811
     "kind", [StoredType.F32, StoredType.F16, StoredType.BF16], ids=lambda k: k.name
 )
 @pytest.mark.parametrize("k", [1, 3, 17, 33, 95])
-def test_odd_depths_of_float_weights(isa: str, kind: StoredType, k: int) -> None:  # noqa: F811
+def test_odd_depths_of_float_weights(isa: str, kind: StoredType, k: int) -> None:
     rng = np.random.default_rng(k)
     for m in (1, 3, 20):
         x = rng.standard_normal((m, k)).astype(np.float32)
         check(x, [kind], [20], True, isa)
 
 
-def test_matrices_of_different_types_side_by_side(isa: str) -> None:  # noqa: F811
+def test_matrices_of_different_types_side_by_side(isa: str) -> None:
     rng = np.random.default_rng(0)
     kinds = [StoredType.Q5_0, StoredType.Q5_0, StoredType.Q8_0, StoredType.Q6_K, StoredType.F32]
     for m in (1, 9, 40):
@@ -124,7 +124,7 @@ def test_packing_is_lossless(kind: StoredType) -> None:
     assert np.array_equal(rows.view(np.uint32), expected[ids].view(np.uint32))
 
 
-def test_threads_do_not_change_the_result(isa: str) -> None:  # noqa: F811
+def test_threads_do_not_change_the_result(isa: str) -> None:
     rng = np.random.default_rng(3)
     raw = stored(StoredType.Q5_0, 400, 256, rng)
     packed = ops.pack([("q5_0", raw.reshape(-1), 400, 256)])

@@ -1,7 +1,7 @@
 """What a decoder is made of: a frozen description read, typed and strictly, from a model's config.
 
-Every key that changes the computation is read, expected to have a value that is implemented, or refused with
-its name. Free metadata is free. Knows nothing of weights or files.
+Every key that changes the computation is read, expected to have a value that is implemented, or
+refused with its name. Free metadata is free. Knows nothing of weights or files.
 """
 
 from __future__ import annotations
@@ -13,26 +13,33 @@ from typing import Any
 
 from qwick.errors import ConfigError
 
-# Read below, or meaningless for the forward pass of a trained decoder.
+# Meaningless for the forward pass of a trained decoder.
 _INERT = frozenset(
-    """
-    model_type architectures torch_dtype dtype transformers_version use_cache initializer_range
-    attention_dropout bos_token_id eos_token_id pad_token_id tie_word_embeddings max_window_layers
-    sliding_window output_attentions output_hidden_states return_dict chunk_size_feed_forward
-    id2label label2id problem_type name_or_path _name_or_path is_encoder_decoder is_decoder
-    add_cross_attention finetuning_task task_specific_params tokenizer_class prefix
-    """.split()
+    [
+        *("model_type", "architectures", "torch_dtype", "dtype", "transformers_version"),
+        *("use_cache", "initializer_range", "attention_dropout", "chunk_size_feed_forward"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "tokenizer_class", "prefix"),
+        *("output_attentions", "output_hidden_states", "return_dict", "name_or_path"),
+        *("_name_or_path", "_attn_implementation", "_attn_implementation_autoset"),
+        *("is_encoder_decoder", "is_decoder", "add_cross_attention", "finetuning_task"),
+        *("task_specific_params", "id2label", "label2id", "problem_type"),
+        # Of effect only with use_sliding_window, which is refused.
+        *("sliding_window", "max_window_layers"),
+    ]
 )
 _READ = frozenset(
-    """
-    hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
-    vocab_size rms_norm_eps rope_theta rope_parameters rope_scaling max_position_embeddings hidden_act
-    use_sliding_window attention_bias layer_types
-    """.split()
+    [
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"),
+        *("num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias"),
+        *("rope_theta", "rope_parameters", "rope_scaling", "max_position_embeddings"),
+        *("rms_norm_eps", "hidden_act", "use_sliding_window", "layer_types"),
+        "tie_word_embeddings",
+    ]
 )
 # A key that is in neither list and looks like one of these may change what is computed.
 _SUSPECT = re.compile(
-    r"rope|atten|attn|scal|multipl|softcap|window|norm|bias|expert|moe|quant|layer|head|logit|act"
+    r"rope|rotary|atten|attn|scal|multipl|factor|softcap|clip|window|sparse|norm|bias|residual|"
+    r"expert|moe|quant|layer|head|logit|act"
 )
 
 
@@ -67,63 +74,91 @@ class Arch:
 
 
 class _Config:
-    """Reads keys with their type and range; a ConfigError names the key, the value and what is allowed."""
+    """Reads keys with their type and range; errors name the key, the value and what is allowed.
+
+    A key whose value is null counts as missing, as it does in transformers.
+    """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
 
     def count(self, key: str, limit: int, default: int | None = None) -> int:
-        value = self.values.get(key, default)
-        if value is None:
-            raise ConfigError(f"the config has no key {key!r}")
+        value = self._get(key, default)
         if type(value) is not int or not 1 <= value <= limit:
-            raise ConfigError(
-                f"the config says {key}={value!r}; allowed: a whole number from 1 to {limit}"
-            )
+            raise _refused(key, value, f"allowed: a whole number from 1 to {limit}")
         return value
 
     def number(self, key: str, low: float, high: float) -> float:
-        value = self.values.get(key)
-        if value is None:
-            raise ConfigError(f"the config has no key {key!r}")
+        value = self._get(key, None)
         if type(value) not in (int, float) or not low <= value <= high:
-            raise ConfigError(f"the config says {key}={value!r}; allowed: {low:g} to {high:g}")
+            raise _refused(key, value, f"allowed: {low:g} to {high:g}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        value = self.values.get(key, default)
-        if value is None:
-            return default
+        value = self._get(key, default)
         if type(value) is not bool:
-            raise ConfigError(f"the config says {key}={value!r}; allowed: true or false")
+            raise _refused(key, value, "allowed: true or false")
         return value
 
-    def expect(self, key: str, *implemented: object) -> None:
+    def expect(self, key: str, implemented: str | bool) -> None:
+        value = self._get(key, implemented)
+        if type(value) is not type(implemented) or value != implemented:
+            raise _refused(key, value, f"implemented: {implemented!r}")
+
+    def _get(self, key: str, default: Any) -> Any:
         value = self.values.get(key)
-        if value is not None and value not in implemented:
-            raise ConfigError(
-                f"the config says {key}={value!r}, which is not implemented; "
-                f"implemented: {', '.join(map(repr, implemented))}"
-            )
+        if value is None:
+            value = default
+        if value is None:
+            raise ConfigError(f"the config has no key {key!r}")
+        return value
+
+
+def _refused(key: str, value: object, allowed: str, hint: str | None = None) -> ConfigError:
+    return ConfigError(f"the config says {key}={value!r:.100}; {allowed}", hint=hint)
 
 
 def _rope_theta(config: _Config) -> float:
-    """Read the base of the rotation from either spelling; scaled rotations are refused by name."""
-    scaling = config.values.get("rope_scaling") or {}
-    parameters = config.values.get("rope_parameters") or {}  # transformers from 5.0
-    for key, table in (("rope_scaling", scaling), ("rope_parameters", parameters)):
+    """Read the base of the rotation from any spelling; scaled rotations are refused by name."""
+    found: dict[str, float] = {}
+    for key in ("rope_scaling", "rope_parameters"):  # the second: transformers from 5.0
+        table = config.values.get(key)
+        if table is None:
+            continue
         if not isinstance(table, Mapping):
-            raise ConfigError(f"the config says {key}={table!r}; allowed: an object or null")
-        kind = table.get("rope_type", table.get("type", "default"))
-        extra = set(table) - {"rope_type", "type", "rope_theta"}
-        if kind != "default" or extra:
-            raise ConfigError(
-                f"the config says {key}={dict(table)!r}; only the plain rotation is implemented",
+            raise _refused(key, table, "allowed: an object or null")
+        plain = all(table.get(name, "default") == "default" for name in ("rope_type", "type"))
+        if not plain or set(table) - {"rope_type", "type", "rope_theta"}:
+            raise _refused(
+                key,
+                dict(table),
+                "only the plain rotation is implemented",
                 hint=f"remove {key} to run within the native context",
             )
-    if "rope_theta" in parameters:
-        return _Config(parameters).number("rope_theta", 1.0, 1e12)
-    return config.number("rope_theta", 1.0, 1e12)
+        if "rope_theta" in table:
+            found[key] = _Config(table).number("rope_theta", 1.0, 1e12)
+    if config.values.get("rope_theta") is not None or not found:
+        found["rope_theta"] = config.number("rope_theta", 1.0, 1e12)
+    if len(set(found.values())) > 1:
+        raise ConfigError(
+            "the config gives the base of the rotation more than once, and differently: "
+            + ", ".join(f"{value:g} in {key}" for key, value in found.items())
+        )
+    return next(iter(found.values()))
+
+
+def _check_layer_types(config: _Config, layers: int) -> None:
+    kinds = config.values.get("layer_types")
+    if kinds is None:
+        return
+    allowed = f"implemented: 'full_attention', for each of {layers} layers"
+    if not isinstance(kinds, (list, tuple)):
+        raise _refused("layer_types", kinds, allowed)
+    for kind in kinds:
+        if kind != "full_attention":
+            raise ConfigError(f"the config says layer_types holds {kind!r:.100}; {allowed}")
+    if len(kinds) != layers:
+        raise ConfigError(f"the config says layer_types has {len(kinds)} entries; {allowed}")
 
 
 def _refuse_unknown(values: Mapping[str, Any]) -> None:
@@ -133,29 +168,37 @@ def _refuse_unknown(values: Mapping[str, Any]) -> None:
         if key not in _READ
         and key not in _INERT
         and _SUSPECT.search(key)
-        and value not in (None, False, [], {})
+        and not (value is None or value is False or value in ([], {}))
     )
     if suspects:
-        shown = ", ".join(f"{key}={values[key]!r:.60}" for key in suspects)
+        shown = ", ".join(f"{key:.60}={values[key]!r:.60}" for key in suspects[:8])
         raise ConfigError(f"the config has keys that may change the computation: {shown}")
 
 
+def _head_dim(config: _Config, hidden: int, heads: int) -> int:
+    if config.values.get("head_dim") is None and hidden % heads:
+        raise ConfigError(
+            f"the config has no head_dim, and hidden_size={hidden} is no multiple of "
+            f"num_attention_heads={heads}"
+        )
+    head_dim = config.count("head_dim", 256, hidden // heads)
+    if head_dim % 16:
+        raise ConfigError(f"the config has head_dim={head_dim}; implemented: multiples of 16")
+    return head_dim
+
+
 def read_arch(values: Mapping[str, Any]) -> Arch:
-    """Read a config in Hugging Face's spelling; ConfigError for what is missing, wrong or not implemented."""
+    """Read a config in Hugging Face's spelling.
+
+    Raises ConfigError for what is missing, wrong or not implemented.
+    """
     config = _Config(values)
     model_type = values.get("model_type")
     if model_type not in ("qwen2", "qwen3"):
-        raise ConfigError(
-            f"the config says model_type={model_type!r}; implemented: 'qwen2', 'qwen3'"
-        )
+        raise _refused("model_type", model_type, "implemented: 'qwen2', 'qwen3'")
     config.expect("hidden_act", "silu")
     config.expect("use_sliding_window", False)
     config.expect("attention_bias", model_type == "qwen2")
-    for kind in values.get("layer_types") or ():
-        if kind != "full_attention":
-            raise ConfigError(
-                f"the config says layer_types holds {kind!r}; implemented: 'full_attention'"
-            )
     _refuse_unknown(values)
     hidden = config.count("hidden_size", 1 << 16)
     heads = config.count("num_attention_heads", 1024)
@@ -166,7 +209,7 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
         layers=config.count("num_hidden_layers", 1024),
         heads=heads,
         kv_heads=config.count("num_key_value_heads", 1024, heads),
-        head_dim=config.count("head_dim", 256, max(hidden // heads, 1)),
+        head_dim=_head_dim(config, hidden, heads),
         vocab=config.count("vocab_size", 1 << 24),
         context=config.count("max_position_embeddings", 1 << 27),
         rms_eps=config.number("rms_norm_eps", 0.0, 1.0),
@@ -175,11 +218,10 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
         qkv_bias=model_type == "qwen2",
         qk_norm=model_type == "qwen3",
     )
+    _check_layer_types(config, arch.layers)
     if arch.heads % arch.kv_heads or arch.heads // arch.kv_heads > 64:
         raise ConfigError(
             f"the config has {arch.heads} heads over {arch.kv_heads} key heads; "
             "allowed: 1 to 64 heads to each key head, evenly"
         )
-    if arch.head_dim % 16:
-        raise ConfigError(f"the config has head_dim={arch.head_dim}; implemented: multiples of 16")
     return arch

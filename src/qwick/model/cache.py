@@ -1,6 +1,7 @@
 """The memory of a decoder's sequences: pages of keys and values.
 
-A page holds PAGE_SIZE tokens of every layer. Which sequence owns which page is the engine's business.
+A page holds PAGE_SIZE tokens of every layer. Which sequence owns which page is the engine's
+business.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from qwick.errors import ResourceError
 from qwick.model.arch import Arch
 from qwick.native.ops import PAGE_SIZE
 
-KV_DTYPES = {"bf16": np.dtype(np.uint16), "f32": np.dtype(np.float32)}
+KV_DTYPES: dict[str, np.dtype[Any]] = {
+    "bf16": np.dtype(np.uint16),
+    "f32": np.dtype(np.float32),
+}
 
 
 def page_bytes(arch: Arch, kv: str) -> int:
@@ -26,8 +30,8 @@ class KVCache:
     """`keys[layer]`: [pages, kv_heads, head_dim, PAGE_SIZE], `values[layer]`: [pages, kv_heads,
     PAGE_SIZE, head_dim]; float32, or bf16 held as uint16.
 
-    Keys lie transposed so that the scores of PAGE_SIZE tokens are vectors. The memory is virtual until a page
-    is first written.
+    Keys lie transposed so that the scores of PAGE_SIZE tokens are vectors. The memory is virtual
+    until a page is first written.
     """
 
     def __init__(self, arch: Arch, pages: int, kv: str = "bf16") -> None:

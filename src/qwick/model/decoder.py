@@ -1,7 +1,7 @@
 """The Qwen decoder: Qwen1.5, Qwen2, Qwen2.5 and Qwen3, dense. Read `Decoder.forward` top to bottom.
 
-The generations differ by switches of `Arch`: `qkv_bias`, `qk_norm`, `tied`. Knows layers and pages; knows nothing of
-requests, text or files.
+The generations differ by switches of `Arch`: `qkv_bias`, `qk_norm`, `tied`. Knows layers and pages;
+knows nothing of requests, text or files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from qwick.model.arch import Arch
 from qwick.model.batch import Batch
-from qwick.model.cache import PAGE_SIZE, KVCache, page_bytes
+from qwick.model.cache import KVCache, page_bytes
 from qwick.model.layers import F32, Buffers, Embedding, Linear, RMSNorm, Rope
 from qwick.native import ops
 
@@ -27,7 +27,7 @@ class TensorSpec:
 
 
 def tensor_table(arch: Arch) -> Iterator[TensorSpec]:
-    """Every tensor of the architecture, under the checkpoint's names; loader and writers read this table."""
+    """Every tensor of the architecture, under the checkpoint's names: what a loader checks."""
     hidden, inner = arch.hidden, arch.intermediate
     yield TensorSpec("model.embed_tokens.weight", (arch.vocab, hidden))
     for i in range(arch.layers):
@@ -111,7 +111,7 @@ class Weights:
 class Decoder:
     """A model that turns a Batch into hidden states and those into logits. Not thread-safe."""
 
-    page_size = PAGE_SIZE
+    page_size = ops.PAGE_SIZE
 
     def __init__(self, arch: Arch, weights: Weights, *, context: int, kv: str = "bf16") -> None:
         self.arch = arch
@@ -134,8 +134,8 @@ class Decoder:
     def forward(self, batch: Batch, cache: KVCache) -> F32:
         """Run one step; returns the final-normed states of batch.logit_rows.
 
-        F32[r, hidden], valid until the next call. Raises IndexError for ids, positions, slots or pages
-        out of range (a defect of the caller).
+        F32[r, hidden], valid until the next call. Raises IndexError for ids, positions, slots or
+        pages out of range (a defect of the caller).
         """
         m = len(batch.ids)
         if m > self.buffers.m:
@@ -164,7 +164,7 @@ class Decoder:
         return out
 
     def logits(self, hidden: F32) -> F32:
-        """hidden: F32[r, hidden] -> F32[r, vocab], padding columns included; valid until the next call."""
+        """hidden: F32[r, hidden] -> F32[r, vocab], padding included; valid until the next call."""
         r = len(hidden)
         if r > len(self._logits):
             self._logits = np.empty((r, self.arch.vocab), np.float32)

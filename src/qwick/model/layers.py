@@ -1,4 +1,4 @@
-"""The pieces of a decoder: linear map, embedding, norm, rotation tables, and the buffers they write to.
+"""The pieces of a decoder: linear map, embedding, norm, rotation tables, and their buffers.
 
 Each does one kernel call. Shapes: m rows (tokens) of a step.
 """
@@ -20,7 +20,7 @@ U8 = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Linear:
-    """y = x W^T + bias. Several stored matrices may lie side by side in one (query, key and value)."""
+    """y = x W^T + bias. Several stored matrices may lie side by side in one (query, key, value)."""
 
     weight: ops.Packed
     bias: F32 | None = None
@@ -32,7 +32,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Token rows, decoded straight from the stored bytes: never packed, and only touched rows are read."""
+    """Token rows, decoded from the stored bytes: never packed, and only touched rows are read."""
 
     stored: str  # stored type, as ops.gather_rows names it
     data: U8
@@ -56,7 +56,7 @@ class RMSNorm:
 
 
 class Rope:
-    """cos and sin of position * theta^(-2i / head_dim): F32[context, head_dim / 2] (Su et al. 2021)."""
+    """cos, sin of position * theta^(-2i / head_dim), F32[context, head_dim / 2]: Su et al. 2021."""
 
     def __init__(self, arch: Arch, context: int) -> None:
         half = arch.head_dim // 2

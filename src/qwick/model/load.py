@@ -34,8 +34,9 @@ def load_model(
 ) -> Decoder:
     """Build the checkpoint's decoder. The checkpoint may be closed afterwards.
 
-    context: positions to prepare for, at most the model's own (the default). kv: "bf16" or "f32". Raises
-    ConfigError, FormatError (tensors), UnsupportedError (context beyond the model's), ParameterError.
+    context: positions to prepare for, at most the model's own (the default). kv: "bf16" or "f32".
+    Raises ConfigError, FormatError (tensors), UnsupportedError (context beyond the model's),
+    ParameterError.
     """
     arch = read_arch(checkpoint.config)
     if context is None:
@@ -44,7 +45,8 @@ def load_model(
         raise ParameterError(f"context is {context!r}; allowed: a whole number from 1")
     if context > arch.context:
         raise UnsupportedError(
-            f"a context of {context:,} tokens was asked for; the model was trained for {arch.context:,}",
+            f"a context of {context:,} tokens was asked for; "
+            f"the model was trained for {arch.context:,}",
             hint=f"ask for at most {arch.context}",
         )
     if kv not in KV_DTYPES:

@@ -1,9 +1,10 @@
 """Every kernel: its shapes, dtypes and aliasing. The only importer of the extension module.
 
-Arrays are C-contiguous and on the CPU; a wrong dtype or layout is a TypeError, a wrong shape a ValueError, an
-index out of range an IndexError: these are defects of the caller's code, not of a user's input. Outputs are
-written in place and must not overlap inputs unless said. Each call uses all threads of the pool and releases
-the GIL; concurrent calls take turns. `reference.py` has the same functions in NumPy.
+Arrays are C-contiguous and on the CPU; a wrong dtype or layout is a TypeError, a wrong shape a
+ValueError, an index out of range an IndexError: these are defects of the caller's code, not of a
+user's input. Outputs are written in place and must not overlap inputs unless said. Each call uses
+all threads of the pool and releases the GIL; concurrent calls take turns. `reference.py` has the
+same functions in NumPy.
 """
 
 from __future__ import annotations
@@ -51,27 +52,28 @@ class InstructionSet:
 
 
 class Packed:
-    """Weights laid out for the kernels: one or several matrices `[n_i, k]` side by side, `n` outputs.
+    """Weights laid out for the kernels: one or several matrices `[n_i, k]` side by side.
 
-    Immutable, and independent of the arrays it was made from. `segments` lists (packed class, n_i);
-    `bytes` is the memory it holds.
+    Immutable, and independent of the arrays it was made from. `n` is the sum of the n_i;
+    `segments` lists (packed class, n_i); `bytes` is the memory it holds.
     """
 
     __slots__ = ("bytes", "handle", "k", "n", "segments")
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: _ext.Packed) -> None:
         self.handle = handle
-        self.n: int = handle.n
-        self.k: int = handle.k
-        self.bytes: int = handle.bytes
-        self.segments: list[tuple[str, int]] = handle.segments
+        self.n = handle.n
+        self.k = handle.k
+        self.bytes = handle.bytes
+        self.segments = handle.segments
 
 
 def pack(parts: Sequence[tuple[str, U8, int, int]]) -> Packed:
     """Pack matrices that share their input: each part is (stored type, bytes, n, k).
 
-    Stored types: "f32", "f16", "bf16", "q4_k", "q5_0", "q6_k", "q8_0"; bytes: U8[n * row bytes], rows of whole
-    blocks as a GGUF file has them. Packing never rounds. Raises ValueError where sizes disagree.
+    Stored types: "f32", "f16", "bf16", "q4_k", "q5_0", "q6_k", "q8_0"; bytes: U8[n * row bytes],
+    rows of whole blocks as a GGUF file has them. Packing never rounds. Raises ValueError where
+    sizes disagree.
     """
     return Packed(_ext.pack(list(parts)))
 
@@ -79,14 +81,15 @@ def pack(parts: Sequence[tuple[str, U8, int, int]]) -> Packed:
 def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None) -> None:
     """out = x W^T + bias.  x: F32[m, k] · out: F32[m, n] · bias: F32[n].
 
-    Integer weights meet x in 8 bits with a scale per 32 (or in bf16, on a matrix unit); float weights meet
-    it in float32 (bf16 weights on a matrix unit: in bf16). `reference.matmul` states it exactly.
+    Integer weights meet x in 8 bits with a scale per 32 (or in bf16, on a matrix unit); float
+    weights meet it in float32 (bf16 weights on a matrix unit: in bf16). `reference.matmul` states
+    it exactly.
     """
     _ext.matmul(w.handle, x, out, bias)
 
 
 def unpack(w: Packed) -> F32:
-    """Return the values that packed weights stand for: F32[n, k], bit for bit those of the stored blocks."""
+    """Return the values that packed weights stand for: F32[n, k], bit for bit the stored ones."""
     out = np.empty((w.n, w.k), np.float32)
     _ext.unpack(w.handle, out)
     return out
@@ -127,11 +130,12 @@ def rope_store(
 ) -> None:
     """Rotate queries and keys in place, and put keys and values into their cache slots.
 
-    qkv: F32[m, (heads + 2 kv_heads) * head_dim], queries first · cos, sin: F32[positions, head_dim / 2] ·
-    positions, slots: I32[m] · norms: RMSNorm weights F32[head_dim] of queries and keys, applied per head
-    before the rotation (Qwen3) · keys: [pages, kv_heads, head_dim, PAGE_SIZE], values:
-    [pages, kv_heads, PAGE_SIZE, head_dim], both float32 or both bf16 held as uint16. Component i turns with
-    component i + head_dim / 2 (Su et al. 2021, in the GPT-NeoX pairing).
+    qkv: F32[m, (heads + 2 kv_heads) * head_dim], queries first · cos, sin: F32[positions,
+    head_dim / 2] · positions, slots: I32[m] · norms: RMSNorm weights F32[head_dim] of queries and
+    keys, applied per head before the rotation (Qwen3) · keys: [pages, kv_heads, head_dim,
+    PAGE_SIZE], values: [pages, kv_heads, PAGE_SIZE, head_dim], both float32 or both bf16 held as
+    uint16. Component i turns with component i + head_dim / 2 (Su et al. 2021, in the GPT-NeoX
+    pairing).
     """
     q_norm, k_norm = norms if norms is not None else (None, None)
     _ext.rope_store(qkv, heads, cos, sin, positions, slots, q_norm, k_norm, eps, keys, values)
@@ -149,14 +153,14 @@ def attention(
 ) -> None:
     """Causal attention of each row over its own sequence's pages, scaled by 1/sqrt(head_dim).
 
-    qkv: F32[m, (heads + 2 kv_heads) * head_dim], of which the queries are read · keys, values: as rope_store
-    left them · pages: I32[s, p] · starts: I32[s + 1], rows of each sequence · positions: I32[m]; a row sees
-    the positions 0 to its own · out: F32[m, heads * head_dim].
+    qkv: F32[m, (heads + 2 kv_heads) * head_dim], of which the queries are read · keys, values: as
+    rope_store left them · pages: I32[s, p] · starts: I32[s + 1], rows of each sequence ·
+    positions: I32[m]; a row sees the positions 0 to its own · out: F32[m, heads * head_dim].
     """
     _ext.attention(qkv, heads, keys, values, pages, starts, positions, out)
 
 
-# ---- the machine ----------------------------------------------------------------------------------------
+# ---- the machine ---------------------------------------------------------------------------------
 
 _chosen = threading.Event()
 
@@ -181,8 +185,7 @@ def available() -> list[InstructionSet]:
 
 def isa() -> str:
     """The instruction set in use."""
-    name: str = _ext.isa()
-    return name
+    return _ext.isa()
 
 
 def force(name: str) -> None:
@@ -197,8 +200,7 @@ def force(name: str) -> None:
 
 def threads() -> int:
     """Threads in the pool, the calling one included."""
-    count: int = _ext.threads()
-    return count
+    return _ext.threads()
 
 
 def set_threads(count: int) -> None:
@@ -207,15 +209,13 @@ def set_threads(count: int) -> None:
 
 
 def read_bandwidth(size: int = 512 << 20) -> float:
-    """Bytes per second that all threads together read from memory, over `size` bytes; best of five."""
-    rate: float = _ext.read_bandwidth(size)
-    return rate
+    """Bytes per second that all threads together read from memory: best of five over `size`."""
+    return _ext.read_bandwidth(size)
 
 
 def peak_rate() -> float:
-    """Operations per second of the matrix kernels' instruction on registers alone (an upper bound)."""
-    rate: float = _ext.peak_rate()
-    return rate
+    """Operations per second of the matrix kernels' instruction on registers (an upper bound)."""
+    return _ext.peak_rate()
 
 
 _choose_once()

@@ -1,7 +1,8 @@
 """The kernels of `ops.py` in plain NumPy: the specification, and the oracle of their tests.
 
-Same names, same argument order, same arrays; weights are given decoded (F32[n, k]) with the packed class
-that says in which form the activations meet them. Slow on purpose: one idea a line, float64 inside.
+Same names, same argument order, same arrays; weights are given decoded (F32[n, k]) with the packed
+class that says in which form the activations meet them. Slow on purpose: one idea a line, float64
+inside.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def form_of(isa: str, packed: str, rows: int) -> str:
 
 
 def matmul(x: F32, w: F32, out: NDArray[Any], bias: F32 | None, packed: str, form: str) -> None:
-    """out = x W^T + bias, exactly, on activations (and, in bf16, weights) as the kernel sees them."""
+    """out = x W^T + bias, exactly, on activations (bf16: and weights) as the kernel sees them."""
     weights = from_bf16(to_bf16(w)) if form == "bf16" else w
     out[...] = seen_by(x, packed, form) @ weights.astype(np.float64).T
     if bias is not None:
@@ -146,7 +147,7 @@ def attention(
     positions: I32,
     out: NDArray[Any],
 ) -> None:
-    """Softmax attention of each row over positions 0 to its own, heads sharing key heads in groups."""
+    """Softmax attention of each row over positions 0 to its own; groups of heads share a key."""
     _, kv_heads, head_dim, page_size = keys.shape
     group = heads // kv_heads
     queries = qkv[:, : heads * head_dim].reshape(-1, heads, head_dim).astype(np.float64)

@@ -1,0 +1,71 @@
+"""What csrc/bind.cpp exports; `ops.py`, its only importer, documents shapes and meaning."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Packed:
+    @property
+    def n(self) -> int: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def segments(self) -> list[tuple[str, int]]: ...
+
+def pack(parts: list[tuple[str, NDArray[np.uint8], int, int]]) -> Packed: ...
+def unpack(w: Packed, out: NDArray[np.float32]) -> None: ...
+def matmul(
+    w: Packed,
+    x: NDArray[np.float32],
+    out: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+) -> None: ...
+def gather_rows(
+    type: str,
+    data: NDArray[np.uint8],
+    n: int,
+    ids: NDArray[np.int32],
+    out: NDArray[np.float32],
+) -> None: ...
+def add_rms_norm(
+    x: NDArray[np.float32],
+    delta: NDArray[np.float32] | None,
+    weight: NDArray[np.float32],
+    eps: float,
+    out: NDArray[np.float32],
+) -> None: ...
+def swiglu(gate_up: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+def rope_store(
+    qkv: NDArray[np.float32],
+    heads: int,
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
+    positions: NDArray[np.int32],
+    slots: NDArray[np.int32],
+    q_norm: NDArray[np.float32] | None,
+    k_norm: NDArray[np.float32] | None,
+    eps: float,
+    keys: NDArray[Any],
+    values: NDArray[Any],
+) -> None: ...
+def attention(
+    qkv: NDArray[np.float32],
+    heads: int,
+    keys: NDArray[Any],
+    values: NDArray[Any],
+    pages: NDArray[np.int32],
+    starts: NDArray[np.int32],
+    positions: NDArray[np.int32],
+    out: NDArray[np.float32],
+) -> None: ...
+def isa() -> str: ...
+def available() -> Sequence[tuple[str, str, bool]]: ...
+def force(name: str) -> None: ...
+def threads() -> int: ...
+def set_threads(n: int) -> None: ...
+def read_bandwidth(bytes: int) -> float: ...
+def peak_rate() -> float: ...
