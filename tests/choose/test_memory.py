@@ -33,7 +33,7 @@ def plan(available: int, context: int | None = None, **more: Any) -> MemoryPlan:
     return plan_memory(
         {**CONFIG, **more.pop("config", {})},
         WEIGHTS,
-        Memory(total=64 * GB, available=available, limited_by=more.pop("limited_by", "machine")),
+        memory=Memory(64 * GB, available, limited_by=more.pop("limited_by", "machine")),
         context=context,
         rows=576,
         logit_rows=64,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from engine.toy import F32, Sink, ToyModel, engine_of, greedy, run
 from qwick.engine.request import Event, FinishReason, Request, Sampling
+from qwick.engine.sampler import Sampler, Seen
 from qwick.engine.steer import Force, Steer, SteerSpec, Verdict
 from qwick.errors import (
     ContextLengthError,
@@ -65,6 +66,25 @@ def test_greedy_equals_the_model_by_hand() -> None:
     assert sink.ids == by_hand(model, request)
     assert sink.end.reason is LENGTH
     assert (sink.end.prompt_tokens, sink.end.completion_tokens) == (5, 30)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(seed=8, max_tokens=25),
+        Sampling(seed=8, max_tokens=25, top_k=9, top_p=0.9, temperature=2, repetition_penalty=1.5),
+        Sampling(temperature=0, max_tokens=25, repetition_penalty=2.0),
+    ],
+)
+def test_drawing_equals_the_sampler_by_hand(sampling: Sampling) -> None:
+    """Each token has its own number of the stream, and the penalty sees what was generated."""
+    model, sampler = ToyModel(), Sampler(40)
+    ids = [3, 1, 4]
+    for index in range(25):
+        row = model.row_after(ids)
+        ids.append(sampler.pick(row, sampling, seed=8, index=index, seen=Seen(tuple(ids)))[0])
+    (sink,) = run(engine_of(model), [Request([3, 1, 4], sampling=sampling)])
+    assert sink.ids == ids[3:]
 
 
 def test_scores_equal_the_model_by_hand() -> None:

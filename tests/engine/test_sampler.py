@@ -155,6 +155,21 @@ def test_top_ids_are_exact(seed: int, size: int, kind: str, count: int, masked: 
     assert top_ids(row, count).tolist() == expected
 
 
+@pytest.mark.parametrize("size", [1, 129, 299, 4999])
+def test_the_plain_draw_reaches_every_column(size: int) -> None:
+    """The width is no multiple of the groups: the columns left over are drawn like the others."""
+    logits = np.zeros(size, np.float32)
+    sampler = Sampler(size)
+    drawn_ids = {sampler._draw(logits, 0.0, Sampling(), (i + 0.5) / size) for i in range(size)}
+    assert drawn_ids == set(range(size))
+
+
+def test_min_p_of_one_keeps_the_best() -> None:
+    logits = rows(3, 1000, "normal", 3.0)
+    for s in (Sampling(min_p=1.0), Sampling(min_p=1.0, top_k=9), Sampling(min_p=1.0, top_p=0.9)):
+        assert drawn(Sampler(1000), logits, s, 20)[int(logits.argmax())] == 1
+
+
 def test_greedy_takes_the_lowest_of_equals_and_ignores_the_seed() -> None:
     sampler = Sampler(1000)
     logits = rows(3, 1000, "ties", 1.0)

@@ -206,6 +206,28 @@ def test_the_youngest_is_evicted_and_comes_back_with_its_ids() -> None:
     assert rows(go(s)) == [(1, 0, 13)]
 
 
+def test_a_start_leaves_a_page_for_everyone_who_runs() -> None:
+    s = state(4)
+    add(s, 0, 7)
+    go(s)
+    add(s, 1, 8)
+    assert rows(go(s)) == [(0, 7, 1)], "it would fit, and be evicted in the next step"
+    s.remove(s.running[0])
+    assert rows(go(s)) == [(1, 0, 8)]
+
+
+def test_what_was_planned_for_the_evicted_is_free_again() -> None:
+    """An old sequence that a steer made long needs pages after a young decode took the last."""
+    s = state(3, budget=8)
+    old = Sequence(0, [0] * 16, 15, cached=4, pages=s.pool.allocate(1))
+    young = Sequence(1, [0] * 5, 4, cached=4, pages=s.pool.allocate(1))
+    s.running += [old, young]
+    s.check()
+    step = go(s)
+    assert step.preempted == (young,)
+    assert rows(step) == [(0, 4, 8)], "its page, the page planned for it, and its row"
+
+
 def test_nobody_overtakes_a_request_that_waits_for_pages() -> None:
     s = state(4)
     add(s, 0, 8)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwick.errors import ParameterError, ResourceError, UnsupportedError
-from qwick.machine.cpu import Memory
+from qwick.machine.cpu import Memory, read_memory
 from qwick.model.arch import Arch, read_arch
 
 KV_BYTES: Mapping[str, int] = {"bf16": 2, "f32": 4}  # of one element of the cache
@@ -43,18 +43,18 @@ class MemoryPlan:
 def plan_memory(
     config: Mapping[str, Any],
     weights: int,
-    memory: Memory,
     *,
-    context: int | None = None,
-    kv: str = "bf16",
     rows: int,
     logit_rows: int,
+    context: int | None = None,
+    kv: str = "bf16",
+    memory: Memory | None = None,
 ) -> MemoryPlan:
     """Return context and cache size for a checkpoint, or say that it does not fit.
 
     config: Hugging Face keys. weights: bytes of all tensors (packing keeps their size). context: as
     wished, or None: the model's, at most DEFAULT_CONTEXT, and less where memory allows less. rows,
-    logit_rows: most tokens, and most rows of logits, of a step.
+    logit_rows: most tokens, and most rows of logits, of a step. memory: default: this machine's.
 
     The cache is virtual memory until a page is first used, so it is sized for several requests:
     POOL_CONTEXTS contexts, or what POOL_SHARE of the remaining memory holds if that is less, and
@@ -67,6 +67,7 @@ def plan_memory(
         raise ParameterError(f"kv is {kv!r}; allowed: {', '.join(KV_BYTES)}")
     arch = read_arch(config)
     _check_context(context, arch)
+    memory = read_memory() if memory is None else memory
     kv_per_token = 2 * arch.layers * arch.kv_dim * KV_BYTES[kv]
     widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + 3 * arch.intermediate
     scratch = PROCESS_BYTES + 4 * (rows * widths + logit_rows * (arch.vocab + 2 * arch.hidden))

@@ -111,7 +111,6 @@ class Qwen:
         from qwick import hub
         from qwick.choose.memory import plan_memory
         from qwick.formats.open import open_checkpoint
-        from qwick.machine.cpu import read_memory
         from qwick.model.load import load_model
 
         kv = "bf16" if kv is None else kv
@@ -122,7 +121,6 @@ class Qwen:
             plan = plan_memory(
                 checkpoint.config,
                 sum(tensor.data.nbytes for tensor in checkpoint.tensors.values()),
-                read_memory(),
                 context=ctx,
                 kv=kv,
                 rows=TOKEN_BUDGET,
