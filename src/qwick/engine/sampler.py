@@ -109,19 +109,17 @@ class Sampler:
         seen: Seen | None,
         mask: U8 | None,
     ) -> tuple[int, TokenLogprob | None]:
+        if sampling.top_k and not sampling.greedy and mask is None and sampling.logprobs is None:
+            return self._pick_top_k(row, sampling, uniform(seed, index), seen), None
         best = self._checked_argmax(row)
         report = None
         if sampling.logprobs is not None:
             report = (self._log_sum_exp(row, float(row[best])), _top(row, sampling.logprobs), row)
-        penalised = seen is not None and sampling.repetition_penalty != 1.0
-        if penalised or mask is not None:
-            if report is not None or not row.flags.writeable:
-                row = row.copy()
-            if seen is not None and penalised:
-                _penalise(row, seen.ids, sampling.repetition_penalty)
-            if mask is not None:
-                row = _masked(row, mask)
-            best = int(row.argmax())
+        changed = _penalised(row, sampling, seen, keep=report is not None)
+        if mask is not None:
+            changed = _masked(changed, mask)
+        if sampling.repetition_penalty != 1.0 or mask is not None:
+            row, best = changed, int(changed.argmax())
         token = best
         if not sampling.greedy:
             token = self._draw(row, float(row[best]), sampling, uniform(seed, index))
@@ -130,6 +128,17 @@ class Sampler:
         total, top, raw = report
         ranked = tuple((int(i), float(raw[i]) - total) for i in top)
         return token, TokenLogprob(token, float(raw[token]) - total, ranked)
+
+    def _pick_top_k(self, row: F32, sampling: Sampling, u: float, seen: Seen | None) -> int:
+        """What most checkpoints ask for, in two passes over the row instead of four."""
+        row = _penalised(row, sampling, seen, keep=False)
+        if not np.isfinite(row.min()):  # NaN or -inf; top_ids could not bear the first
+            raise _bad(row)
+        ids = top_ids(row, sampling.top_k)
+        best = float(row[ids].max())
+        if not np.isfinite(best):
+            raise _bad(row)
+        return self._choose(row, ids, best, sampling, u)
 
     def score(self, logits: F32, target: int) -> tuple[float, bool]:
         """Return log_softmax(logits)[target] and whether the target is the argmax."""
@@ -143,8 +152,7 @@ class Sampler:
         # argmax stops at a NaN and max at +inf, so two quick passes see every bad value.
         best = int(row.argmax())
         if not (np.isfinite(row[best]) and np.isfinite(row.min())):
-            bad = int(np.count_nonzero(~np.isfinite(row)))
-            raise BadLogitsError(f"{bad} of {row.size} logits are NaN or infinite")
+            raise _bad(row)
         return best
 
     def _log_sum_exp(self, row: F32, best: float) -> float:
@@ -171,7 +179,11 @@ class Sampler:
             ids = _where(row >= np.float32(edge - 1e-4 * abs(edge) - 1e-4))
         else:
             return self._draw_from_all(row, best, temperature, u)
-        p = _weights(row, ids, best, temperature)
+        return self._choose(row, ids, best, sampling, u)
+
+    def _choose(self, row: F32, ids: I64, best: float, sampling: Sampling, u: float) -> int:
+        """Rules 6 to 8 on the ids that are left; without top_k, top_p has been applied already."""
+        p = _weights(row, ids, best, max(sampling.temperature, MIN_TEMPERATURE))
         if sampling.top_p < 1.0 and sampling.top_k:
             ids, p = _cut_top_p(ids, p, sampling.top_p * float(p.sum()))
         if sampling.min_p > 0.0:
@@ -222,11 +234,13 @@ def top_ids(row: F32, count: int) -> I64:
     maxima = table.max(axis=0)
     bound = np.partition(maxima, groups - count)[groups - count]
     columns = np.flatnonzero(maxima >= bound)
-    within = np.arange(GROUP, dtype=np.int64)[:, None] * groups + columns
-    ids: I64 = np.concatenate((within.ravel(), np.arange(groups * GROUP, size, dtype=np.int64)))
-    values = row[ids]
+    tail = groups * GROUP
+    values = np.concatenate((table[:, columns].ravel(), row[tail:]))
     edge = np.partition(values, values.size - count)[values.size - count]
-    ids = ids[(values >= edge) & (values > -np.inf)]
+    at = _where((values >= edge) & (values > -np.inf))
+    line, column = np.divmod(at, columns.size)
+    beyond = at - GROUP * columns.size  # from 0 on in the tail
+    ids: I64 = np.where(beyond < 0, line * groups + columns[column], tail + beyond)
     ids.sort()
     return ids
 
@@ -267,9 +281,21 @@ def _inverse(weights: F64, u: float) -> int:
     return min(index, last)
 
 
-def _penalise(row: F32, ids: I64, penalty: float) -> None:
-    values = row[ids]
-    row[ids] = np.where(values < 0, values * np.float32(penalty), values / np.float32(penalty))
+def _bad(row: F32) -> BadLogitsError:
+    count = int(np.count_nonzero(~np.isfinite(row)))
+    return BadLogitsError(f"{count} of {row.size} logits are NaN or infinite")
+
+
+def _penalised(row: F32, sampling: Sampling, seen: Seen | None, *, keep: bool) -> F32:
+    """Return the row after the penalty; the row itself unless it must be kept as it is."""
+    if seen is None or sampling.repetition_penalty == 1.0:
+        return row
+    if keep or not row.flags.writeable:
+        row = row.copy()
+    penalty = np.float32(sampling.repetition_penalty)
+    values = row[seen.ids]
+    row[seen.ids] = np.where(values < 0, values * penalty, values / penalty)
+    return row
 
 
 def _masked(row: F32, mask: U8) -> F32:
