@@ -55,20 +55,27 @@ void matmul(const Packed& w, const float* x, int m, const float* bias, float* y)
   const Rows rows = make_rows(*pool, x, m, w.k(), forms);
   const Output out{y, w.n(), bias};
   const int count = pool->threads();
-  // One row is prepared faster than a second parallel region starts.
+  // Few rows are prepared faster than a second parallel region starts.
   if (forms && few) kernels.prepare(rows, 0, m, forms);
   if (forms && !few)
-    pool->run([&](int t, int n) {
-      const Range mine = share(m, t, n);
-      kernels.prepare(rows, mine.begin, mine.end, forms);
-    });
+    pool->run(m, std::max(1, m / (4 * count)),
+              [&](int, Range mine) { kernels.prepare(rows, mine.begin, mine.end, forms); });
+
+  // An item is a pair of tiles, because a panel holds two; the segments' items follow each other.
+  std::vector<int> first;
+  int items = 0;
+  for (const Segment& s : w.segments()) {
+    first.push_back(items);
+    items += (s.tiles + 1) / 2;
+  }
   const size_t panel = few ? 0 : rounded(kernels.panel_bytes(w.k()));
   auto* scratch = few ? nullptr : static_cast<uint8_t*>(pool->scratch(kPanels, panel * count));
-  pool->run([&](int t, int n) {
-    for (const Segment& s : w.segments()) {
-      // Pairs of tiles, because a panel holds two.
-      const Range pairs = share((s.tiles + 1) / 2, t, n);
-      const int t0 = pairs.begin * 2, t1 = std::min(pairs.end * 2, s.tiles);
+  const int chunk = std::max(1, items / (8 * count));
+  pool->run(items, chunk, [&](int t, Range mine) {
+    for (size_t i = 0; i < first.size(); ++i) {
+      const Segment& s = w.segments()[i];
+      const int t0 = std::max(0, mine.begin - first[i]) * 2;
+      const int t1 = std::min((mine.end - first[i]) * 2, s.tiles);
       if (t0 >= t1) continue;
       if (few) {
         kernels.small(s, t0, t1, rows, out);
@@ -85,11 +92,9 @@ constexpr size_t kWorthSharing = 16384;
 template <class Job>
 void over_rows(int rows, size_t width, const Job& job) {
   Pool::Use pool;
-  if (rows < 2 || rows * width < kWorthSharing) return job(0, rows);
-  pool->run([&](int t, int n) {
-    const Range mine = share(rows, t, n);
-    if (mine.begin < mine.end) job(mine.begin, mine.end);
-  });
+  const bool share = rows * width >= kWorthSharing;
+  pool->run(rows, share ? std::max(1, rows / (4 * pool->threads())) : rows,
+            [&](int, Range mine) { job(mine.begin, mine.end); });
 }
 
 void gather_rows(const Source& w, const int32_t* ids, int count, float* out) {
@@ -128,33 +133,22 @@ void rope_store(const RopeStore& args, int rows) {
 void attention(const Attention& args, int sequences) {
   struct Item {
     int sequence, kv_head, q0, q1;
-    int64_t cost;
   };
   const int group = args.heads / args.kv_heads;
   const int tokens = std::max(1, std::min(16, kMaxQueryRows / group));  // queries per item
   std::vector<Item> items;
-  int64_t total = 0;
   for (int s = 0; s < sequences; ++s)
     for (int h = 0; h < args.kv_heads; ++h)
-      for (int q0 = args.starts[s]; q0 < args.starts[s + 1]; q0 += tokens) {
-        const int q1 = std::min(q0 + tokens, args.starts[s + 1]);
-        const int64_t cost = static_cast<int64_t>(q1 - q0) * (args.positions[q1 - 1] + 1 + kPage);
-        items.push_back({s, h, q0, q1, cost});
-        total += cost;
-      }
+      for (int q0 = args.starts[s]; q0 < args.starts[s + 1]; q0 += tokens)
+        items.push_back({s, h, q0, std::min(q0 + tokens, args.starts[s + 1])});
   const Kernels& kernels = qwick::kernels();
   Pool::Use pool;
   const size_t scratch = rounded(kernels.attention_scratch * sizeof(float));
   auto* buffer = static_cast<uint8_t*>(pool->scratch(kAttention, scratch * pool->threads()));
-  pool->run([&](int t, int n) {
-    // Thread t takes the items whose middle lies in its share of the cost.
-    int64_t before = 0;
-    for (const Item& i : items) {
-      if ((before + i.cost / 2) * n / std::max<int64_t>(total, 1) == t)
-        kernels.attention(args, i.sequence, i.kv_head, i.q0, i.q1,
-                          reinterpret_cast<float*>(buffer + t * scratch));
-      before += i.cost;
-    }
+  pool->run(static_cast<int>(items.size()), 1, [&](int t, Range mine) {
+    for (int i = mine.begin; i < mine.end; ++i)
+      kernels.attention(args, items[i].sequence, items[i].kv_head, items[i].q0, items[i].q1,
+                        reinterpret_cast<float*>(buffer + t * scratch));
   });
 }
 
@@ -171,9 +165,9 @@ double read_bandwidth(size_t bytes) {
   uint64_t sums[256] = {};
   for (int pass = 0; pass < 5; ++pass) {
     const double start = seconds();
-    pool->run([&](int t, int n) {
-      const size_t part = bytes / n / 256 * 256;
-      sums[t % 256] += kernels.read(data.data() + t * part, part);
+    constexpr size_t kPart = 1 << 20;
+    pool->run(static_cast<int>(bytes / kPart), 4, [&](int t, Range mine) {
+      sums[t % 256] += kernels.read(data.data() + mine.begin * kPart, (mine.end - mine.begin) * kPart);
     });
     best = std::max(best, bytes / (seconds() - start));
   }
@@ -188,9 +182,10 @@ double peak_rate() {
   double best = 0;
   int64_t rounds = 1000;
   while (true) {
-    std::vector<double> work(pool->threads());
+    const int parts = 16 * pool->threads();
+    std::vector<double> work(parts);
     const double start = seconds();
-    pool->run([&](int t, int) { work[t] = kernels.busy(rounds); });
+    pool->run(parts, 1, [&](int, Range mine) { work[mine.begin] = kernels.busy(rounds); });
     const double took = seconds() - start;
     double operations = 0;
     for (double w : work) operations += w;

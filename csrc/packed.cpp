@@ -327,8 +327,7 @@ Packed::Packed(const std::vector<Source>& sources) {
 
   Pool::Use pool;
   for (size_t i = 0; i < sources.size(); ++i)
-    pool->run([&](int t, int threads) {
-      const Range mine = share(segments_[i].tiles, t, threads);
+    pool->run(segments_[i].tiles, 4, [&](int, Range mine) {
       for (int tile = mine.begin; tile < mine.end; ++tile) pack_tile(sources[i], segments_[i], tile);
     });
 }

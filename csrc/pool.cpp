@@ -4,9 +4,12 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <mutex>
 #include <new>
 #include <thread>
 #include <vector>
@@ -14,9 +17,8 @@
 namespace qwick {
 namespace {
 
-// About 50 microseconds: longer than Python needs between two kernel calls, shorter than anyone would notice
-// as idle load.
-constexpr int kSpins = 20000;
+// Longer than Python needs between two kernel calls, shorter than anyone would notice as idle load.
+constexpr auto kSpin = std::chrono::microseconds(50);
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -26,48 +28,79 @@ inline void relax() {
 #endif
 }
 
+// Spins until `ready()` or for kSpin; returns whether ready.
+template <class Ready>
+bool spin(const Ready& ready) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if (ready()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return ready();
+}
+
 int usable_cores() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-  return static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
+
+struct alignas(64) Cursor {  // a thread's own range: the next item of it, and its end
+  std::atomic<int> next{0};
+  int end = 0;
+};
 
 }  // namespace
 
-Range share(int items, int t, int threads) {
-  const int64_t n = items;
-  return {static_cast<int>(n * t / threads), static_cast<int>(n * (t + 1) / threads)};
-}
-
 struct Pool::Impl {
   std::mutex use;  // held by Pool::Use
-  std::mutex mutex;
-  std::condition_variable wake, done;
-  std::vector<std::thread> workers;
+
+  // The region under way. Written only while `open` is false and `active` is 0.
+  const std::function<void(int, Range)>* job = nullptr;
+  std::vector<Cursor> cursors;
+  int chunk = 1;
+  std::atomic<bool> open{false};
+  std::atomic<int> active{0};  // workers inside the region
+
+  std::mutex mutex;  // of the two sleeps
+  std::condition_variable wake, left;
   std::atomic<uint32_t> generation{0};
-  std::atomic<int> pending{0};
   std::atomic<int> sleepers{0};
-  std::atomic<bool> stop{false};
-  const std::function<void(int, int)>* job = nullptr;
-  int threads = 1;
-  int spins = kSpins;
+  std::atomic<bool> caller_sleeps{false}, stop{false};
+  std::vector<std::thread> workers;
   std::vector<std::pair<void*, size_t>> buffers;
 
-  void work(int index, int count, uint32_t seen) {
+  void take_chunks(int t) {
+    const int n = static_cast<int>(cursors.size());
+    for (int v = 0; v < n; ++v) {
+      Cursor& c = cursors[(t + v) % n];
+      for (;;) {
+        const int begin = c.next.fetch_add(chunk, std::memory_order_relaxed);
+        if (begin >= c.end) break;
+        (*job)(t, {begin, std::min(begin + chunk, c.end)});
+      }
+    }
+  }
+
+  void work(int t, uint32_t seen) {
     for (;;) {
-      for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) relax();
-      if (generation.load(std::memory_order_acquire) == seen) {
+      auto moved = [&] { return generation.load(std::memory_order_acquire) != seen; };
+      if (!spin(moved)) {
         std::unique_lock<std::mutex> lock(mutex);
         ++sleepers;
-        wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
+        wake.wait(lock, moved);
         --sleepers;
       }
-      ++seen;
-      if (stop.load(std::memory_order_acquire)) return;
-      (*job)(index, count);
-      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      seen = generation.load(std::memory_order_acquire);
+      if (stop.load()) return;
+      // Sequentially consistent on purpose: either this thread sees the region closed, or `run` sees it active.
+      active.fetch_add(1);
+      if (open.load()) take_chunks(t);
+      if (active.fetch_sub(1) == 1 && caller_sleeps.load()) {
         std::lock_guard<std::mutex> lock(mutex);
-        done.notify_one();
+        left.notify_one();
       }
     }
   }
@@ -78,16 +111,14 @@ struct Pool::Impl {
       std::lock_guard<std::mutex> lock(mutex);
       generation.fetch_add(1, std::memory_order_acq_rel);
     }
-    if (sleepers.load(std::memory_order_acquire) > 0) wake.notify_all();
+    if (sleepers.load() > 0) wake.notify_all();
   }
 
   void start(int count) {
-    threads = count;
-    // With more threads than cores a spinning thread keeps a working one from running.
-    spins = count <= usable_cores() ? kSpins : 50;
+    cursors = std::vector<Cursor>(count);
     stop = false;
     const uint32_t seen = generation.load();
-    for (int i = 1; i < count; ++i) workers.emplace_back([=] { work(i, count, seen); });
+    for (int t = 1; t < count; ++t) workers.emplace_back([=] { work(t, seen); });
   }
 
   void halt() {
@@ -121,27 +152,38 @@ Pool& Pool::instance() {
   return *current.load();
 }
 
-int Pool::threads() const { return impl_->threads; }
+int Pool::threads() const { return static_cast<int>(impl_->cursors.size()); }
 
 void Pool::resize(int threads) {
   std::lock_guard<std::mutex> use(impl_->use);
-  if (threads == impl_->threads) return;
+  if (threads == this->threads()) return;
   impl_->halt();
   impl_->start(threads);
 }
 
-void Pool::run(const std::function<void(int, int)>& job) {
+void Pool::run(int items, int chunk, const std::function<void(int, Range)>& job) {
   Impl& p = *impl_;
-  if (p.threads == 1) return job(0, 1);
-  p.job = &job;
-  p.pending.store(p.threads - 1, std::memory_order_release);
-  p.publish();
-  job(0, p.threads);
-  for (int i = 0; i < p.spins && p.pending.load(std::memory_order_acquire) > 0; ++i) relax();
-  if (p.pending.load(std::memory_order_acquire) > 0) {
-    std::unique_lock<std::mutex> lock(p.mutex);
-    p.done.wait(lock, [&] { return p.pending.load(std::memory_order_acquire) == 0; });
+  const int64_t n = threads();
+  if (n == 1 || items <= chunk) {
+    if (items > 0) job(0, {0, items});
+    return;
   }
+  p.job = &job;
+  p.chunk = chunk;
+  for (int64_t t = 0; t < n; ++t) {
+    p.cursors[t].next.store(static_cast<int>(items * t / n), std::memory_order_relaxed);
+    p.cursors[t].end = static_cast<int>(items * (t + 1) / n);
+  }
+  p.open.store(true);
+  p.publish();
+  p.take_chunks(0);
+  p.open.store(false);
+  auto done = [&] { return p.active.load() == 0; };
+  if (spin(done)) return;
+  std::unique_lock<std::mutex> lock(p.mutex);
+  p.caller_sleeps.store(true);
+  p.left.wait(lock, done);
+  p.caller_sleeps.store(false);
 }
 
 void* Pool::scratch(int slot, size_t bytes) {

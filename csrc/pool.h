@@ -1,23 +1,22 @@
-// The thread pool: one parallel region at a time, static ranges, the calling thread does a share.
+// The thread pool: one parallel region at a time; the calling thread does a share.
 //
-// Kernel calls follow each other within microseconds, so idle threads spin for a short while before they
-// sleep. No OpenMP: its runtime would clash with torch's in one process, and its splits are not ours.
+// Each thread starts on a range of its own, chunk by chunk, and then takes chunks from the ranges of threads that
+// lag: on a machine that also does other work, a thread that the system has put aside delays a region by one
+// chunk at most, and one that sleeps not at all. Which thread computes an item never changes its result.
+// Kernel calls follow each other within microseconds, so idle threads spin for a short while before they sleep.
+// No OpenMP: its runtime would clash with torch's in one process.
 #pragma once
 
 #include <stddef.h>
 
 #include <functional>
 #include <memory>
-#include <mutex>
 
 namespace qwick {
 
 struct Range {
   int begin, end;
 };
-
-// Item range of thread `t` of `threads`: sizes differ by at most one.
-Range share(int items, int t, int threads);
 
 class Pool {
  public:
@@ -26,11 +25,11 @@ class Pool {
   int threads() const;
   void resize(int threads);  // waits for a running region
 
-  // Runs job(t, threads) once per thread, t = 0..threads-1, and returns when all are done.
-  // The caller holds `Use`, so that two callers' kernels never mix.
-  void run(const std::function<void(int, int)>& job);
+  // Calls job(t, range) until the ranges, of `chunk` items at most, have covered 0..items-1 once; t is the calling
+  // thread's number, for scratch. The caller holds `Use`, so that two callers' kernels never mix.
+  void run(int items, int chunk, const std::function<void(int, Range)>& job);
 
-  // Scratch of at least `bytes`, 64-byte aligned, valid while `Use` is held; slot: one buffer per purpose.
+  // Scratch of at least `bytes`, page-aligned, valid while `Use` is held; slot: one buffer per purpose.
   void* scratch(int slot, size_t bytes);
 
   class Use {  // exclusive use of the pool for one kernel call

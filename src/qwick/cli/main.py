@@ -22,6 +22,7 @@ __all__ = ["main"]
 VERBS = {
     "run": "qwick.cli.run",
     "models": "qwick.cli.models",
+    "bench": "qwick.cli.bench",
     "doctor": "qwick.cli.doctor",
 }
 

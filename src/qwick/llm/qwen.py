@@ -111,11 +111,14 @@ class Qwen:
         from qwick import hub
         from qwick.choose.memory import plan_memory
         from qwick.formats.open import open_checkpoint
+        from qwick.machine.cpu import usable_cores
         from qwick.model.load import load_model
+        from qwick.settings import THREADS
 
         kv = "bf16" if kv is None else kv
-        if threads is not None:
-            kernel_threads(threads)
+        if threads is None:  # the kernels' own default does not know control groups
+            threads = THREADS.get() or usable_cores()
+        kernel_threads(threads)
         path = hub.resolve(model, listener)
         with open_checkpoint(path) as checkpoint, ThreadPoolExecutor(1) as beside:
             plan = plan_memory(

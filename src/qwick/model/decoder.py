@@ -131,6 +131,14 @@ class Decoder:
         """Bytes that `pages` pages take once written."""
         return pages * page_bytes(self.arch, self.kv)
 
+    @property
+    def linears(self) -> list[Linear]:
+        """Every matrix that a token passes through, the head last."""
+        found: list[Linear] = []
+        for block in self.weights.blocks:
+            found += [block.attention.qkv, block.attention.out, block.mlp.gate_up, block.mlp.down]
+        return [*found, self.weights.head]
+
     def forward(self, batch: Batch, cache: KVCache) -> F32:
         """Run one step; returns the final-normed states of batch.logit_rows.
 
@@ -141,6 +149,7 @@ class Decoder:
         if m > self.buffers.m:
             self.buffers = Buffers(self.arch, m)
         b = self.buffers.first(m)
+        self.rope.cover(int(batch.lengths.max(initial=0)))
         w = self.weights
         w.embedding(batch.ids, b.x)
         delta = None

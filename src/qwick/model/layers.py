@@ -56,14 +56,29 @@ class RMSNorm:
 
 
 class Rope:
-    """cos, sin of position * theta^(-2i / head_dim), F32[context, head_dim / 2]: Su et al. 2021."""
+    """cos, sin of position * theta^(-2i / head_dim), F32[positions, head_dim / 2]: Su et al. 2021.
+
+    The tables grow with the positions in use: for a context of a million they would take half a
+    gigabyte and seconds to fill.
+    """
 
     def __init__(self, arch: Arch, context: int) -> None:
         half = arch.head_dim // 2
-        frequencies = arch.rope_theta ** -(np.arange(half, dtype=np.float64) / half)
-        angles = np.arange(context, dtype=np.float64)[:, None] * frequencies
-        self.cos: F32 = np.cos(angles).astype(np.float32)
-        self.sin: F32 = np.sin(angles).astype(np.float32)
+        self.context = context
+        self.frequencies = arch.rope_theta ** -(np.arange(half, dtype=np.float64) / half)
+        self.cos: F32 = np.empty((0, half), np.float32)
+        self.sin: F32 = np.empty((0, half), np.float32)
+        self.cover(1024)
+
+    def cover(self, positions: int) -> None:
+        """Let the tables hold at least `positions` rows, but never more than the context."""
+        have = len(self.cos)
+        want = min(max(positions, 2 * have), self.context)
+        if have >= positions or want == have:
+            return
+        angles = np.arange(have, want, dtype=np.float64)[:, None] * self.frequencies
+        self.cos = np.concatenate([self.cos, np.cos(angles).astype(np.float32)])
+        self.sin = np.concatenate([self.sin, np.sin(angles).astype(np.float32)])
 
 
 class Buffers:

@@ -75,6 +75,7 @@ def pack(parts: Sequence[tuple[str, U8, int, int]]) -> Packed:
     rows of whole blocks as a GGUF file has them. Packing never rounds. Raises ValueError where
     sizes disagree.
     """
+    _choose_once()
     return Packed(_ext.pack(list(parts)))
 
 
@@ -162,20 +163,23 @@ def attention(
 
 # ---- the machine ---------------------------------------------------------------------------------
 
-_chosen = threading.Event()
+_choice = threading.Lock()
+_choice_made = False
 
 
 def _choose_once() -> None:
-    """Obey QWICK_ISA and QWICK_THREADS at the first use."""
-    if _chosen.is_set():
-        return
-    _chosen.set()
-    name = settings.ISA.get()
-    if name is not None:
-        force(name)
-    count = settings.THREADS.get()
-    if count is not None:
-        set_threads(count)
+    """Obey QWICK_ISA and QWICK_THREADS at the first use; NativeBuildError, ParameterError."""
+    global _choice_made
+    with _choice:
+        if _choice_made:
+            return
+        name = settings.ISA.get()
+        if name is not None:
+            force(name)
+        count = settings.THREADS.get()
+        if count is not None:
+            _ext.set_threads(count)
+        _choice_made = True
 
 
 def available() -> list[InstructionSet]:
@@ -185,6 +189,7 @@ def available() -> list[InstructionSet]:
 
 def isa() -> str:
     """The instruction set in use."""
+    _choose_once()
     return _ext.isa()
 
 
@@ -200,22 +205,23 @@ def force(name: str) -> None:
 
 def threads() -> int:
     """Threads in the pool, the calling one included."""
+    _choose_once()
     return _ext.threads()
 
 
 def set_threads(count: int) -> None:
     """Resize the pool (1 to 1024); waits for a running kernel."""
+    _choose_once()
     _ext.set_threads(count)
 
 
 def read_bandwidth(size: int = 512 << 20) -> float:
     """Bytes per second that all threads together read from memory: best of five over `size`."""
+    _choose_once()
     return _ext.read_bandwidth(size)
 
 
 def peak_rate() -> float:
     """Operations per second of the matrix kernels' instruction on registers (an upper bound)."""
+    _choose_once()
     return _ext.peak_rate()
-
-
-_choose_once()

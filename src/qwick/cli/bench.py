@@ -1,0 +1,152 @@
+"""`qwick bench`: speed on this machine, beside what the machine's memory and arithmetic allow."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qwick.cli.progress import fetching
+from qwick.cli.show import json_option, print_json, size_text
+
+if TYPE_CHECKING:
+    from qwick.evaluate.speed import Measured
+    from qwick.machine.limits import Limits
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """Read whole numbers from 1, separated by commas; "0" or nothing is none."""
+    parts = [part.strip() for part in value.split(",")]
+    if parts in (["0"], [""]):
+        return ()
+    if not all(part.isdecimal() and 1 <= int(part) <= 1 << 20 for part in parts):
+        allowed = "whole numbers from 1, separated by commas, or 0 for none"
+        raise click.BadParameter(f"{value!r}; allowed: {allowed}", ctx, param)
+    return tuple(int(part) for part in parts)
+
+
+@click.command(short_help="Measure speed beside the machine's limits.")
+@click.argument("model", required=False)
+@click.option("--prompt", "-p", callback=_numbers, default="512", help="Prompt lengths [512].")
+@click.option("--generate", "-n", callback=_numbers, default="128", help="Answer lengths [128].")
+@click.option("--batch", "-b", callback=_numbers, default="8,32", help="Streams at once [8,32].")
+@click.option("--repeat", "-r", type=click.IntRange(1, 100), default=3, help="Repetitions [3].")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Kernel threads.")
+@click.option("--ctx", type=click.IntRange(1), help="Context in tokens.")
+@json_option
+def bench(
+    model: str | None,
+    prompt: tuple[int, ...],
+    generate: tuple[int, ...],
+    batch: tuple[int, ...],
+    repeat: int,
+    threads: int | None,
+    ctx: int | None,
+    as_json: bool,
+) -> None:
+    """Time prompts (pp), one stream (tg) and batches of MODEL (a name, folder or .gguf file).
+
+    Best of the repetitions after a warm-up, random ids, greedy. GB/s and GOP/s count the weights
+    alone; "of limit" is the time that the machine's measured bandwidth and arithmetic would allow,
+    divided by the time taken.
+    """
+    from qwick import hub
+    from qwick.evaluate.speed import Plan, measure
+    from qwick.formats.open import open_checkpoint
+    from qwick.machine import limits
+    from qwick.model.load import load_model
+    from qwick.native import ops
+    from qwick.text.tokenizer import Tokenizer
+
+    with fetching() as listener:
+        path = hub.resolve(model, listener)
+    wanted = max([*prompt, *generate, 64]) + 2
+    if threads is not None:
+        ops.set_threads(threads)
+    with open_checkpoint(path) as checkpoint:
+        decoder = load_model(checkpoint, context=ctx or wanted)
+        n_vocab = Tokenizer.from_data(checkpoint.tokenizer).n_tokens
+        name, size = checkpoint.name or path.stem, checkpoint.size_bytes
+        parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
+    if not as_json:
+        click.echo("measuring the machine ...", err=True)
+    machine = limits.measure()
+    report: dict[str, Any] = {
+        "model": name,
+        "file": path.name,
+        "size_bytes": size,
+        "parameters": parameters,
+        "engine": "qwick",
+        "isa": ops.isa(),
+        "threads": ops.threads(),
+        "bandwidth": machine.bandwidth,
+        "peak": machine.peak,
+        "tests": [],
+    }
+    plan = Plan(prompt, generate, batch, repeat)
+    if not as_json:
+        _print_head(report)
+    tell = None if as_json else (lambda test: click.echo(f"{test} ...\r", err=True, nl=False))
+    for test in measure(decoder, n_vocab, plan, tell):
+        row = _row(test, machine)
+        report["tests"].append(row)
+        if not as_json:
+            _print_row(report, row)
+    if as_json:
+        print_json(report)
+
+
+def _row(test: Measured, machine: Limits) -> dict[str, Any]:
+    best = min(test.seconds)
+    least = machine.seconds(bytes_read=test.bytes_read, operations=test.operations)
+    return {
+        "test": test.test,
+        "tokens_per_second": test.rate,
+        "median_tokens_per_second": test.median_rate,
+        "seconds": list(test.seconds),
+        "bytes_per_second": test.bytes_read / best,
+        "operations_per_second": test.operations / best,
+        "fraction_of_limit": least / best,
+        "python_share": test.python_share,
+    }
+
+
+_LINE = "| {:<28} | {:>9} | {:>8} | {:<18} | {:>7} | {:>8} | {:>9} | {:>7} | {:>7} | {:>8} |"
+
+
+def _print_head(report: dict[str, Any]) -> None:
+    bandwidth, peak = report["bandwidth"] / 1e9, report["peak"] / 1e9
+    kernels = f"{report['isa']}, {report['threads']} threads"
+    click.echo(f"machine: reads {bandwidth:.1f} GB/s, multiplies {peak:.0f} GOP/s ({kernels})")
+    head = (
+        "model",
+        "size",
+        "params",
+        "engine",
+        "threads",
+        "test",
+        "t/s",
+        "GB/s",
+        "GOP/s",
+        "of limit",
+    )
+    click.echo(_LINE.format(*head))
+    click.echo(_LINE.format(*("-" * n for n in (28, 9, 8, 18, 7, 8, 9, 7, 7, 8))))
+
+
+def _print_row(report: dict[str, Any], row: dict[str, Any]) -> None:
+    click.echo(
+        _LINE.format(
+            report["model"][:28],
+            size_text(report["size_bytes"]),
+            f"{report['parameters'] / 1e6:.0f} M",
+            f"qwick {report['isa']}",
+            report["threads"],
+            row["test"],
+            f"{row['tokens_per_second']:.1f}",
+            f"{row['bytes_per_second'] / 1e9:.1f}",
+            f"{row['operations_per_second'] / 1e9:.0f}",
+            f"{row['fraction_of_limit']:.0%}",
+        )
+    )
