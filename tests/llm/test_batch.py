@@ -1,0 +1,61 @@
+"""Many prompts at once give the answers that each gives alone, on the real checkpoint, greedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qwick.llm import Logprob, Qwen, Reply
+
+TOPICS = (
+    "a binary search", "merging two sorted lists", "counting words in a file", "a stack class",
+    "matrix multiplication", "checking for palindromes", "the sieve of Eratosthenes", "quicksort",
+    "parsing a CSV line", "a linked list", "the Fibonacci numbers", "reversing a string",
+    "a least-recently-used cache", "flattening nested lists", "finding duplicates", "a timer",
+)  # fmt: skip
+PROMPTS = [f"Write a Python function for {topic}." for topic in TOPICS]
+PROMPTS += [f"Explain {topic} in two sentences, without code." for topic in TOPICS]
+GREEDY = {"temperature": 0, "repetition_penalty": 1.0, "max_tokens": 64, "logprobs": 2}
+
+
+@pytest.fixture(scope="module")
+def qwen(default_checkpoint: Path) -> Iterator[Qwen]:
+    with Qwen.load(default_checkpoint, ctx=2048) as loaded:
+        yield loaded
+
+
+def _first_difference(a: list[Logprob], b: list[Logprob]) -> int | None:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x.id != y.id), None)
+
+
+@pytest.mark.model
+def test_thirty_two_at_once_answer_as_each_alone(qwen: Qwen) -> None:
+    """At most 2 of 32 differ, and only where the two best tokens lie closer than the paths do."""
+    together = qwen.chat_batch(PROMPTS, **GREEDY)
+    alone = [qwen.chat(prompt, **GREEDY) for prompt in PROMPTS]
+    differing = []
+    apart = 0.0  # how far the two paths put the same token's logprob, at most
+    for prompt, one, other in zip(PROMPTS, alone, together, strict=True):
+        a, b = _logprobs(one), _logprobs(other)
+        at = _first_difference(a, b)
+        common = len(a) if at is None else at
+        apart = max(
+            [apart, *(abs(x.logprob - y.logprob) for x, y in zip(a[:common], b, strict=False))]
+        )
+        if at is not None:
+            best, second = a[at].top[:2]
+            differing.append((prompt, at, best[-1] - second[-1]))
+    print(
+        f"\n{len(differing)} of {len(PROMPTS)} differ; paths up to {apart:.2g} apart: {differing}"
+    )
+    assert len(differing) <= 2, differing
+    for prompt, at, margin in differing:
+        assert margin <= apart, f"{prompt!r} differs at {at}, where the margin is {margin:.2g}"
+    assert len({reply.text for reply in together}) == len(PROMPTS)
+
+
+def _logprobs(reply: Reply) -> list[Logprob]:
+    assert reply.logprobs is not None
+    return list(reply.logprobs)
