@@ -1,7 +1,7 @@
 """Each part of a check in a process of its own, with a progress bar while it works.
 
-A child prints JSON lines on stdout: {"progress": [done, total]} now and then, {"result": ...} last.
-Its stderr is shown only when it fails. This file serves both sides.
+A child prints JSON lines on stdout (`telling.py`): {"progress": [done, total]} now and then, and
+{"result": ...} last. Its stderr is shown only when it fails.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,22 +88,3 @@ def _read(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}
-
-
-# -- the child's side ------------------------------------------------------------------------------
-
-_last = 0.0
-
-
-def progress(done: int, total: int) -> None:
-    """Tell the parent, ten times a second at most."""
-    global _last
-    now = time.monotonic()
-    if now - _last > 0.1 or done >= total:
-        _last = now
-        print(json.dumps({"progress": [done, total]}), flush=True)
-
-
-def give(result: Any) -> None:
-    """Hand the result to the parent."""
-    print(json.dumps({"result": result}), flush=True)

@@ -23,7 +23,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from children import ChildError, give, progress, run_child
+from children import ChildError, run_child
+from telling import give, progress
 
 from qwick import hub, settings
 from qwick.errors import QwickError
