@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from children import ChildError, run_child
-from peers import llama_cpp_python
+from peers import llama_cpp_python, version_of
 from telling import give, progress
 
 import qwick
@@ -145,11 +145,12 @@ def compare(arguments: argparse.Namespace) -> int:
     if not path.is_file():
         raise QwickError(f"{path} is a folder; llama.cpp reads .gguf files only")
     peer = llama_cpp_python(arguments.peer_python)
+    version = version_of(peer)
     folder = folder_of(path, arguments.max_tokens)
     prompts = folder / f"prompts-{len(problems)}.json"
     files = {
         f"qwick ({ops.isa()})": folder / f"qwick-{ops.isa()}-{code_digest()}.jsonl",
-        "llama.cpp": folder / "llama.cpp.jsonl",
+        f"llama-cpp-python {version}": folder / f"llama-cpp-python-{version}.jsonl",
     }
     if arguments.fresh:
         for file in files.values():
@@ -164,7 +165,7 @@ def compare(arguments: argparse.Namespace) -> int:
         "qwick answers",
     )
     script = str(Path(__file__).with_name("peer_llama_cpp.py"))
-    told = run_child(
+    run_child(
         [script, *common, "--answers", str(others), "--threads", str(ops.threads())],
         "llama.cpp answers",
         python=str(peer),
@@ -173,7 +174,7 @@ def compare(arguments: argparse.Namespace) -> int:
     results = {e.name: [asdict(result) for result in e.results] for e in engines}
     kept = folder / f"results-{len(problems)}.json"
     kept.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    return show(problems, engines, {"model": path.name, "peer": told["version"]}, kept)
+    return show(problems, engines, path.name, kept)
 
 
 def folder_of(path: Path, max_tokens: int) -> Path:
@@ -231,9 +232,7 @@ def allowed_difference(problems: int) -> int:
     return max(1, round(ALLOWED * math.sqrt(problems / PROBLEMS)))
 
 
-def show(
-    problems: Sequence[Problem], engines: list[Engine], about: dict[str, Any], kept: Path
-) -> int:
+def show(problems: Sequence[Problem], engines: list[Engine], model: str, kept: Path) -> int:
     """Print each problem on which the two differ, both counts and the verdict."""
     ours, peer = engines
     counts = [count_passed(engine.results) for engine in engines]
@@ -264,6 +263,7 @@ def show(
     print(f"Every result: {kept}")
     told = {
         "humaneval": "within" if within else "outside",
+        "model": model,
         "of": len(problems),
         "passed": {engine.name: count for engine, count in zip(engines, counts, strict=True)},
         "difference": difference,
@@ -272,7 +272,6 @@ def show(
         "only_peer": sorted(peer.passed - ours.passed),
         "same_answers": same,
         "sandbox_open": open_guards,
-        **about,
     }
     print(json.dumps(told))
     return 0 if within else 1

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from telling import give, progress
 
@@ -23,8 +25,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
 
-    import llama_cpp
-
+    llama_cpp = import_module("llama_cpp")
     asked = json.loads(arguments.prompts.read_text("utf-8"))
     prompts: dict[str, list[int]] = asked["prompts"]
     stops = set(asked["stop_ids"])
@@ -44,16 +45,14 @@ def main() -> None:
                 answer = answer_greedily(model, prompt, stops, arguments.max_tokens)
                 print(json.dumps({"task_id": task_id, **answer}), file=out, flush=True)
             progress(done, len(prompts))
-    give({"version": llama_cpp.__version__})
+    give({})
 
 
-def answer_greedily(
-    model: object, prompt: list[int], stops: set[int], most: int
-) -> dict[str, object]:
+def answer_greedily(model: Any, prompt: list[int], stops: set[int], most: int) -> dict[str, object]:
     """Return the ids of an answer, without the stop id that ended it."""
     ids: list[int] = []
     # temp 0 takes the most probable token; a repeat penalty of 1 is none.
-    for token in model.generate(prompt, temp=0.0, repeat_penalty=1.0):  # type: ignore[attr-defined]
+    for token in model.generate(prompt, temp=0.0, repeat_penalty=1.0):
         if token in stops:
             return {"ids": ids, "finish_reason": "stop"}
         ids.append(int(token))

@@ -30,6 +30,16 @@ _OPTIONS = {
 }
 
 
+def version_of(python: Path) -> str:
+    """Return the version of llama-cpp-python in that interpreter."""
+    program = "import llama_cpp; print(llama_cpp.__version__)"
+    done = subprocess.run([str(python), "-c", program], capture_output=True, text=True)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise QwickError(f"{python} cannot import llama_cpp: {why}")
+    return done.stdout.strip()
+
+
 def llama_cpp_python(given: Path | None) -> Path:
     """Return the interpreter given, or that of the store's own environment, built when missing."""
     if given is not None:

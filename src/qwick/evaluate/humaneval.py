@@ -91,7 +91,7 @@ def code_blocks(answer: str) -> list[tuple[str, str]]:
     blocks: list[tuple[str, str]] = []
     opening: re.Match[str] | None = None
     lines: list[str] = []
-    for line in answer.splitlines():
+    for line in answer.split("\n"):
         fence = _FENCE.fullmatch(line)
         if opening is None:
             if fence is not None:
