@@ -25,13 +25,15 @@ __attribute__((unused)) static double busy(int64_t rounds) {
   const U8 w0 = load_bytes(bytes), w1 = load_bytes(bytes + 64);
   I32 acc[12];
   for (int i = 0; i < 12; ++i) acc[i] = set1(i);
-  for (int64_t n = 0; n < rounds; ++n)
+  for (int64_t n = 0; n < rounds; ++n) {
+    __asm__ volatile("" ::"r"(x), "r"(minus_x) : "memory");  // else the compiler sees that the sum is 0
 #pragma GCC unroll 12
     for (int i = 0; i < 12; ++i) {  // there and back, so that the sums stay within 32 bits
       const int8_t* at = i < 6 ? x + 4 * i : minus_x + 4 * (i - 6);
       acc[i % 6 * 2] = dot(acc[i % 6 * 2], w0, at);
       acc[i % 6 * 2 + 1] = dot(acc[i % 6 * 2 + 1], w1, at);
     }
+  }
   I32 sum = acc[0];
   for (int i = 1; i < 12; ++i) sum = add(sum, acc[i]);
   volatile int sink = reduce_add(sum);
