@@ -65,7 +65,8 @@ def form_of(isa: str, packed: str, rows: int) -> str:
 def matmul(x: F32, w: F32, out: NDArray[Any], bias: F32 | None, packed: str, form: str) -> None:
     """out = x W^T + bias, exactly, on activations (bf16: and weights) as the kernel sees them."""
     weights = from_bf16(to_bf16(w)) if form == "bf16" else w
-    out[...] = seen_by(x, packed, form) @ weights.astype(np.float64).T
+    # Not `@`: the threads of NumPy's BLAS wait for each other for seconds on a busy machine.
+    out[...] = np.einsum("mk,nk->mn", seen_by(x, packed, form), weights.astype(np.float64))
     if bias is not None:
         out[...] += bias
 

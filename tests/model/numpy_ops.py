@@ -1,0 +1,145 @@
+"""The kernels' NumPy definitions in the place of `ops`, so that a Decoder runs on them.
+
+`Definitions` computes with them; `Checked` computes with the kernels and holds every single call of
+a forward pass against its definition on the same inputs. Knows nothing of what the model computes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwick.model import decoder, layers
+from qwick.native import ops, reference
+from qwick.quant.decode import decode
+from qwick.quant.types import StoredType
+
+F32_EPS = 2.0**-24
+
+
+class Definitions:
+    """`native.reference` behind the signatures of `native.ops`, for one instruction set's forms."""
+
+    add_rms_norm = staticmethod(reference.add_rms_norm)
+    swiglu = staticmethod(reference.swiglu)
+    rope_store = staticmethod(reference.rope_store)
+    attention = staticmethod(reference.attention)
+
+    def __init__(self, isa: str) -> None:
+        self.isa = isa
+        self.decoded: dict[int, np.ndarray] = {}
+        self.kept: list[ops.Packed] = []  # or an id could be used again
+
+    def weights(self, w: ops.Packed) -> np.ndarray:
+        if id(w) not in self.decoded:
+            self.decoded[id(w)] = ops.unpack(w)
+            self.kept.append(w)
+        return self.decoded[id(w)]
+
+    def matmul(
+        self, x: np.ndarray, w: ops.Packed, out: np.ndarray, bias: np.ndarray | None = None
+    ) -> None:
+        at = 0
+        for packed, n in w.segments:
+            part = slice(at, at + n)
+            form = reference.form_of(self.isa, packed, len(x))
+            own = None if bias is None else bias[part]
+            reference.matmul(x, self.weights(w)[part], out[:, part], own, packed, form)
+            at += n
+
+    def gather_rows(
+        self, stored: str, data: np.ndarray, n: int, ids: np.ndarray, out: np.ndarray
+    ) -> None:
+        rows = decode(StoredType[stored.upper()], data.reshape(n, -1))
+        reference.gather_rows(rows, ids, out)
+
+
+class Checked:
+    """The kernels, each call compared with its definition; `calls` counts, `worst` is the ratio.
+
+    The limits are those of float32: a few roundings of each output's largest possible sum, and for
+    a matrix unit the bfloat16 neighbour that a differently rounded product may fall to.
+    """
+
+    def __init__(self, isa: str) -> None:
+        self.definitions = Definitions(isa)
+        self.calls: dict[str, int] = {}
+        self.worst: dict[str, float] = {}
+
+    def note(self, name: str, found: np.ndarray, expected: np.ndarray, limit: Any) -> None:
+        ratio = float((np.abs(found.astype(np.float64) - expected) / limit).max())
+        self.calls[name] = self.calls.get(name, 0) + 1
+        self.worst[name] = max(ratio, self.worst.get(name, 0.0))
+        assert ratio <= 1, f"{name} is {ratio:.3g} times further from its definition than allowed"
+
+    def matmul(
+        self, x: np.ndarray, w: ops.Packed, out: np.ndarray, bias: np.ndarray | None = None
+    ) -> None:
+        ops.matmul(x, w, out, bias)
+        expected = np.empty(out.shape)
+        self.definitions.matmul(x, w, expected, bias)
+        # The sum of the magnitudes, four-bit minimums included, bounds every partial sum.
+        magnitude = np.einsum("mk,nk->mn", np.abs(x), np.abs(self.definitions.weights(w)))
+        form = reference.form_of(self.definitions.isa, w.segments[0][0], len(x))
+        steps = 2.0**-9 / np.sqrt(w.k) if form == "bf16" else F32_EPS * np.sqrt(w.k)
+        self.note("matmul", out, expected, steps * magnitude + 1e-6)
+
+    def gather_rows(
+        self, stored: str, data: np.ndarray, n: int, ids: np.ndarray, out: np.ndarray
+    ) -> None:
+        ops.gather_rows(stored, data, n, ids, out)
+        expected = np.empty_like(out)
+        self.definitions.gather_rows(stored, data, n, ids, expected)
+        self.note("gather_rows", out, expected, 1e-30)
+
+    def add_rms_norm(
+        self,
+        x: np.ndarray,
+        delta: np.ndarray | None,
+        weight: np.ndarray,
+        eps: float,
+        out: np.ndarray,
+    ) -> None:
+        theirs, expected = x.copy(), np.empty(out.shape)
+        ops.add_rms_norm(x, delta, weight, eps, out)
+        reference.add_rms_norm(theirs, delta, weight, eps, expected)
+        self.note("residual", x, theirs, 1e-30)
+        self.note("add_rms_norm", out, expected, 1e-6 * np.abs(expected) + 1e-7)
+
+    def swiglu(self, gate_up: np.ndarray, out: np.ndarray) -> None:
+        expected = np.empty(out.shape)
+        ops.swiglu(gate_up, out)
+        reference.swiglu(gate_up, expected)
+        self.note("swiglu", out, expected, 1e-6 * np.abs(expected) + 1e-30)
+
+    def rope_store(
+        self, qkv: np.ndarray, heads: int, cos: Any, sin: Any, positions: Any, slots: Any,
+        norms: Any, eps: float, keys: np.ndarray, values: np.ndarray,
+    ) -> None:  # fmt: skip
+        theirs = [qkv.copy(), keys.copy(), values.copy()]
+        ops.rope_store(qkv, heads, cos, sin, positions, slots, norms, eps, keys, values)
+        reference.rope_store(
+            theirs[0], heads, cos, sin, positions, slots, norms, eps, theirs[1], theirs[2]
+        )
+        for found, expected in zip((qkv, keys, values), theirs, strict=True):
+            unwritten = np.isnan(expected)
+            assert np.array_equal(np.isnan(found), unwritten)
+            size = np.abs(expected[~unwritten]).max()
+            self.note("rope_store", found[~unwritten], expected[~unwritten], 2e-6 * size)
+
+    def attention(
+        self, qkv: np.ndarray, heads: int, keys: np.ndarray, values: np.ndarray, pages: Any,
+        starts: Any, positions: Any, out: np.ndarray,
+    ) -> None:  # fmt: skip
+        expected = np.empty(out.shape)
+        ops.attention(qkv, heads, keys, values, pages, starts, positions, out)
+        reference.attention(qkv, heads, keys, values, pages, starts, positions, expected)
+        self.note("attention", out, expected, 1e-5 * np.abs(expected).max())
+
+
+def substitute(patch: pytest.MonkeyPatch, instead: Definitions | Checked) -> None:
+    """Let every Decoder compute with `instead` of `ops` until the patch is undone."""
+    patch.setattr(layers, "ops", instead)
+    patch.setattr(decoder, "ops", instead)

@@ -1,0 +1,121 @@
+"""Feeding a Decoder in the ways an engine may: whole prompts, chunks, token by token, mixed.
+
+Pages are scattered and the cache starts full of NaN, so that a wrong slot, page or mask cannot
+pass. Knows nothing of what the logits should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from qwick.model.batch import Batch
+from qwick.model.decoder import Decoder
+
+Plan = list[tuple[int, int]]  # of a step: (sequence, how many of its next tokens)
+Schedule = Callable[[list[int]], Iterable[Plan]]
+
+
+def prefill(lengths: list[int]) -> Iterator[Plan]:
+    """Every sequence alone, in one step."""
+    for i, n in enumerate(lengths):
+        yield [(i, n)]
+
+
+def stepwise(lengths: list[int]) -> Iterator[Plan]:
+    """The first sequence, one token at a time."""
+    for _ in range(lengths[0]):
+        yield [(0, 1)]
+
+
+def chunked(lengths: list[int]) -> Iterator[Plan]:
+    """Every sequence alone, in chunks of odd sizes that end before, at and after page borders."""
+    for i, n in enumerate(lengths):
+        done = 0
+        for size in (7, 1, 23, 1, 5, 31, 3, *[n] * 9):
+            size = min(size, n - done)
+            if size:
+                yield [(i, size)]
+            done += size
+
+
+def mixed(lengths: list[int]) -> Iterator[Plan]:
+    """All sequences together in changing order: some idle, some decode, some prefill a chunk."""
+    rng = np.random.default_rng(sum(lengths))
+    left = dict(enumerate(lengths))
+    while left:
+        plan = []
+        for i in rng.permutation(list(left)).tolist():
+            if rng.random() < 0.2:
+                continue
+            size = min(left[i], int(rng.choice([1, 1, 2, 11, 19])))
+            plan.append((i, size))
+            left[i] -= size
+            if not left[i]:
+                del left[i]
+        if plan:
+            yield plan
+
+
+SCHEDULES: dict[str, Schedule] = {f.__name__: f for f in (prefill, stepwise, chunked, mixed)}
+
+
+class Session:
+    """Sequences in a cache with scattered pages."""
+
+    def __init__(self, model: Decoder, ids: list[np.ndarray], seed: int = 3) -> None:
+        size = model.page_size
+        self.model, self.ids = model, ids
+        counts = [-(-len(x) // size) for x in ids]
+        order = np.random.default_rng(seed).permutation(sum(counts) + 2).astype(np.int32)
+        self.pages = np.split(order, np.cumsum(counts))[: len(ids)]
+        self.cache = model.new_cache(len(order))
+        for array in (*self.cache.keys, *self.cache.values):
+            array.fill(np.nan if array.dtype == np.float32 else 0x7FC0)  # NaN in bf16
+        self.done = [0] * len(ids)
+
+    def batch(self, plan: Plan, wanted: np.ndarray | None = None) -> Batch:
+        """The arrays of a step; `wanted`: rows of the batch, default all."""
+        size = self.model.page_size
+        positions = [np.arange(self.done[i], self.done[i] + n) for i, n in plan]
+        ids = [self.ids[i][at] for (i, _), at in zip(plan, positions, strict=True)]
+        slots = [
+            self.pages[i][at // size] * size + at % size
+            for (i, _), at in zip(plan, positions, strict=True)
+        ]
+        width = max(len(self.pages[i]) for i, _ in plan)
+        pages = np.zeros((len(plan), width), np.int32)
+        for row, (i, _) in enumerate(plan):
+            pages[row, : len(self.pages[i])] = self.pages[i]
+        starts = np.cumsum([0] + [n for _, n in plan])
+        return Batch(
+            ids=np.concatenate(ids),
+            positions=np.concatenate(positions).astype(np.int32),
+            slots=np.concatenate(slots).astype(np.int32),
+            starts=starts.astype(np.int32),
+            lengths=np.array([self.done[i] + n for i, n in plan], np.int32),
+            pages=pages,
+            logit_rows=np.arange(starts[-1], dtype=np.int32) if wanted is None else wanted,
+        )
+
+    def step(self, plan: Plan, wanted: np.ndarray | None = None) -> np.ndarray:
+        """Run a step: logits F32[rows wanted, vocab], a copy."""
+        batch = self.batch(plan, wanted)
+        logits = self.model.logits(self.model.forward(batch, self.cache)).copy()
+        for i, n in plan:
+            self.done[i] += n
+        return logits
+
+
+def run(model: Decoder, ids: list[np.ndarray], schedule: Schedule) -> list[np.ndarray | None]:
+    """Logits F32[n, vocab] of every sequence that the schedule feeds; None for the others."""
+    session = Session(model, ids)
+    parts: list[list[np.ndarray]] = [[] for _ in ids]
+    for plan in schedule([len(x) for x in ids]):
+        logits = session.step(plan)
+        at = 0
+        for i, n in plan:
+            parts[i].append(logits[at : at + n])
+            at += n
+    return [np.concatenate(p) if p else None for p in parts]

@@ -1,0 +1,122 @@
+"""Damaged weights: a NaN anywhere must reach the logits, where the sampler refuses it.
+
+A NaN that a kernel turns into an ordinary number would make a broken checkpoint speak nonsense.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.stepping import prefill, run, stepwise
+from model.stored import dealt_out, in_memory
+from model.wild import BLOCKED, CONFIGS, wild_tensors
+from qwick.formats.checkpoint import Tensor
+from qwick.model.load import load_model
+from qwick.quant.types import StoredType
+
+IDS = [np.arange(40, dtype=np.int32)]
+LAYER = "model.layers.1."
+HALF_NAN = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
+# Where a block holds its float16 scale.
+SCALE_AT = {"Q8_0": 0, "Q5_0": 0, "Q4_K": 0, "Q6_K": 208}
+
+# exp() clamps a NaN score to a number (csrc/inl/elementwise.inl).
+IN_ATTENTION = pytest.mark.xfail(reason="attention swallows NaN scores", strict=True)
+# The largest magnitude of a group is taken with comparisons that are false for NaN (prepare.inl).
+IN_ROUNDING = pytest.mark.xfail(reason="8-bit activations swallow NaN", strict=True)
+
+
+def damaged(config: dict[str, Any], name: str, types: dict[str, StoredType] | None = None) -> Any:
+    """A model one of whose stored numbers is NaN: a weight, or the scale of a block."""
+    checkpoint = in_memory(config, wild_tensors(config), types)
+    tensor = checkpoint.tensors[name]
+    raw = tensor.data.copy()
+    if tensor.type is StoredType.F32:
+        raw.view(np.float32)[5] = np.nan
+    else:
+        at = SCALE_AT[tensor.type.name]
+        raw[at : at + 2] = HALF_NAN
+    held = {**checkpoint.tensors, name: Tensor(name, tensor.type, tensor.shape, raw)}
+    object.__setattr__(checkpoint, "tensors", held)
+    return load_model(checkpoint, kv="f32")
+
+
+def require_nan(model: Any) -> None:
+    for schedule in (prefill, stepwise):
+        (logits,) = run(model, IDS, schedule)
+        assert logits is not None
+        assert np.isnan(logits).all(), f"{np.isfinite(logits).mean():.0%} are finite"
+
+
+@pytest.mark.parametrize(
+    ("shape", "part"),
+    [
+        ("qwen2-tied", "self_attn.v_proj.weight"),
+        ("qwen2-tied", "self_attn.v_proj.bias"),
+        ("qwen2-tied", "self_attn.o_proj.weight"),
+        ("qwen2-tied", "mlp.gate_proj.weight"),
+        ("qwen2-tied", "mlp.up_proj.weight"),
+        ("qwen2-tied", "mlp.down_proj.weight"),
+        ("qwen2-tied", "input_layernorm.weight"),
+        ("qwen2-tied", "post_attention_layernorm.weight"),
+        pytest.param("qwen2-tied", "self_attn.q_proj.weight", marks=IN_ATTENTION),
+        pytest.param("qwen2-tied", "self_attn.q_proj.bias", marks=IN_ATTENTION),
+        pytest.param("qwen2-tied", "self_attn.k_proj.weight", marks=IN_ATTENTION),
+        pytest.param("qwen3-tied", "self_attn.q_norm.weight", marks=IN_ATTENTION),
+        pytest.param("qwen3-tied", "self_attn.k_norm.weight", marks=IN_ATTENTION),
+    ],
+)
+def test_in_a_layer(isa: str, shape: str, part: str) -> None:
+    require_nan(damaged(CONFIGS[shape], LAYER + part))
+
+
+@pytest.mark.parametrize("shape", ["qwen2-tied", "qwen2.5-group7"])
+def test_in_the_last_norm(isa: str, shape: str) -> None:
+    require_nan(damaged(CONFIGS[shape], "model.norm.weight"))
+
+
+@pytest.mark.parametrize("shape", ["qwen2-tied", "qwen2.5-group7"])
+def test_in_one_row_of_the_head(isa: str, shape: str) -> None:
+    """Row 0: its own column everywhere; tied, the rest of token 0's row, and what follows it."""
+    config = CONFIGS[shape]
+    tied = config["tie_word_embeddings"]
+    model = damaged(config, "model.embed_tokens.weight" if tied else "lm_head.weight")
+    for schedule in (prefill, stepwise):
+        (logits,) = run(model, [IDS[0][1:]], schedule)  # without token 0
+        assert logits is not None
+        assert np.isnan(logits[:, 0]).all()
+        assert np.isfinite(logits[:, 1:]).all()
+
+
+def test_in_the_embedding_of_one_token(isa: str) -> None:
+    """Row 0 of an untied embedding, in a sequence that has the token at 20.
+
+    Rows of the same step may take a NaN from a later one: a weight of 0 times NaN is NaN.
+    """
+    model = damaged(CONFIGS["qwen2.5-group7"], "model.embed_tokens.weight")
+    for schedule in (prefill, stepwise):
+        (logits,) = run(model, [np.roll(IDS[0], 20)], schedule)
+        assert logits is not None
+        assert np.isnan(logits[20]).all()
+        assert schedule is prefill or np.isfinite(logits[:20]).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "part"),
+    [
+        ("qwen2", "mlp.down_proj.weight"),
+        ("qwen3", "self_attn.o_proj.weight"),
+        pytest.param("qwen2", "self_attn.q_proj.weight", marks=IN_ATTENTION),
+        pytest.param("qwen2", "self_attn.v_proj.weight", marks=IN_ROUNDING),
+        pytest.param("qwen2", "mlp.up_proj.weight", marks=IN_ROUNDING),
+        pytest.param("qwen3", "mlp.gate_proj.weight", marks=IN_ROUNDING),
+        pytest.param("qwen3", "input_layernorm.weight", marks=IN_ROUNDING),
+        pytest.param("qwen3", "post_attention_layernorm.weight", marks=IN_ROUNDING),
+    ],
+)
+def test_in_block_formats(isa: str, shape: str, part: str) -> None:
+    config = BLOCKED[shape]
+    require_nan(damaged(config, LAYER + part, dealt_out(config)))

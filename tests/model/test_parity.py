@@ -1,0 +1,130 @@
+"""The decoder against transformers on wild weights, by the oracle rule, in every way of feeding.
+
+Qwen1.5, Qwen2, Qwen2.5 and Qwen3 shapes; safetensors and GGUF; float32, bfloat16 and float16; on
+every instruction set of this CPU. What these comparisons can see is shown in `test_mutants.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model.parity import require_f32, require_no_further
+from model.stepping import SCHEDULES, Session, mixed, prefill, run, stepwise
+from model.stored import Samples
+from model.wild import CONFIGS, VOCAB
+from qwick.native import reference
+from qwick.quant.types import StoredType
+
+FAMILY = ("qwen2.5-group7", "qwen3-tied")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_float32(samples: Samples, isa: str, name: str) -> None:
+    sample = samples.folder(name, StoredType.F32)
+    model = sample.load()
+    for schedule in SCHEDULES.values():
+        require_f32(model, sample.oracle, schedule)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_bfloat16(samples: Samples, isa: str, name: str) -> None:
+    """Weights and cache in bfloat16, as such a checkpoint runs."""
+    sample = samples.folder(name, StoredType.BF16)
+    model = sample.load(kv="bf16")
+    yardstick = sample.oracle.bf16
+    for schedule in SCHEDULES.values():
+        require_no_further(model, sample.oracle, schedule, yardstick)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_bfloat16_weights_are_exact_where_the_sums_are_float32(
+    samples: Samples, isa: str, name: str
+) -> None:
+    sample = samples.folder(name, StoredType.BF16)
+    model = sample.load()
+    require_f32(model, sample.oracle, stepwise)
+    if reference.form_of(isa, "bf16", 64) == "f32":  # a matrix unit takes many rows in bf16
+        require_f32(model, sample.oracle, mixed)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_float16(samples: Samples, isa: str, name: str) -> None:
+    sample = samples.folder(name, StoredType.F16)
+    model = sample.load()
+    for schedule in SCHEDULES.values():
+        require_f32(model, sample.oracle, schedule)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_bfloat16_cache(samples: Samples, isa: str, name: str) -> None:
+    """Only keys and values are rounded, where the yardstick rounds everything."""
+    sample = samples.folder(name, StoredType.F32)
+    model = sample.load(kv="bf16")
+    for schedule in (mixed, stepwise):
+        found = require_no_further(model, sample.oracle, schedule, sample.oracle.bf16)
+        assert found.rms > 1e-4, "nothing was rounded"
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_shards(samples: Samples, name: str) -> None:
+    sample = samples.folder(name, StoredType.F32, shards=3)
+    assert len(list(sample.path.glob("*.safetensors"))) == 3
+    require_f32(sample.load(), sample.oracle, prefill)
+
+
+@pytest.mark.parametrize("stored", [StoredType.F32, StoredType.F16], ids=lambda t: t.name)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gguf(samples: Samples, name: str, stored: StoredType) -> None:
+    sample = samples.gguf(name, stored)
+    require_f32(sample.load(), sample.oracle, prefill)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_gguf_bfloat16(samples: Samples, isa: str, name: str) -> None:
+    sample = samples.gguf(name, StoredType.BF16)
+    model = sample.load(kv="bf16")
+    require_no_further(model, sample.oracle, prefill, sample.oracle.bf16)
+    require_f32(sample.load(), sample.oracle, stepwise)
+
+
+def test_only_the_wanted_rows_are_answered(samples: Samples, isa: str) -> None:
+    sample = samples.folder("qwen2-tied", StoredType.F32)
+    model = sample.load()
+    whole = run(model, sample.oracle.ids, prefill)[0]
+    assert whole is not None
+    assert whole.shape == (70, VOCAB)
+    for wanted in ([0, 3, 4, 69], [69], [], list(range(70))):
+        session = Session(model, sample.oracle.ids)
+        rows = session.step([(0, 70)], np.array(wanted, np.int32))
+        np.testing.assert_allclose(rows, whole[wanted], rtol=0, atol=2e-5 * sample.oracle.std)
+
+
+def test_what_a_closed_checkpoint_leaves_is_enough(samples: Samples) -> None:
+    """`Sample.load` closes it; decoding after another model was loaded must not change."""
+    sample = samples.folder("qwen3-mha", StoredType.F32)
+    model = sample.load()
+    samples.folder("qwen3-group4", StoredType.F32).load()
+    require_f32(model, sample.oracle, prefill)
+
+
+def test_indices_out_of_range_are_defects_of_the_caller(samples: Samples) -> None:
+    sample = samples.folder("qwen2-tied", StoredType.F32)
+    model = sample.load()
+    session = Session(model, sample.oracle.ids)
+    good = session.batch([(0, 5)])
+    for field, value in (
+        ("ids", VOCAB),
+        ("ids", -1),
+        ("positions", 256),  # the context
+        ("positions", -1),
+        ("slots", session.cache.pages * model.page_size),
+        ("slots", -1),
+    ):
+        array = getattr(good, field).copy()
+        array[2] = value
+        with pytest.raises(IndexError, match=f"{field} holds {value}"):
+            model.forward(replace(good, **{field: array}), session.cache)
+    model.forward(good, session.cache)
