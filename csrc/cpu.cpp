@@ -29,13 +29,15 @@ unsigned detect() {
   const bool osxsave = c >> 27 & 1, fma = c >> 12 & 1, f16c = c >> 29 & 1;
   if (!osxsave || !fma || !f16c) return 0;
   const uint64_t xcr0 = xgetbv0();
-  const bool zmm = (xcr0 & 0xe6) == 0xe6, tiles = (xcr0 & 0x60000) == 0x60000;
+  const bool ymm = (xcr0 & 6) == 6, zmm = (xcr0 & 0xe6) == 0xe6, tiles = (xcr0 & 0x60000) == 0x60000;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
   unsigned found = 0;
+  if (ymm && (b >> 5 & 1)) found |= kAvx2Set;
   const unsigned b512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
   if (zmm && (b & b512) == b512 && (c >> 11 & 1)) found |= kAvx512VnniSet;
   const bool amx_bf16 = d >> 22 & 1, amx_tile = d >> 24 & 1;
   if ((found & kAvx512VnniSet) && tiles && amx_bf16 && amx_tile && request_tile_data()) found |= kAmxSet;
+  if ((found & kAvx2Set) && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1)) found |= kAvxVnniSet;
   return found;
 }
 #else
@@ -51,9 +53,16 @@ unsigned cpu_features() {
 
 std::string missing_features(unsigned needs) {
   const unsigned gone = needs & ~cpu_features();
+  constexpr struct {
+    unsigned bit;
+    const char* name;
+  } kNames[] = {{kAvx2Set, "AVX2 (with FMA, F16C)"},
+                {kAvxVnniSet, "AVX-VNNI"},
+                {kAvx512VnniSet, "AVX-512 (F, DQ, BW, VL, VNNI)"},
+                {kAmxSet, "AMX (TILE, BF16)"}};
   std::string text;
-  if (gone & kAvx512VnniSet) text += "AVX-512 (F, DQ, BW, VL, VNNI)";
-  if (gone & kAmxSet) text += std::string(text.empty() ? "" : ", ") + "AMX (TILE, BF16)";
+  for (const auto& feature : kNames)
+    if (gone & feature.bit) text += (text.empty() ? "" : ", ") + std::string(feature.name);
   return text;
 }
 

@@ -141,7 +141,7 @@ struct Kernels {
 
 extern const Kernels kScalar;
 #if defined(__x86_64__)
-extern const Kernels kAvx512Vnni, kAmx, kAmxEmulated;
+extern const Kernels kAvx2, kAvxVnni, kAvx512Vnni, kAmx, kAmxEmulated;
 #endif
 
 }  // namespace qwick

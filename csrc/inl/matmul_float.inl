@@ -64,7 +64,7 @@ static void panel_float_rows(const Segment& w, int t0, int tiles, const Rows& x,
 
 template <Kind kind>
 static void panel_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void*) {
-  constexpr int M = 8;
+  constexpr int M = kFloatPanelRows;
   for (int t = t0; t < t1; t += 2) {
     const int tiles = t1 - t < 2 ? 1 : 2;
     int r = 0;

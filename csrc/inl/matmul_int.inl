@@ -5,6 +5,9 @@
 // only the integer that the accumulator starts from. Where a minimum is stored (I4), w = s * q - o, and the
 // second term is one more multiply-add with o.
 
+template <Kind kind>
+constexpr bool kWide = kind == Kind::I8;  // quants up to 255; the others stay below 64
+
 // The 8 operands of a group of one tile, from its planes.
 template <Kind kind>
 struct Planes;
@@ -99,8 +102,8 @@ static void small_tile(const Segment& w, int t, const Rows& x, const Output& out
       const int32_t* sums = x.sums + static_cast<size_t>(r) * (x.k / 16) + 2 * g;
       const float a = x.scale[static_cast<size_t>(r) * (x.k / 32) + g];
       I32 low = set1(-zero_point(kind) * sums[0]), high = set1(-zero_point(kind) * sums[1]);
-      for (int i = 0; i < 4; ++i) low = dot(low, op[i], q + 4 * i);
-      for (int i = 4; i < 8; ++i) high = dot(high, op[i], q + 4 * i);
+      for (int i = 0; i < 4; ++i) low = dot<kWide<kind>>(low, op[i], q + 4 * i);
+      for (int i = 4; i < 8; ++i) high = dot<kWide<kind>>(high, op[i], q + 4 * i);
       if constexpr (kind == Kind::I6) {
         sum[r] = fma(mul(to_float(low), s.scale[0]), set1(a), sum[r]);
         sum[r] = fma(mul(to_float(high), s.scale[1]), set1(a), sum[r]);
@@ -198,8 +201,8 @@ static void panel_rows(const Segment& w, int t0, int tiles, const Rows& x, int r
 #pragma GCC unroll 8
         for (int r = 0; r < M; ++r) {
           const int8_t* at = q + r * q_row + g * kGroup + (h * steps + t) * 4;
-          acc[r][0] = dot(acc[r][0], w0, at);
-          acc[r][1] = dot(acc[r][1], w1, at);
+          acc[r][0] = dot<kWide<kind>>(acc[r][0], w0, at);
+          acc[r][1] = dot<kWide<kind>>(acc[r][1], w1, at);
         }
       }
       const F32 s0 = load(scales), s1 = load(scales + 16);
@@ -227,21 +230,25 @@ static void panel_rows(const Segment& w, int t0, int tiles, const Rows& x, int r
   }
 }
 
+// The last rows, fewer than a whole block: as many as M at once.
+template <Kind kind, int M>
+static void panel_rest(const Segment& w, int t, int tiles, const Rows& x, int r, const Output& out,
+                       const IntPanel& panel) {
+  if constexpr (M > 0) {
+    if (x.m - r == M) return panel_rows<kind, M>(w, t, tiles, x, r, out, panel);
+    panel_rest<kind, M - 1>(w, t, tiles, x, r, out, panel);
+  }
+}
+
 template <Kind kind>
 static void panel_int(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch) {
-  constexpr int M = 6;  // 12 integer and 12 float sums: 24 of 32 registers
+  constexpr int M = kPanelRows;
   const IntPanel panel = int_panel<kind>(scratch, w.k);
   for (int t = t0; t < t1; t += kPanelTiles) {
     const int tiles = t1 - t < kPanelTiles ? t1 - t : kPanelTiles;
     decode_panel<kind>(w, t, tiles, panel);
     int r = 0;
     for (; r + M <= x.m; r += M) panel_rows<kind, M>(w, t, tiles, x, r, out, panel);
-    switch (x.m - r) {
-      case 5: panel_rows<kind, 5>(w, t, tiles, x, r, out, panel); break;
-      case 4: panel_rows<kind, 4>(w, t, tiles, x, r, out, panel); break;
-      case 3: panel_rows<kind, 3>(w, t, tiles, x, r, out, panel); break;
-      case 2: panel_rows<kind, 2>(w, t, tiles, x, r, out, panel); break;
-      case 1: panel_rows<kind, 1>(w, t, tiles, x, r, out, panel); break;
-    }
+    panel_rest<kind, M - 1>(w, t, tiles, x, r, out, panel);
   }
 }

@@ -7,6 +7,9 @@ typedef __m512i U8;
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
+constexpr int kPanelRows = 6;  // 12 integer and 12 float sums: 24 of 32 registers
+constexpr int kFloatPanelRows = 8;
+
 QWICK_INLINE __mmask16 lanes(int n) {
   return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << n) - 1);
 }
@@ -67,6 +70,7 @@ QWICK_INLINE F32 load_i8(const int8_t* p) {
 
 QWICK_INLINE U8 load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 QWICK_INLINE void store_bytes(uint8_t* p, U8 v) { _mm512_storeu_si512(p, v); }
+QWICK_INLINE U8 bits_xor(U8 a, U8 b) { return _mm512_xor_si512(a, b); }
 QWICK_INLINE U8 low_nibbles(U8 v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
 QWICK_INLINE U8 high_nibbles(U8 v) { return low_nibbles(_mm512_srli_epi16(v, 4)); }
 template <int shift>
@@ -84,6 +88,7 @@ template <int t>
 QWICK_INLINE U8 with_bits(U8 low, U8 plane) {
   return _mm512_ternarylogic_epi32(shifted<4 - 2 * t>(plane), _mm512_set1_epi8(48), low, kAndOr);
 }
+template <bool wide>
 QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
   int32_t four;
   memcpy(&four, x, 4);

@@ -10,6 +10,9 @@ typedef int16_t I16x32 __attribute__((vector_size(64), aligned(2)));
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
+constexpr int kPanelRows = 6;  // rows of x that `panel` takes at a time, by the registers there are
+constexpr int kFloatPanelRows = 8;
+
 QWICK_INLINE F32 load(const float* p) { return *reinterpret_cast<const F32*>(p); }
 QWICK_INLINE void store(float* p, F32 v) { *reinterpret_cast<F32*>(p) = v; }
 QWICK_INLINE F32 set1(float v) {
@@ -111,6 +114,7 @@ QWICK_INLINE F32 load_i8(const int8_t* p) {
 
 QWICK_INLINE U8 load_bytes(const uint8_t* p) { return *reinterpret_cast<const U8*>(p); }
 QWICK_INLINE void store_bytes(uint8_t* p, U8 v) { *reinterpret_cast<U8*>(p) = v; }
+QWICK_INLINE U8 bits_xor(U8 a, U8 b) { return a ^ b; }
 QWICK_INLINE U8 low_nibbles(U8 v) { return v & 15; }
 QWICK_INLINE U8 high_nibbles(U8 v) { return v >> 4; }
 template <int t>
@@ -122,7 +126,8 @@ QWICK_INLINE U8 with_bits(U8 low, U8 plane) {  // low | bits 2t, 2t+1 of plane a
   return low | ((plane >> 2 * t & 3) << 4);
 }
 // acc[lane] += sum over b of w[4 lane + b] * x[b]; w unsigned, x four signed bytes from -127 to 127, so that
-// each product fits 16 bits
+// each product fits 16 bits. wide: w may exceed 129, and the sum of two products 16 bits.
+template <bool wide>
 QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
   const I16x32 x02 = reinterpret_cast<I16x32>(set1(static_cast<int32_t>((x[2] * 65536) | (x[0] & 0xffff))));
   const I16x32 x13 = reinterpret_cast<I16x32>(set1(static_cast<int32_t>((x[3] * 65536) | (x[1] & 0xffff))));

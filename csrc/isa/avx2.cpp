@@ -1,0 +1,48 @@
+// AVX2 with FMA and F16C (Intel from Haswell, AMD from Zen), pairs of 256-bit registers. Compiled twice: with
+// QWICK_AVXVNNI the 8-bit dot product is one instruction (Intel from Alder Lake, AMD from Zen 5).
+#include <immintrin.h>
+#include <string.h>
+
+#include "../cpu.h"
+#include "../kernels.h"
+
+#ifdef QWICK_AVXVNNI
+#define QWICK_AVX avxvnni
+#else
+#define QWICK_AVX avx2
+#endif
+
+namespace qwick {
+namespace QWICK_AVX {
+namespace {
+#include "../simd/avx2.h"
+
+#include "../inl/prepare.inl"
+
+#include "../inl/matmul_int.inl"
+
+#include "../inl/matmul_float.inl"
+
+#include "../inl/elementwise.inl"
+
+#include "../inl/attention.inl"
+
+#include "../inl/measure.inl"
+}  // namespace
+}  // namespace QWICK_AVX
+
+#ifdef QWICK_AVXVNNI
+extern const Kernels kAvxVnni = {
+    "avxvnni", kAvx2Set | kAvxVnniSet, true,
+#else
+extern const Kernels kAvx2 = {
+    "avx2", kAvx2Set, true,
+#endif
+    {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
+    {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
+    QWICK_AVX::int_panel_bytes, QWICK_AVX::prepare, QWICK_AVX::small, QWICK_AVX::panel,
+    QWICK_AVX::add_rms_norm, QWICK_AVX::swiglu, QWICK_AVX::rope_store, QWICK_AVX::attention,
+    kMaxQueryRows * kMaxHeadDim, QWICK_AVX::read, QWICK_AVX::busy,
+};
+
+}  // namespace qwick

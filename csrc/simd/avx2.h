@@ -1,0 +1,176 @@
+// 16 lanes of float or int and 64 bytes as pairs of AVX2 registers; the functions of simd/portable.h. With QWICK_AVXVNNI
+// the 8-bit dot product is the one instruction of AVX-VNNI. Included once per isa/*.cpp inside its namespace.
+
+struct F32 {
+  __m256 a, b;
+};
+struct I32 {
+  __m256i a, b;
+};
+struct U8 {
+  __m256i a, b;
+};
+
+#define QWICK_INLINE static inline __attribute__((always_inline))
+
+constexpr int kPanelRows = 2;  // 16 registers: 4 integer sums take 8; the float sums of a group wait in memory
+constexpr int kFloatPanelRows = 3;
+
+QWICK_INLINE F32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+QWICK_INLINE void store(float* p, F32 v) {
+  _mm256_storeu_ps(p, v.a);
+  _mm256_storeu_ps(p + 8, v.b);
+}
+QWICK_INLINE F32 set1(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
+QWICK_INLINE F32 add(F32 x, F32 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+QWICK_INLINE F32 sub(F32 x, F32 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+QWICK_INLINE F32 mul(F32 x, F32 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+QWICK_INLINE F32 div(F32 x, F32 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+QWICK_INLINE F32 fma(F32 x, F32 y, F32 z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+QWICK_INLINE F32 max(F32 x, F32 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+QWICK_INLINE F32 min(F32 x, F32 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+QWICK_INLINE F32 abs(F32 x) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+QWICK_INLINE float reduce_add(F32 v) {
+  const __m256 s = _mm256_add_ps(v.a, v.b);
+  __m128 h = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+  h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+  return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
+}
+QWICK_INLINE float reduce_max(F32 v) {
+  const __m256 s = _mm256_max_ps(v.a, v.b);
+  __m128 h = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+  h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+  return _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
+}
+QWICK_INLINE __m256i lanes(int n) {  // all bits set in lanes 0..n-1 of eight
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+QWICK_INLINE F32 first_lanes(F32 x, F32 y, int n) {
+  return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(lanes(n))),
+          _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(lanes(n - 8)))};
+}
+QWICK_INLINE F32 load_some(const float* p, int n) {
+  return {_mm256_maskload_ps(p, lanes(n)), _mm256_maskload_ps(p + 8, lanes(n - 8))};
+}
+QWICK_INLINE void store_some(float* p, F32 v, int n) {
+  _mm256_maskstore_ps(p, lanes(n), v.a);
+  _mm256_maskstore_ps(p + 8, lanes(n - 8), v.b);
+}
+
+QWICK_INLINE I32 set1(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
+QWICK_INLINE I32 add(I32 x, I32 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+QWICK_INLINE F32 to_float(I32 v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
+QWICK_INLINE I32 round_to_int(F32 v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
+QWICK_INLINE F32 exponent_of(I32 n) {
+  const __m256i bias = _mm256_set1_epi32(127);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
+}
+QWICK_INLINE int reduce_add(I32 v) {
+  const __m256i s = _mm256_add_epi32(v.a, v.b);
+  __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+  h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(h, _mm_shuffle_epi32(h, 0xb1)));
+}
+QWICK_INLINE __m128i low_halves(I32 v, bool second) {  // eight 32-bit lanes to 16 bits, unsigned saturation
+  const __m256i x = second ? v.b : v.a;
+  return _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+}
+QWICK_INLINE void store_i8(int8_t* p, I32 v) {
+  const __m128i a = _mm_packs_epi32(_mm256_castsi256_si128(v.a), _mm256_extracti128_si256(v.a, 1));
+  const __m128i b = _mm_packs_epi32(_mm256_castsi256_si128(v.b), _mm256_extracti128_si256(v.b, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(a, b));
+}
+
+QWICK_INLINE F32 load_bf16(const uint16_t* p) {
+  const __m128i *h = reinterpret_cast<const __m128i*>(p), *l = reinterpret_cast<const __m128i*>(p + 8);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(h)), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(l)), 16))};
+}
+QWICK_INLINE __m256i bf16_bits(__m256 v) {  // to nearest, ties to even; NaN stays NaN
+  const __m256i bits = _mm256_castps_si256(v), high = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+}
+QWICK_INLINE void store_bf16(uint16_t* p, F32 v) {
+  const I32 bits = {bf16_bits(v.a), bf16_bits(v.b)};
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low_halves(bits, false));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), low_halves(bits, true));
+}
+QWICK_INLINE F32 load_f16(const uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+QWICK_INLINE F32 load_u8(const uint8_t* p) {
+  const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v)),
+          _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(v, 8)))};
+}
+QWICK_INLINE F32 load_i8(const int8_t* p) {
+  const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))};
+}
+
+QWICK_INLINE U8 load_bytes(const uint8_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+QWICK_INLINE void store_bytes(uint8_t* p, U8 v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.a);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), v.b);
+}
+QWICK_INLINE U8 bits_xor(U8 x, U8 y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+QWICK_INLINE U8 low_nibbles(U8 v) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(v.a, mask), _mm256_and_si256(v.b, mask)};
+}
+QWICK_INLINE U8 high_nibbles(U8 v) { return low_nibbles({_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)}); }
+template <int shift, int mask>
+QWICK_INLINE __m256i shifted_and(__m256i v) {  // left when positive; bits that cross bytes are masked off
+  if constexpr (shift > 0) v = _mm256_slli_epi16(v, shift);
+  if constexpr (shift < 0) v = _mm256_srli_epi16(v, -shift);
+  return _mm256_and_si256(v, _mm256_set1_epi8(mask));
+}
+template <int t>
+QWICK_INLINE U8 with_bit(U8 low, U8 plane) {
+  return {_mm256_or_si256(low.a, shifted_and<4 - t, 16>(plane.a)),
+          _mm256_or_si256(low.b, shifted_and<4 - t, 16>(plane.b))};
+}
+template <int t>
+QWICK_INLINE U8 with_bits(U8 low, U8 plane) {
+  return {_mm256_or_si256(low.a, shifted_and<4 - 2 * t, 48>(plane.a)),
+          _mm256_or_si256(low.b, shifted_and<4 - 2 * t, 48>(plane.b))};
+}
+
+// One register of `dot`. Without VNNI, pairs of products are summed in 16 bits: exact for quants up to 129; wider ones
+// are multiplied as 16-bit numbers, even bytes and odd bytes apart.
+template <bool wide>
+QWICK_INLINE __m256i dot_half(__m256i acc, __m256i w, int32_t four) {
+  const __m256i x = _mm256_set1_epi32(four);
+#ifdef QWICK_AVXVNNI
+  return _mm256_dpbusd_avx_epi32(acc, w, x);
+#else
+  if constexpr (wide) {
+    const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(w, 8);
+    const __m256i x_even = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), x_odd = _mm256_srai_epi16(x, 8);
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(even, x_even));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(odd, x_odd));
+  } else {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+  }
+#endif
+}
+template <bool wide>
+QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
+  int32_t four;
+  memcpy(&four, x, 4);
+  return {dot_half<wide>(acc.a, w.a, four), dot_half<wide>(acc.b, w.b, four)};
+}
