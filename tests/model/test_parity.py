@@ -10,11 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model.parity import require_f32, require_no_further
 from model.stepping import SCHEDULES, Session, mixed, prefill, run, stepwise
-from model.stored import Samples
-from model.wild import CONFIGS, VOCAB
+from model.stored import Samples, in_memory
+from model.wild import CONFIGS, VOCAB, Oracle, build, sequences, wild_tensors
+from qwick.model.load import load_model
 from qwick.native import reference
 from qwick.quant.types import StoredType
 
@@ -128,3 +131,42 @@ def test_indices_out_of_range_are_defects_of_the_caller(samples: Samples) -> Non
         with pytest.raises(IndexError, match=f"{field} holds {value}"):
             model.forward(replace(good, **{field: array}), session.cache)
     model.forward(good, session.cache)
+
+
+@given(
+    model_type=st.sampled_from(["qwen2", "qwen3"]),
+    hidden=st.integers(20, 100),
+    inner=st.integers(1, 90),
+    groups=st.tuples(st.integers(1, 4), st.integers(1, 5)),
+    head_dim=st.integers(1, 6).map(lambda n: 16 * n),
+    layers=st.integers(1, 3),
+    tied=st.booleans(),
+)
+@settings(deadline=None, max_examples=25)
+def test_any_shape(
+    model_type: str,
+    hidden: int,
+    inner: int,
+    groups: tuple[int, int],
+    head_dim: int,
+    layers: int,
+    tied: bool,
+) -> None:
+    """Widths that no vector divides, one layer, one head, wide and narrow groups."""
+    kv_heads, group = groups
+    config = {
+        **CONFIGS["qwen2-tied"],
+        "model_type": model_type,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_attention_heads": kv_heads * group,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "num_hidden_layers": layers,
+        "tie_word_embeddings": tied,
+    }
+    tensors = wild_tensors(config)
+    oracle = Oracle(build(config, tensors), sequences((37, 5)))
+    model = load_model(in_memory(config, tensors), kv="f32")
+    for schedule in (prefill, mixed):
+        require_f32(model, oracle, schedule)

@@ -89,7 +89,7 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, F32] | None = None) -
     return model.eval()
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def _shapes(items: tuple[tuple[str, Any], ...]) -> dict[str, tuple[int, ...]]:
     config = dict(items)
     shapes = {name: tuple(p.shape) for name, p in build(config).state_dict().items()}
@@ -98,11 +98,16 @@ def _shapes(items: tuple[tuple[str, Any], ...]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def wild_tensors(config: Mapping[str, Any], seed: int = 0) -> dict[str, F32]:
-    """Every tensor that transformers' model has, wild; names and shapes are transformers'."""
-    rng = np.random.default_rng(seed)
+def wild_tensors(config: Mapping[str, Any]) -> dict[str, F32]:
+    """Every tensor of transformers' model, under its names: F32, wild and read-only."""
+    return dict(_wild(tuple(config.items())))
+
+
+@functools.lru_cache(maxsize=32)
+def _wild(items: tuple[tuple[str, Any], ...]) -> dict[str, F32]:
+    rng, config = np.random.default_rng(0), dict(items)
     out = {}
-    for name, shape in _shapes(tuple(config.items())).items():
+    for name, shape in _shapes(items).items():
         noise = rng.standard_normal(shape)
         if name.endswith("norm.weight"):
             value = 1 + 0.3 * noise
@@ -115,6 +120,7 @@ def wild_tensors(config: Mapping[str, Any], seed: int = 0) -> dict[str, F32]:
         else:
             value = noise * 1.5 / np.sqrt(shape[1])
         out[name] = value.astype(np.float32)
+        out[name].flags.writeable = False
     return out
 
 

@@ -1,0 +1,233 @@
+"""From a checkpoint to a Decoder: tensors that do not fit the config, and bad arguments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.stepping import Session
+from model.stored import Samples, in_memory
+from model.wild import BLOCKED, CONFIGS, wild_tensors
+from qwick.errors import (
+    ConfigError,
+    FormatError,
+    ParameterError,
+    QwickError,
+    ResourceError,
+    UnsupportedError,
+)
+from qwick.formats.open import open_checkpoint
+from qwick.formats.write import write_folder
+from qwick.model.arch import read_arch
+from qwick.model.cache import KVCache, page_bytes
+from qwick.model.decoder import tensor_table
+from qwick.model.load import load_model
+from qwick.quant.types import StoredType
+
+NAME = "qwen3-tied"
+CONFIG = CONFIGS[NAME]
+Q_NORM = "model.layers.1.self_attn.q_norm.weight"
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+
+
+def tensors() -> dict[str, np.ndarray]:
+    return dict(wild_tensors(CONFIG))
+
+
+def refused(held: dict[str, np.ndarray], config: dict[str, Any] = CONFIG) -> str:
+    with pytest.raises(FormatError) as caught:
+        load_model(in_memory(config, held))
+    assert not isinstance(caught.value, ConfigError)
+    return str(caught.value)
+
+
+# ---- tensors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *BLOCKED])
+def test_the_table_is_transformers(name: str) -> None:
+    config = {**CONFIGS, **BLOCKED}[name]
+    ours = {spec.name: spec.shape for spec in tensor_table(read_arch(config))}
+    assert ours == {key: value.shape for key, value in wild_tensors(config).items()}
+
+
+@pytest.mark.parametrize("name", [*list(wild_tensors(CONFIG))[:13], "model.norm.weight"])
+def test_a_missing_tensor_is_named(name: str) -> None:
+    held = tensors()
+    shape = list(held.pop(name).shape)
+    assert f"in-memory: the tensors do not fit the config: missing: {name} {shape}" == refused(held)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.q_proj.bias",  # a bias that Qwen3 does not have
+        "model.layers.3.input_layernorm.weight",  # a fourth layer
+        "model.layers.1.self_attn.o_proj.bias",
+        "model.layers.1.mlp.experts.0.up_proj.weight",
+        "score.weight",
+    ],
+)
+def test_an_unexpected_tensor_is_named(name: str) -> None:
+    message = refused({**tensors(), name: np.zeros((5, 7), np.float32)})
+    assert message.endswith(f"unexpected: {name} [5, 7]")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        (Q_PROJ, (96, 512)),  # transposed
+        (Q_PROJ, (512 * 96,)),
+        (Q_PROJ, (512, 96, 1)),
+        (Q_PROJ, (496, 96)),
+        (Q_NORM, (96,)),
+        (Q_NORM, (1, 128)),
+        ("model.embed_tokens.weight", (502, 96)),
+    ],
+)
+def test_a_misshapen_tensor_is_named(name: str, shape: tuple[int, ...]) -> None:
+    held = tensors()
+    before = list(held[name].shape)
+    held[name] = np.ones(shape, np.float32)
+    assert refused(held).endswith(f"{name} has the shape {list(shape)}, expected {before}")
+
+
+def test_all_faults_come_in_one_message_of_bounded_length() -> None:
+    held = tensors()
+    del held[Q_PROJ]
+    held["extra"] = held[Q_NORM]
+    held[Q_NORM] = held["model.norm.weight"]
+    message = refused(held)
+    assert f"missing: {Q_PROJ}" in message
+    assert "unexpected: extra" in message
+    assert f"{Q_NORM} has the shape [96]" in message
+    message = refused({}, CONFIG)
+    assert message.count("missing: ") == 8
+    assert message.endswith(f"and {len(tensors()) - 8} more")
+
+
+def test_an_untied_head_must_be_there_and_a_tied_copy_may() -> None:
+    head = "lm_head.weight"
+    untied = {**CONFIG, "tie_word_embeddings": False}
+    assert f"missing: {head} [503, 96]" in refused(tensors(), untied)
+    copy = {**tensors(), head: tensors()["model.embed_tokens.weight"]}
+    load_model(in_memory(untied, copy))
+    assert load_model(in_memory(CONFIG, copy)).arch.tied
+    frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    load_model(in_memory(CONFIG, {**tensors(), frequencies: np.ones(64, np.float32)}))
+
+
+def test_nothing_is_packed_before_all_is_checked() -> None:
+    held = tensors()
+    del held["model.norm.weight"]
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(FormatError):
+        load_model(in_memory(CONFIG, held), progress=lambda *at: seen.append(at))
+    assert seen == []
+
+
+def test_progress_ascends_and_ends_below_the_whole() -> None:
+    seen: list[tuple[int, int]] = []
+    checkpoint = in_memory(CONFIG, tensors())
+    load_model(checkpoint, progress=lambda *at: seen.append(at))
+    done = [at for at, _ in seen]
+    assert done == sorted(done)
+    assert {total for _, total in seen} == {checkpoint.size_bytes}
+    assert 0.9 * checkpoint.size_bytes < done[-1] <= checkpoint.size_bytes
+
+
+def test_a_config_beyond_the_tensors_costs_nothing(tmp_path: Path) -> None:
+    """Sizes up to the limits in the config, tiny tensors: refused at once, without the memory."""
+    huge = {
+        "hidden_size": 1 << 16,
+        "intermediate_size": 1 << 20,
+        "num_hidden_layers": 1024,
+        "vocab_size": 1 << 24,
+        "max_position_embeddings": 1 << 27,
+    }
+    for key, value in huge.items():
+        path = tmp_path / key
+        write_folder(path, {**CONFIG, key: value}, tensors())
+        with open_checkpoint(path) as checkpoint:
+            if key == "max_position_embeddings":  # fits any tensors; tables grow as they are used
+                assert load_model(checkpoint).context == 1 << 27
+            else:
+                with pytest.raises(FormatError, match="do not fit the config"):
+                    load_model(checkpoint)
+
+
+# ---- arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", [0, -1, True, 1.0, "64", [64], float("nan")])
+def test_a_wrong_context_is_named(context: Any) -> None:
+    with pytest.raises(ParameterError) as caught:
+        load_model(in_memory(CONFIG, tensors()), context=context)
+    assert str(caught.value) == f"context is {context!r}; allowed: a whole number from 1"
+
+
+def test_a_context_beyond_the_models_is_refused() -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        load_model(in_memory(CONFIG, tensors()), context=257)
+    assert "257" in caught.value.message
+    assert "256" in caught.value.message
+    assert caught.value.hint == "ask for at most 256"
+
+
+@pytest.mark.parametrize("kv", ["f16", "", "BF16", None, 16])
+def test_a_wrong_cache_type_is_named(kv: Any) -> None:
+    with pytest.raises(ParameterError, match=r"^kv is .*; allowed: bf16, f32$"):
+        load_model(in_memory(CONFIG, tensors()), kv=kv)
+
+
+def test_the_context_bounds_positions(samples: Samples) -> None:
+    sample = samples.folder(NAME, StoredType.F32)
+    with open_checkpoint(sample.path) as checkpoint:
+        model = load_model(checkpoint, context=40, kv="f32")
+        whole = load_model(checkpoint, kv="f32")
+    assert (model.context, whole.context) == (40, 256)
+    ids = [sample.oracle.ids[0]]
+    short, long = Session(model, ids).step([(0, 40)]), Session(whole, ids).step([(0, 40)])
+    np.testing.assert_array_equal(short, long)
+    with pytest.raises(IndexError, match="positions holds 40, allowed: 0 to 39"):
+        Session(model, ids).step([(0, 41)])
+
+
+def test_rotation_tables_grow_with_the_positions_in_use() -> None:
+    """Growing in steps gives the very numbers of one table, and never passes the context."""
+    config = {**CONFIG, "max_position_embeddings": 5000}
+    stepped, once = (load_model(in_memory(config, tensors())).rope for _ in range(2))
+    assert len(stepped.cos) < 5000
+    for positions in (1, 1024, 1025, 1500, 4999):
+        stepped.cover(positions)
+        assert positions <= len(stepped.cos) <= 5000
+    for positions in (5000, 10**9):
+        stepped.cover(positions)
+        once.cover(positions)
+        assert len(stepped.cos) == len(stepped.sin) == 5000
+    np.testing.assert_array_equal(stepped.cos, once.cos)
+    np.testing.assert_array_equal(stepped.sin, once.sin)
+    angle = 4321 * 1e6 ** (-2 * 5 / 128)
+    assert stepped.cos[4321, 5] == np.float32(np.cos(angle))
+    assert stepped.sin[4321, 5] == np.float32(np.sin(angle))
+
+
+@pytest.mark.parametrize(("kv", "size"), [("bf16", 2), ("f32", 4)])
+def test_cache_bytes_are_those_of_the_arrays(kv: str, size: int) -> None:
+    arch = read_arch(CONFIG)
+    cache = KVCache(arch, 5, kv)
+    held = sum(array.nbytes for array in (*cache.keys, *cache.values))
+    assert held == 5 * page_bytes(arch, kv) == 5 * 2 * 3 * 32 * 2 * 128 * size
+    model = load_model(in_memory(CONFIG, tensors()), kv=kv)
+    assert model.cache_bytes(5) == held
+
+
+def test_a_cache_beyond_memory_is_our_error() -> None:
+    arch = replace(read_arch(CONFIG), layers=1)
+    with pytest.raises(ResourceError, match=r"the KV cache needs [\d,]+ bytes for") as caught:
+        KVCache(arch, 1 << 36, "f32")
+    assert isinstance(caught.value, QwickError)
