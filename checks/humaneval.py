@@ -77,6 +77,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="only the first problems: a short form")
     parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="of one answer")
     parser.add_argument("--peer-python", type=Path, help="an interpreter with llama-cpp-python")
+    parser.add_argument("--peer-threads", type=int, help="default: as many as qwick's")
     parser.add_argument("--fresh", action="store_true", help="forget the answers that are kept")
     parser.add_argument("--prompts", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--answers", type=Path, help=argparse.SUPPRESS)
@@ -164,9 +165,10 @@ def compare(arguments: argparse.Namespace) -> int:
         [__file__, *common, "--answers", str(own), "--limit", str(len(problems))],
         "qwick answers",
     )
+    threads = arguments.peer_threads or ops.threads()
     script = str(Path(__file__).with_name("peer_llama_cpp.py"))
     run_child(
-        [script, *common, "--answers", str(others), "--threads", str(ops.threads())],
+        [script, *common, "--answers", str(others), "--threads", str(threads)],
         "llama.cpp answers",
         python=str(peer),
     )
