@@ -1,4 +1,4 @@
-"""Style and types, checked by the tools that `pyproject.toml` configures, over the sources of this checkout."""
+"""Style and types, by the tools that `pyproject.toml` configures, over this checkout."""
 
 from __future__ import annotations
 
