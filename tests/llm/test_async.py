@@ -58,6 +58,22 @@ def test_astream_equals_chat() -> None:
         asyncio.run(main())
 
 
+def test_raw_prompts_from_asyncio_equal_complete() -> None:
+    with small_qwen() as qwen:
+        asked = {"seed": 4, "max_tokens": 30, **FREE}
+        expected = qwen.complete("x<|im_end|>", **asked)
+
+        async def main() -> None:
+            assert (await qwen.acomplete("x<|im_end|>", **asked)).ids == expected.ids
+            stream = qwen.astream_complete("x<|im_end|>", **asked)
+            pieces = [chunk.text async for chunk in stream]
+            assert "".join(pieces) == stream.reply.text == expected.text
+            with pytest.raises(ParameterError, match="did you mean seed"):
+                await qwen.acomplete("x", sed=3)
+
+        asyncio.run(main())
+
+
 def test_cancelling_the_task_cancels_the_request() -> None:
     with small_qwen(model=endless()) as qwen:
 

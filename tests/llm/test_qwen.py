@@ -80,6 +80,19 @@ def test_streamed_and_whole_answers_are_the_same(qwen: Qwen, seed: int, longest:
     assert list(stream) == []
 
 
+def test_a_raw_prompt_streamed_is_the_same_as_whole(qwen: Qwen) -> None:
+    asked = {"seed": 5, "max_tokens": 40, **FREE}
+    whole = qwen.complete("a<|im_end|>b", **asked)
+    stream = qwen.stream_complete("a<|im_end|>b", **asked)
+    pieces = [chunk.text for chunk in stream]
+    assert len(pieces) > 1
+    assert "".join(pieces) == stream.reply.text == whole.text
+    assert stream.reply.ids == whole.ids
+    assert stream.reply.usage == whole.usage
+    with pytest.raises(ParameterError, match="did you mean seed"):
+        qwen.stream_complete("x", sed=1)
+
+
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), seed=st.integers(0, 10**6))
 def test_a_stop_string_cuts_exactly_and_stops_the_engine(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -183,11 +183,7 @@ class Qwen:
         **keywords: Any,
     ) -> AsyncStream:
         """Answer a conversation piece by piece with `async for`; begins with the first piece."""
-
-        def prepare() -> Awaitable[tuple[Assembler, Submit]]:
-            return asyncio.to_thread(self._chat, messages, tools, keywords)
-
-        return AsyncStream(prepare)
+        return AsyncStream(lambda: asyncio.to_thread(self._chat, messages, tools, keywords))
 
     def chat_batch(
         self,
@@ -204,7 +200,19 @@ class Qwen:
 
         A fill-in-the-middle prompt also stops at the family's further stop tokens for that.
         """
-        return Stream(*self._raw(prompt, keywords)).read()
+        return self.stream_complete(prompt, **keywords).read()
+
+    def stream_complete(self, prompt: str, **keywords: Any) -> Stream:
+        """Continue a raw prompt piece by piece, as `stream` answers."""
+        return Stream(*self._raw(prompt, keywords))
+
+    async def acomplete(self, prompt: str, **keywords: Any) -> Reply:
+        """Continue a raw prompt; cancelling the task cancels the request."""
+        return await self.astream_complete(prompt, **keywords).read()
+
+    def astream_complete(self, prompt: str, **keywords: Any) -> AsyncStream:
+        """Continue a raw prompt piece by piece, as `astream` answers."""
+        return AsyncStream(lambda: asyncio.to_thread(self._raw, prompt, keywords))
 
     def complete_batch(self, prompts: Sequence[str], **keywords: Any) -> list[Reply]:
         """Continue many raw prompts together, in their order. One that fails cancels the rest."""
