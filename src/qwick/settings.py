@@ -16,6 +16,8 @@ from qwick.errors import ParameterError
 
 T = TypeVar("T")
 
+MAX_THREADS = 1024  # of the kernels' pool
+
 
 @dataclass(frozen=True)
 class Setting(Generic[T]):
@@ -40,9 +42,9 @@ class Setting(Generic[T]):
             ) from None
 
 
-def _positive(text: str) -> int:
+def _threads(text: str) -> int:
     value = int(text)
-    if value < 1:
+    if not 1 <= value <= MAX_THREADS:
         raise ValueError(text)
     return value
 
@@ -66,7 +68,11 @@ ISA: Setting[str | None] = Setting(
     "QWICK_ISA", str, lambda: None, "a name that `qwick doctor` lists", "force one instruction set"
 )
 THREADS: Setting[int | None] = Setting(
-    "QWICK_THREADS", _positive, lambda: None, "a whole number from 1", "kernel threads"
+    "QWICK_THREADS",
+    _threads,
+    lambda: None,
+    f"a whole number from 1 to {MAX_THREADS}",
+    "kernel threads",
 )
 OFFLINE: Setting[bool] = Setting(
     "QWICK_OFFLINE", _switch, lambda: False, "1 or 0", "never use the network"

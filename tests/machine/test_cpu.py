@@ -11,7 +11,14 @@ import pytest
 
 import qwick
 from qwick.errors import ParameterError
-from qwick.machine.cpu import read_cpu, read_kernels, read_memory, usable_cores
+from qwick.machine.cpu import (
+    read_cpu,
+    read_kernels,
+    read_memory,
+    threads_for,
+    usable_cores,
+    use_threads,
+)
 from qwick.machine.limits import Limits, measure
 from qwick.settings import child_environment
 
@@ -40,12 +47,17 @@ def test_affinity_is_honoured() -> None:
     assert run.stdout.split() == ["1", "1"]
 
 
-def test_hyperthreads_count_once(tmp_path: Path) -> None:
+def one_core(root: Path) -> None:
+    """Write a machine whose processors are all threads of one core."""
     for number in os.sched_getaffinity(0):
-        folder = tmp_path / f"sys/devices/system/cpu/cpu{number}/topology"
+        folder = root / f"sys/devices/system/cpu/cpu{number}/topology"
         folder.mkdir(parents=True)
         (folder / "physical_package_id").write_text("0\n")
         (folder / "core_id").write_text("5\n")
+
+
+def test_hyperthreads_count_once(tmp_path: Path) -> None:
+    one_core(tmp_path)
     assert read_cpu(tmp_path).physical == 1
     assert usable_cores(tmp_path) == 1
 
@@ -91,3 +103,36 @@ def test_measured_limits_are_sane() -> None:
     limits = measure(megabytes=64)
     assert 1e8 < limits.bandwidth < 1e13
     assert 1e8 < limits.peak < 1e16
+
+
+@pytest.mark.parametrize("wished", [0, -1, 1025, 2.0, True, "2"])
+def test_threads_outside_their_range_are_refused(wished: object) -> None:
+    with pytest.raises(
+        ParameterError, match=r"threads is .*; allowed: whole numbers from 1 to 102"
+    ):
+        use_threads(wished)  # type: ignore[arg-type]
+
+
+def test_threads_are_the_wish_or_the_variable_or_the_usable_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one_core(tmp_path)
+    monkeypatch.delenv("QWICK_THREADS", raising=False)
+    assert threads_for(None, tmp_path) == 1
+    monkeypatch.setenv("QWICK_THREADS", "3")
+    assert threads_for(None, tmp_path) == 3
+    assert threads_for(2, tmp_path) == 2
+    monkeypatch.setenv("QWICK_THREADS", "5000")
+    with pytest.raises(ParameterError, match=r"QWICK_THREADS is '5000'; allowed: .* 1 to 1024"):
+        threads_for(None, tmp_path)
+
+
+def test_the_kernels_use_what_was_asked_for() -> None:
+    from qwick.native import ops
+
+    before = ops.threads()
+    try:
+        assert use_threads(before + 1) == before + 1
+        assert ops.threads() == before + 1
+    finally:
+        ops.set_threads(before)

@@ -55,6 +55,7 @@ def bench(
     from qwick.evaluate.speed import Plan, measure
     from qwick.formats.open import open_checkpoint
     from qwick.machine import limits
+    from qwick.machine.cpu import use_threads
     from qwick.model.load import load_model
     from qwick.native import ops
     from qwick.text.tokenizer import Tokenizer
@@ -62,8 +63,7 @@ def bench(
     with fetching() as listener:
         path = hub.resolve(model, listener)
     wanted = max([*prompt, *generate, 64]) + 2
-    if threads is not None:
-        ops.set_threads(threads)
+    used_threads = use_threads(threads)
     with open_checkpoint(path) as checkpoint:
         decoder = load_model(checkpoint, context=ctx or wanted)
         n_vocab = Tokenizer.from_data(checkpoint.tokenizer).n_tokens
@@ -79,7 +79,7 @@ def bench(
         "parameters": parameters,
         "engine": "qwick",
         "isa": ops.isa(),
-        "threads": ops.threads(),
+        "threads": used_threads,
         "bandwidth": machine.bandwidth,
         "peak": machine.peak,
         "tests": [],

@@ -11,7 +11,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwick.errors import QwickError
+from qwick import settings
+from qwick.errors import ParameterError, QwickError
 from qwick.machine.cgroup import CgroupLimits, read_cgroup
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "read_cpu",
     "read_kernels",
     "read_memory",
+    "threads_for",
     "usable_cores",
+    "use_threads",
 ]
 
 ROOT = Path("/")
@@ -73,6 +76,35 @@ class Kernels:
 def usable_cores(root: Path = ROOT) -> int:
     """Return how many kernel threads make sense for this process, at least 1."""
     return read_cpu(root).usable
+
+
+def threads_for(wished: int | None, root: Path = ROOT) -> int:
+    """Return how many kernel threads to use: the wish, else QWICK_THREADS, else the usable cores.
+
+    The kernels' own default knows neither control groups nor cores with several threads.
+    ParameterError, which names the option or the variable, outside 1 to 1024.
+    """
+    if wished is None:
+        asked = settings.THREADS.get()
+        return min(usable_cores(root), settings.MAX_THREADS) if asked is None else asked
+    whole = isinstance(wished, int) and not isinstance(wished, bool)
+    if not (whole and 1 <= wished <= settings.MAX_THREADS):
+        raise ParameterError(
+            f"threads is {wished!r}; allowed: whole numbers from 1 to {settings.MAX_THREADS}"
+        )
+    return wished
+
+
+def use_threads(wished: int | None) -> int:
+    """Set how many threads every kernel of this process uses, and return it: see `threads_for`.
+
+    Raises ParameterError, and NativeBuildError when there are no kernels.
+    """
+    count = threads_for(wished)
+    from qwick.native import ops
+
+    ops.set_threads(count)
+    return count
 
 
 def read_cpu(root: Path = ROOT, limits: CgroupLimits | None = None) -> Cpu:
