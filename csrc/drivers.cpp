@@ -155,12 +155,7 @@ void attention(const Attention& args, int sequences) {
 double read_bandwidth(size_t bytes) {
   const Kernels& kernels = qwick::kernels();
   Pool::Use pool;
-  std::vector<uint8_t> data;
-  try {
-    data.assign(bytes, 1);
-  } catch (const std::bad_alloc&) {
-    return 0;
-  }
+  const std::vector<uint8_t> data(bytes, 1);
   double best = 0;
   uint64_t sums[256] = {};
   for (int pass = 0; pass < 5; ++pass) {

@@ -1,4 +1,4 @@
-// The contract between the drivers (matmul.cpp, attention.cpp, ...) and one instruction set.
+// The contract between the drivers (drivers.cpp) and one instruction set.
 //
 // Every isa/*.cpp exports exactly one constant `Kernels` table. A driver splits the work into ranges, gives
 // each thread a range and calls the table; a table entry works alone on its range, allocates nothing and

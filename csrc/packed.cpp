@@ -317,12 +317,12 @@ Packed::Packed(const std::vector<Source>& sources) {
     segments_.push_back(seg);
   }
   // Anonymous memory arrives zeroed, which pads the last tile, and may be backed by huge pages.
-  bytes_ = (offset + (2u << 20) - 1) / (2u << 20) * (2u << 20);
-  if (offset < (2u << 20)) bytes_ = (offset + 4095) / 4096 * 4096;
-  void* data = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  bytes_ = offset;
+  mapped_ = (offset + 4095) / 4096 * 4096;
+  void* data = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) throw std::bad_alloc();
   data_ = static_cast<uint8_t*>(data);
-  madvise(data_, bytes_, MADV_HUGEPAGE);
+  madvise(data_, mapped_, MADV_HUGEPAGE);
   for (Segment& seg : segments_) seg.data = data_ + reinterpret_cast<size_t>(seg.data);
 
   Pool::Use pool;
@@ -333,7 +333,7 @@ Packed::Packed(const std::vector<Source>& sources) {
 }
 
 Packed::~Packed() {
-  if (data_) munmap(data_, bytes_);
+  if (data_) munmap(data_, mapped_);
 }
 
 void Packed::decode_row(int row, float* out) const {

@@ -39,14 +39,14 @@ class Packed {
 
   int n() const { return n_; }
   int k() const { return k_; }
-  size_t bytes() const { return bytes_; }
+  size_t bytes() const { return bytes_; }  // of tiles
   const std::vector<Segment>& segments() const { return segments_; }
 
   void decode_row(int row, float* out) const;  // out: [k]
 
  private:
   int n_ = 0, k_ = 0;
-  size_t bytes_ = 0;
+  size_t bytes_ = 0, mapped_ = 0;
   uint8_t* data_ = nullptr;
   std::vector<Segment> segments_;
 };

@@ -1,9 +1,10 @@
 // Norm, SwiGLU and RoPE, one row at a time. Included inside an ISA's namespace.
 
-// e^x to about 2 ulp for x in [-87, 88]; below, the result flushes to 2^-126 at least and never to NaN.
+// e^x to about 2 ulp for x in [-87, 88], clamped to that range; NaN stays NaN (x is the second operand on purpose:
+// the instructions return it when either is NaN).
 // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts keeps r exact; minimax polynomial of Cephes' expf.
 QWICK_INLINE F32 exp(F32 x) {
-  x = min(max(x, set1(-87.0f)), set1(88.0f));
+  x = min(set1(88.0f), max(set1(-87.0f), x));
   const I32 n = round_to_int(mul(x, set1(1.44269504088896341f)));
   const F32 nf = to_float(n);
   F32 r = fma(nf, set1(-0.693359375f), x);

@@ -4,7 +4,8 @@
 static void quantize_row(const float* x, int k, int8_t* q, float* scale, int32_t* sums) {
   for (int g = 0; g < k / kGroup; ++g, x += kGroup, q += kGroup) {
     const F32 a = load(x), b = load(x + 16);
-    const float amax = reduce_max(max(abs(a), abs(b)));
+    // A maximum forgets NaN, which must reach the result.
+    const float amax = unordered(a, b) ? __builtin_nanf("") : reduce_max(max(abs(a), abs(b)));
     const F32 inverse = set1(amax > 0 ? 127.0f / amax : 0.0f);
     const I32 qa = round_to_int(mul(a, inverse)), qb = round_to_int(mul(b, inverse));
     store_i8(q, qa);

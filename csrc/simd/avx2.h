@@ -50,6 +50,10 @@ QWICK_INLINE float reduce_max(F32 v) {
 QWICK_INLINE __m256i lanes(int n) {  // all bits set in lanes 0..n-1 of eight
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
+QWICK_INLINE bool unordered(F32 x, F32 y) {
+  const __m256 a = _mm256_cmp_ps(x.a, y.a, _CMP_UNORD_Q), b = _mm256_cmp_ps(x.b, y.b, _CMP_UNORD_Q);
+  return _mm256_movemask_ps(_mm256_or_ps(a, b)) != 0;
+}
 QWICK_INLINE F32 first_lanes(F32 x, F32 y, int n) {
   return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(lanes(n))),
           _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(lanes(n - 8)))};

@@ -27,6 +27,7 @@ QWICK_INLINE F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
 QWICK_INLINE F32 abs(F32 a) { return _mm512_abs_ps(a); }
 QWICK_INLINE float reduce_add(F32 v) { return _mm512_reduce_add_ps(v); }
 QWICK_INLINE float reduce_max(F32 v) { return _mm512_reduce_max_ps(v); }
+QWICK_INLINE bool unordered(F32 a, F32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0; }
 QWICK_INLINE F32 first_lanes(F32 a, F32 b, int n) { return _mm512_mask_blend_ps(lanes(n), b, a); }
 QWICK_INLINE F32 load_some(const float* p, int n) { return _mm512_maskz_loadu_ps(lanes(n), p); }
 QWICK_INLINE void store_some(float* p, F32 v, int n) { _mm512_mask_storeu_ps(p, lanes(n), v); }

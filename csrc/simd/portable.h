@@ -10,8 +10,8 @@ typedef int16_t I16x32 __attribute__((vector_size(64), aligned(2)));
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
-constexpr int kPanelRows = 6;  // rows of x that `panel` takes at a time, by the registers there are
-constexpr int kFloatPanelRows = 8;
+constexpr int kPanelRows = 2;  // rows of x that `panel` takes at a time, by the registers there are
+constexpr int kFloatPanelRows = 2;
 
 QWICK_INLINE F32 load(const float* p) { return *reinterpret_cast<const F32*>(p); }
 QWICK_INLINE void store(float* p, F32 v) { *reinterpret_cast<F32*>(p) = v; }
@@ -37,6 +37,11 @@ QWICK_INLINE float reduce_max(F32 v) {
   float s = v[0];
   for (int i = 1; i < 16; ++i) s = v[i] > s ? v[i] : s;
   return s;
+}
+QWICK_INLINE bool unordered(F32 a, F32 b) {  // whether any lane of either is NaN
+  bool found = false;
+  for (int i = 0; i < 16; ++i) found |= a[i] != a[i] || b[i] != b[i];
+  return found;
 }
 QWICK_INLINE F32 first_lanes(F32 a, F32 b, int n) {  // lanes 0..n-1 of a, the others of b
   for (int i = 0; i < 16; ++i) a[i] = i < n ? a[i] : b[i];

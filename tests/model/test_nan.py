@@ -23,11 +23,6 @@ HALF_NAN = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
 # Where a block holds its float16 scale.
 SCALE_AT = {"Q8_0": 0, "Q5_0": 0, "Q4_K": 0, "Q6_K": 208}
 
-# exp() clamps a NaN score to a number (csrc/inl/elementwise.inl).
-IN_ATTENTION = pytest.mark.xfail(reason="attention swallows NaN scores", strict=True)
-# The largest magnitude of a group is taken with comparisons that are false for NaN (prepare.inl).
-IN_ROUNDING = pytest.mark.xfail(reason="8-bit activations swallow NaN", strict=True)
-
 
 def damaged(config: dict[str, Any], name: str, types: dict[str, StoredType] | None = None) -> Any:
     """A model one of whose stored numbers is NaN: a weight, or the scale of a block."""
@@ -62,11 +57,11 @@ def require_nan(model: Any) -> None:
         ("qwen2-tied", "mlp.down_proj.weight"),
         ("qwen2-tied", "input_layernorm.weight"),
         ("qwen2-tied", "post_attention_layernorm.weight"),
-        pytest.param("qwen2-tied", "self_attn.q_proj.weight", marks=IN_ATTENTION),
-        pytest.param("qwen2-tied", "self_attn.q_proj.bias", marks=IN_ATTENTION),
-        pytest.param("qwen2-tied", "self_attn.k_proj.weight", marks=IN_ATTENTION),
-        pytest.param("qwen3-tied", "self_attn.q_norm.weight", marks=IN_ATTENTION),
-        pytest.param("qwen3-tied", "self_attn.k_norm.weight", marks=IN_ATTENTION),
+        ("qwen2-tied", "self_attn.q_proj.weight"),
+        ("qwen2-tied", "self_attn.q_proj.bias"),
+        ("qwen2-tied", "self_attn.k_proj.weight"),
+        ("qwen3-tied", "self_attn.q_norm.weight"),
+        ("qwen3-tied", "self_attn.k_norm.weight"),
     ],
 )
 def test_in_a_layer(isa: str, shape: str, part: str) -> None:
@@ -109,12 +104,12 @@ def test_in_the_embedding_of_one_token(isa: str) -> None:
     [
         ("qwen2", "mlp.down_proj.weight"),
         ("qwen3", "self_attn.o_proj.weight"),
-        pytest.param("qwen2", "self_attn.q_proj.weight", marks=IN_ATTENTION),
-        pytest.param("qwen2", "self_attn.v_proj.weight", marks=IN_ROUNDING),
-        pytest.param("qwen2", "mlp.up_proj.weight", marks=IN_ROUNDING),
-        pytest.param("qwen3", "mlp.gate_proj.weight", marks=IN_ROUNDING),
-        pytest.param("qwen3", "input_layernorm.weight", marks=IN_ROUNDING),
-        pytest.param("qwen3", "post_attention_layernorm.weight", marks=IN_ROUNDING),
+        ("qwen2", "self_attn.q_proj.weight"),
+        ("qwen2", "self_attn.v_proj.weight"),
+        ("qwen2", "mlp.up_proj.weight"),
+        ("qwen3", "mlp.gate_proj.weight"),
+        ("qwen3", "input_layernorm.weight"),
+        ("qwen3", "post_attention_layernorm.weight"),
     ],
 )
 def test_in_block_formats(isa: str, shape: str, part: str) -> None:

@@ -1,1 +1,1 @@
-"""How good a checkpoint is on this machine: likelihood of texts, and programs that run or not."""
+"""How good and how fast a checkpoint is here: likelihood of texts, programs that run, speed."""

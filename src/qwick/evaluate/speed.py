@@ -88,8 +88,16 @@ def measure(
             f"a test needs {longest} tokens, the context holds {model.context}",
             hint=f"ask for shorter tests, or --ctx {longest}",
         )
-    tokens = max(longest, max([*plan.batches, 1]) * (BATCH_TOKENS + model.page_size))
-    bench = _Bench(Engine(model, n_vocab=n_vocab, cache_tokens=tokens), n_vocab, plan.repeat)
+    streams = max([*plan.batches, 1])
+    budget = max(TOKEN_BUDGET, streams + 1)  # the first tokens of a batch in one step
+    engine = Engine(
+        model,
+        n_vocab=n_vocab,
+        cache_tokens=max(longest, streams * (BATCH_TOKENS + model.page_size)),
+        token_budget=budget,
+        max_sequences=streams,
+    )
+    bench = _Bench(engine, n_vocab, plan.repeat)
     cost = Cost.of(model)
     tests: list[tuple[str, int, int, int]] = []  # name, streams, prompt, answer
     tests += [(f"pp{n}", 1, n, 1) for n in plan.prompts]
@@ -100,7 +108,7 @@ def measure(
             tell(name)
         if prompt > 1:  # time to the first token
             seconds, share = bench.repeated(partial(bench.prompt, prompt))
-            steps, rows = -(-prompt // TOKEN_BUDGET), prompt
+            steps, rows = -(-prompt // budget), prompt
             operations = rows * cost.body_operations + cost.head_operations
         else:  # time from the first token to the last
             seconds, share = bench.repeated(partial(bench.decode, streams, answer))

@@ -164,7 +164,7 @@ def attention(
 # ---- the machine ---------------------------------------------------------------------------------
 
 _choice = threading.Lock()
-_choice_made = False
+_choice_made = _forced = False
 
 
 def _choose_once() -> None:
@@ -174,8 +174,8 @@ def _choose_once() -> None:
         if _choice_made:
             return
         name = settings.ISA.get()
-        if name is not None:
-            force(name)
+        if name is not None and not _forced:
+            _force(name)
         count = settings.THREADS.get()
         if count is not None:
             _ext.set_threads(count)
@@ -195,6 +195,13 @@ def isa() -> str:
 
 def force(name: str) -> None:
     """Use the named instruction set from now on; NativeBuildError if unknown or unsupported."""
+    global _forced
+    with _choice:
+        _force(name)
+        _forced = True
+
+
+def _force(name: str) -> None:
     try:
         _ext.force(name)
     except ValueError as error:
