@@ -52,7 +52,7 @@ def by_hand(model: ToyModel, request: Request) -> list[int]:
 def outcome(sink: Sink) -> tuple[Any, ...]:
     """Everything that may not depend on the batch: all but the times."""
     end = sink.end
-    scores = end.scores and (end.scores.logprobs.tolist(), end.scores.hits.tolist())
+    scores = end.scores and (end.scores.logprobs.tolist(), end.scores.best.tolist())
     return (sink.ids, sink.logprobs, end.reason, end.seed, end.stop_id, scores)
 
 
@@ -96,7 +96,7 @@ def test_scores_equal_the_model_by_hand() -> None:
         row = model.row_after(ids[: i + 1]).astype(np.float64)
         exact = row[ids[i + 1]] - np.log(np.exp(row).sum())
         assert sink.end.scores.logprobs[i] == pytest.approx(exact, abs=1e-6)
-        assert sink.end.scores.hits[i] == (ids[i + 1] == row.argmax())
+        assert sink.end.scores.best[i] == row.argmax()
 
 
 @settings(deadline=None, max_examples=60)

@@ -292,8 +292,8 @@ class Engine:
 
     def _read_row(self, live: Live, row: F32, position: int, now: float) -> FinishReason | None:
         if live.scoring:
-            logprob, hit = self._sampler.score(row, live.request.ids[position + 1])
-            return live.accept_score(position, logprob, hit)
+            logprob, best = self._sampler.score(row, live.request.ids[position + 1])
+            return live.accept_score(position, logprob, best)
         token, logprob_of = self._sampler.pick(
             row,
             live.request.sampling,

@@ -64,7 +64,7 @@ class Live:
             self.seed = secrets.randbits(DRAWN_SEED_BITS)
         count = len(ids) - 1 if self.scoring else 0
         self._logprobs = np.empty(count, np.float64)
-        self._hits = np.empty(count, np.bool_)
+        self._best = np.empty(count, np.int32)
         self._fresh: list[int] = []  # generated and not delivered yet
         self._fresh_logprobs: list[TokenLogprob | None] = []
         self._stop_id: int | None = None
@@ -82,10 +82,10 @@ class Live:
         if self._started is None:
             self._started = now
 
-    def accept_score(self, position: int, logprob: float, hit: bool) -> FinishReason | None:
+    def accept_score(self, position: int, logprob: float, best: int) -> FinishReason | None:
         """Take the score of ids[position + 1]; positions come in order, each once."""
         self._logprobs[position] = logprob
-        self._hits[position] = hit
+        self._best[position] = best
         self.sequence.wanted_from = position + 1
         return FinishReason.STOP if position + 1 == len(self._logprobs) else None
 
@@ -133,7 +133,7 @@ class Live:
         first = now if self._first is None else self._first
         scores = None
         if self.scoring and reason is FinishReason.STOP:
-            scores = Scores(self._logprobs, self._hits)
+            scores = Scores(self._logprobs, self._best)
         return Finished(
             reason=reason,
             prompt_tokens=len(self.request.ids),

@@ -195,7 +195,7 @@ class Scores:
     """Of a score request with n ids: entry i tells about ids[i + 1] given ids[: i + 1]."""
 
     logprobs: NDArray[np.float64]  # [n - 1] natural log probabilities
-    hits: NDArray[np.bool_]  # [n - 1] whether it was the most probable token
+    best: NDArray[np.int32]  # [n - 1] the most probable id there, ids[i + 1] or another
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,13 +140,13 @@ class Sampler:
             raise _bad(row)
         return self._choose(row, ids, best, sampling, u)
 
-    def score(self, logits: F32, target: int) -> tuple[float, bool]:
-        """Return log_softmax(logits)[target] and whether the target is the argmax."""
+    def score(self, logits: F32, target: int) -> tuple[float, int]:
+        """Return log_softmax(logits)[target] and the argmax (the lowest id among equals)."""
         row = logits[: self.n_vocab]
         best = self._checked_argmax(row)
         with np.errstate(over="ignore"):
             total = self._log_sum_exp(row, float(row[best]))
-        return float(row[target]) - total, best == target
+        return float(row[target]) - total, best
 
     def _checked_argmax(self, row: F32) -> int:
         # argmax stops at a NaN and max at +inf, so two quick passes see every bad value.

@@ -241,7 +241,7 @@ class Qwen:
     def score(self, ids: Sequence[int]) -> Scores:
         """Return, for each id but the first, its log probability after those before it.
 
-        And whether it was the most probable one. At most `context` ids, at least 2.
+        And which id was the most probable there. At most `context` ids, at least 2.
         """
         return _scores_of([Request(ids, kind="score")], self._engine)[0]
 
