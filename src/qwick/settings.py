@@ -29,8 +29,13 @@ class Setting(Generic[T]):
     allowed: str
     help: str
 
+    @property
+    def is_set(self) -> bool:
+        """Whether the environment has it; an empty text counts as not set."""
+        return bool(os.environ.get(self.name))
+
     def get(self) -> T:
-        """Return the value in force; raises ParameterError for text that does not parse."""
+        """Return the value in force; ParameterError for a text, or a default, that cannot be."""
         text = os.environ.get(self.name, "")
         if not text:
             return self.default()
@@ -56,13 +61,26 @@ def _switch(text: str) -> bool:
     return table[text.lower()]
 
 
+def _folder(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~ of a user who is not known
+        raise ValueError(text) from None
+
+
 def _default_home() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "qwick"
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "qwick"
+    except RuntimeError:  # a user id without a name, as in some containers, and no $HOME
+        raise ParameterError(
+            "this user has no home folder to store checkpoints in",
+            hint="set QWICK_HOME to a folder",
+        ) from None
 
 
 HOME: Setting[Path] = Setting(
-    "QWICK_HOME", Path, _default_home, "a folder", "where checkpoints are stored"
+    "QWICK_HOME", _folder, _default_home, "a folder", "where checkpoints are stored"
 )
 ISA: Setting[str | None] = Setting(
     "QWICK_ISA", str, lambda: None, "a name that `qwick doctor` lists", "force one instruction set"

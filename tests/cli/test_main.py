@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from cli.conftest import Run, environment
 from qwick.cli.main import BROKEN_PIPE, VERBS, main
+from qwick.machine import cpu
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_doctor(qwick: Run) -> None:
     report = json.loads(qwick("doctor", "--json", QWICK_THREADS="1").stdout)
     usable = [s["name"] for s in report["kernels"]["sets"] if s["usable"]]
     assert report["kernels"]["used"] in usable
-    assert report["kernels"]["threads"] == 1
+    assert report["threads"] == 1
     assert report["settings"]["QWICK_THREADS"] == "1"
     assert report["problems"] == []
 
@@ -131,4 +133,55 @@ def test_doctor_tells_what_is_wrong(qwick: Run) -> None:
     assert len(problems) == 3
     for name in ("nonsense", "QWICK_OFFLINE", "/proc/none"):
         assert any(name in line for line in problems)
-    assert qwick("doctor", QWICK_THREADS="1000").returncode == 1
+
+
+def test_doctor_counts_threads_as_run_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cpu, "_physical_cores", lambda root, processors: 1)  # the rest: SMT
+    monkeypatch.delenv("QWICK_THREADS", raising=False)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^kernels +\w+ in use, 1 threads$", out, re.MULTILINE)
+    monkeypatch.setenv("QWICK_THREADS", "2")
+    assert main(["doctor"]) == 1
+    assert "QWICK_THREADS asks for 2 threads on 1 usable cores" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "code", "said"),
+    [
+        ("QWICK_ISA", "nonsense", 8, "QWICK_ISA cannot be obeyed: unknown instruction set"),
+        ("QWICK_THREADS", "x", 1, "QWICK_THREADS is 'x'; allowed: a whole number from 1 to 1024"),
+        ("QWICK_THREADS", "5000", 1, "QWICK_THREADS is '5000'; allowed: a whole number"),
+        ("QWICK_HOME", "~no such user/x", 1, "QWICK_HOME is '~no such user/x'; allowed: a folder"),
+    ],
+)
+def test_doctor_explains_a_bad_setting(
+    qwick: Run, variable: str, value: str, code: int, said: str
+) -> None:
+    done = qwick("doctor", **{variable: value})
+    assert (done.returncode, done.stderr) == (code, "")
+    for label in ("cpu", "cores", "memory", "kernels", "store", "versions"):
+        assert f"\n{label} " in done.stdout
+    (problem,) = [line for line in done.stdout.splitlines() if line.startswith("PROBLEM")]
+    assert said in problem
+    report = json.loads(qwick("doctor", "--json", **{variable: value}).stdout)
+    assert len(report["problems"]) == 1
+
+
+def test_a_user_without_a_home_is_told_what_to_set() -> None:
+    # A user id that no table knows, as in some containers; here it is os.path that does not know.
+    script = (
+        "import os, pwd, sys; os.environ.pop('HOME', None)\n"
+        "def nobody(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = nobody\n"
+        "from qwick.cli.main import main; sys.exit(main(['models', 'list']))"
+    )
+    env = {k: v for k, v in environment().items() if k not in ("QWICK_HOME", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "no home folder" in done.stderr
+    assert "QWICK_HOME" in done.stderr

@@ -5,12 +5,15 @@ from __future__ import annotations
 import platform
 import shutil
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qwick.cli.show import json_option, print_json, size_text
 from qwick.errors import NativeBuildError, QwickError
+
+if TYPE_CHECKING:
+    from qwick.machine.cpu import Cpu
 
 __all__ = ["doctor"]
 
@@ -26,7 +29,7 @@ def doctor(as_json: bool) -> None:
         print_json(report)
     else:
         _print(report)
-    if report["kernels"]["used"] is None:
+    if report["kernels"]["problem"] is not None:
         raise click.exceptions.Exit(NativeBuildError.exit_code)
     if report["problems"]:
         raise click.exceptions.Exit(1)
@@ -36,7 +39,7 @@ def examine() -> dict[str, Any]:
     """Return everything that doctor shows, as plain values."""
     from dataclasses import asdict
 
-    from qwick import __version__, settings
+    from qwick import __version__
     from qwick.machine import cpu
     from qwick.machine.cgroup import read_cgroup
 
@@ -44,14 +47,6 @@ def examine() -> dict[str, Any]:
     limits = read_cgroup()
     processor = cpu.read_cpu(limits=limits)
     settings_in_force = _settings(problems)
-    kernels = cpu.read_kernels()
-    if kernels.problem and kernels.problem not in problems:
-        problems.append(f"kernels: {kernels.problem}")
-    if (kernels.threads or 0) > processor.usable:
-        problems.append(
-            f"the kernels use {kernels.threads} threads on {processor.usable} usable cores and "
-            f"will wait for one another; set {settings.THREADS.name}"
-        )
     return {
         "qwick": __version__,
         "python": platform.python_version(),
@@ -59,7 +54,8 @@ def examine() -> dict[str, Any]:
         "cpu": asdict(processor),
         "memory": asdict(cpu.read_memory(limits=limits)),
         "cgroup": asdict(limits),
-        "kernels": asdict(kernels),
+        "kernels": _kernels(problems),
+        "threads": _threads(processor, problems),
         "store": _store(problems),
         "settings": settings_in_force,
         "versions": _versions(problems),
@@ -76,18 +72,66 @@ def _settings(problems: list[str]) -> dict[str, str]:
         try:
             value = setting.get()
         except QwickError as error:
-            problems.append(error.message)
+            problems.append(str(error))
             continue
-        if value != setting.default():
+        if setting.is_set:
             found[setting.name] = str(value)
     return found
 
 
-def _store(problems: list[str]) -> dict[str, Any]:
-    """Return where the store is, what it holds, and whether more would fit."""
+def _kernels(problems: list[str]) -> dict[str, Any]:
+    """Return what the kernels say of themselves; `problem` is why none can be used."""
+    from qwick import settings
+    from qwick.machine.cpu import read_kernels
+
+    kernels = read_kernels()
+    problem = kernels.problem
+    if problem in problems:  # a bad setting, which says nothing against the kernels
+        problem = None
+    elif problem is not None:
+        forced = settings.ISA.is_set and kernels.sets
+        cause = f"{settings.ISA.name} cannot be obeyed" if forced else "the kernels cannot be used"
+        problems.append(f"{cause}: {problem}")
+    return {
+        "used": kernels.used,
+        "problem": problem,
+        "sets": [
+            {
+                "name": one.name,
+                "usable": one.usable,
+                "missing": one.missing,
+                "emulation": not one.selectable,
+            }
+            for one in kernels.sets
+        ],
+    }
+
+
+def _threads(processor: Cpu, problems: list[str]) -> int | None:
+    """Return how many threads `qwick run` would use; None where a bad setting forbids any."""
+    from qwick import settings
+    from qwick.machine.cpu import threads_for
+
+    try:
+        count = threads_for(None)
+    except QwickError:  # listed with the settings
+        return None
+    if settings.THREADS.get() is not None and count > processor.usable:
+        problems.append(
+            f"{settings.THREADS.name} asks for {count} threads on {processor.usable} usable cores: "
+            f"they will wait for one another; unset it, or set it to at most {processor.usable}"
+        )
+    return count
+
+
+def _store(problems: list[str]) -> dict[str, Any] | None:
+    """Return where the store is, what it holds, and whether more would fit; None: no place."""
     from qwick import hub
 
-    store = hub.Store()
+    try:
+        store = hub.Store()
+    except QwickError:  # listed with the settings
+        return None
     existing = store.home
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -133,15 +177,19 @@ def _print(report: dict[str, Any]) -> None:
     _line(
         "memory", f"{size_text(memory['available'])} available of {size_text(memory['total'])}{by}"
     )
-    used = f"{kernels['used']} in use, {kernels['threads']} threads" if kernels["used"] else "none"
+    in_use = kernels["used"] is not None and report["threads"] is not None
+    used = f"{kernels['used']} in use, {report['threads']} threads" if in_use else "see PROBLEM"
     _line("kernels", used)
     width = max((len(s["name"]) for s in kernels["sets"]), default=0)
     for one in kernels["sets"]:
         _line("", f"{one['name'].ljust(width)}  {_verdict(one)}")
     store = report["store"]
-    _line("store", f"{store['path']} · {size_text(store['free'])} free")
-    for name, state in store["models"].items():
-        _line("", f"{name}  {state}")
+    if store is None:
+        _line("store", "see PROBLEM")
+    else:
+        _line("store", f"{store['path']} · {size_text(store['free'])} free")
+        for name, state in store["models"].items():
+            _line("", f"{name}  {state}")
     _line("versions", " · ".join(f"{name} {text}" for name, text in report["versions"].items()))
     for name, text in report["settings"].items():
         _line("setting", f"{name}={text}")

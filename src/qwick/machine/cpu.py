@@ -10,14 +10,17 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qwick import settings
 from qwick.errors import ParameterError, QwickError
 from qwick.machine.cgroup import CgroupLimits, read_cgroup
 
+if TYPE_CHECKING:
+    from qwick.native.ops import InstructionSet
+
 __all__ = [
     "Cpu",
-    "InstructionSet",
     "Kernels",
     "Memory",
     "read_cpu",
@@ -54,23 +57,12 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class InstructionSet:
-    """One set of kernels, and what it lacks here if it cannot be used."""
-
-    name: str
-    usable: bool
-    missing: str  # what the CPU or the kernel lacks; empty when usable
-    emulation: bool  # for tests: used only when forced by name
-
-
-@dataclass(frozen=True, slots=True)
 class Kernels:
     """The native layer's own account of itself."""
 
-    sets: tuple[InstructionSet, ...]
-    used: str | None  # the set in force
-    threads: int | None  # of the pool
-    problem: str | None  # why the kernels cannot be used at all
+    sets: tuple[InstructionSet, ...]  # every one in this build, best first
+    used: str | None  # the one in force
+    problem: str | None  # why none is: a broken build, or a setting that cannot be obeyed
 
 
 def usable_cores(root: Path = ROOT) -> int:
@@ -142,17 +134,15 @@ def read_memory(root: Path = ROOT, limits: CgroupLimits | None = None) -> Memory
 
 
 def read_kernels() -> Kernels:
-    """Return what the native layer can do here; never raises for a broken build."""
+    """Return what the native layer can do here; never raises for a broken build or setting."""
+    sets: tuple[InstructionSet, ...] = ()
     try:
         from qwick.native import ops
 
+        sets = tuple(ops.available())
+        return Kernels(sets, ops.isa(), None)
     except QwickError as error:  # not built, or the environment asks for what cannot be
-        return Kernels((), None, None, error.message)
-    sets = tuple(
-        InstructionSet(one.name, one.usable, one.missing, not one.selectable)
-        for one in ops.available()
-    )
-    return Kernels(sets, ops.isa(), ops.threads(), None)
+        return Kernels(sets, None, error.message)
 
 
 def _physical_cores(root: Path, processors: list[int]) -> int:
