@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import qwick
-from qwick.errors import ParameterError
+from qwick.errors import ParameterError, ResourceError
 from qwick.machine.cpu import (
+    Memory,
     read_cpu,
     read_kernels,
     read_memory,
@@ -91,10 +92,48 @@ def test_the_roofline_is_the_slower_of_two() -> None:
     assert limits.seconds(bytes_read=1, operations=2e12) == 2.0
 
 
-@pytest.mark.parametrize("megabytes", [0, -1, 1 << 40])
-def test_measuring_over_nothing_or_too_much_is_refused(megabytes: int) -> None:
-    with pytest.raises(ParameterError, match=f"{megabytes}; allowed: 1 to"):
+@pytest.mark.parametrize("megabytes", [0, -1, 63])
+def test_measuring_over_too_little_is_refused(megabytes: int) -> None:
+    with pytest.raises(ParameterError, match=f"{megabytes}; allowed: 64 or more"):
         measure(megabytes)
+
+
+def test_measuring_makes_do_with_the_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwick.native import ops
+
+    sizes: list[int] = []
+
+    def read(size: int) -> float:
+        sizes.append(size)
+        return 1.0
+
+    monkeypatch.setattr(ops, "read_bandwidth", read)
+    monkeypatch.setattr(ops, "peak_rate", lambda: 1.0)
+    for available in (1 << 40, 200 << 20, 86 << 20):
+        measure(memory=Memory(1 << 40, available, "cgroup"))
+    assert sizes == [512 << 20, 150 << 20, 64 << 20]
+    with pytest.raises(ResourceError, match="takes 64 MB and some to spare; 84 MB are available"):
+        measure(memory=Memory(1 << 40, 84 << 20, "cgroup"))
+
+
+def test_memory_that_the_system_refuses_is_told_so() -> None:
+    script = (
+        "import resource; from qwick.native import ops; from qwick.machine.limits import measure\n"
+        "from qwick.errors import ResourceError\n"
+        "ops.threads()\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)\n"
+        "try: measure(2048)\n"
+        "except ResourceError as error: print(error)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "the system refused " in run.stdout
 
 
 def test_measured_limits_are_sane() -> None:

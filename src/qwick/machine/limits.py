@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwick.errors import ParameterError
-from qwick.machine.cpu import read_memory
+from qwick.errors import ParameterError, ResourceError
+from qwick.machine.cpu import Memory, read_memory
 
-__all__ = ["Limits", "measure"]
+__all__ = ["LEAST_MEGABYTES", "Limits", "measure"]
+
+LEAST_MEGABYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,30 @@ class Limits:
         return max(bytes_read / self.bandwidth, operations / self.peak)
 
 
-def measure(megabytes: int = 512) -> Limits:
+def measure(megabytes: int = 512, memory: Memory | None = None) -> Limits:
     """Return the limits, the bandwidth being that of reads over `megabytes` (2**20 bytes each).
 
-    Takes about a second. Raises ParameterError (less than 1, or more than fits in memory), and
-    NativeBuildError without usable kernels.
+    Over fewer where memory (default: this machine's) is short, for a quarter of what is available
+    is left alone; never over fewer than LEAST_MEGABYTES, which caches could hold. Takes about a
+    second. Raises ParameterError (less than that asked for), ResourceError (not even that fits),
+    and NativeBuildError without usable kernels.
     """
-    fits = read_memory().available >> 20
-    if not 1 <= megabytes <= fits:
-        raise ParameterError(f"megabytes is {megabytes}; allowed: 1 to {fits} (available memory)")
+    if megabytes < LEAST_MEGABYTES:
+        raise ParameterError(f"megabytes is {megabytes}; allowed: {LEAST_MEGABYTES} or more")
+    memory = read_memory() if memory is None else memory
+    size = min(megabytes, (memory.available >> 20) * 3 // 4)
+    if size < LEAST_MEGABYTES:
+        raise _too_little(f"{memory.available >> 20} MB are available")
     from qwick.native import ops
 
-    return Limits(bandwidth=ops.read_bandwidth(megabytes << 20), peak=ops.peak_rate())
+    try:
+        return Limits(bandwidth=ops.read_bandwidth(size << 20), peak=ops.peak_rate())
+    except MemoryError:  # a limit of its own: ulimit -v
+        raise _too_little(f"the system refused {size} MB") from None
+
+
+def _too_little(what_is: str) -> ResourceError:
+    return ResourceError(
+        f"measuring this machine's memory takes {LEAST_MEGABYTES} MB and some to spare; {what_is}",
+        hint="end other programs, or raise the memory limit of this one",
+    )
