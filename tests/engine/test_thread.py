@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -120,6 +121,47 @@ def test_close_cancels_or_drains(cancel: bool) -> None:
     reasons = {sink.wait().end.reason for sink in sinks}
     assert reasons == {FinishReason.CANCELLED if cancel else FinishReason.LENGTH}
     assert runner.close(timeout=1), "closing twice is fine"
+
+
+@pytest.mark.parametrize("before", ["nothing", "answer", "failure", "broken"])
+def test_closing_lets_go_of_model_and_cache(before: str) -> None:
+    """At once, not when the garbage collector comes by: half a gigabyte and more hangs on it."""
+    gc.collect()
+    gc.disable()
+    try:
+        model = ToyModel()
+        engine = engine_of(model)
+        held = [weakref.ref(model), weakref.ref(engine._cache)]
+        runner = EngineThread(engine)
+        sink, kept = Waiting(), None
+        if before in ("failure", "broken"):
+            model.before_forward = break_down(SystemExit if before == "broken" else ValueError)
+        if before != "nothing":
+            kept = runner.submit(greedy([1], 3), sink)
+            reason = FinishReason.LENGTH if before == "answer" else FinishReason.ERROR
+            assert sink.wait().end.reason is reason
+        del model
+        assert runner.close(timeout=30)
+        assert [ref() for ref in held] == [None, None]
+        assert runner.stats.finished.total() == (before != "nothing")
+        with pytest.raises(
+            EngineError, match="the engine stopped" if before == "broken" else "closed"
+        ):
+            runner.submit(greedy([1]), Sink())
+        with pytest.raises(EngineError, match="the engine is closed"):
+            engine.submit(greedy([1]), Sink())
+        assert not engine.step()
+        if kept is not None:
+            kept.cancel()
+    finally:
+        gc.enable()
+
+
+def break_down(kind: type[BaseException]) -> Callable[[Batch], None]:
+    def fail(_: Batch) -> None:
+        raise kind("broken kernel")
+
+    return fail
 
 
 def test_close_from_a_callback_does_not_wait_for_itself() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol
@@ -40,15 +41,6 @@ TOKEN_BUDGET = 576  # a prompt chunk of 512 beside 64 decodes
 MAX_SEQUENCES = 64
 
 log = logging.getLogger(__name__)
-
-
-def kernel_threads(count: int) -> None:
-    """Set how many threads every kernel of this process uses; ParameterError outside 1 to 1024."""
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1024:
-        raise ParameterError(f"threads is {count!r}; allowed: whole numbers from 1 to 1024")
-    from qwick.native import ops
-
-    ops.set_threads(count)
 
 
 class Model(Protocol):
@@ -106,7 +98,7 @@ class Engine:
             raise ParameterError(
                 f"cache_tokens is {tokens} and n_vocab {n_vocab}; allowed: whole numbers from 1"
             )
-        self.model = model
+        self._model: Model | None = model
         self.n_vocab = n_vocab
         self.stats = Stats()
         self.clock = clock
@@ -118,6 +110,13 @@ class Engine:
         self._steer_factory = steer_factory
         self._live: dict[int, Live] = {}
         self._numbers = count()
+
+    @property
+    def model(self) -> Model:
+        """The model; EngineError once closed."""
+        if self._model is None:
+            raise EngineError("the engine is closed", hint="load the model again")
+        return self._model
 
     @property
     def running(self) -> int:
@@ -230,6 +229,14 @@ class Engine:
         """End every request with this error."""
         for live in list(self._live.values()):
             self._end(live, FinishReason.ERROR, error)
+
+    def close(self) -> None:
+        """Cancel everything and let go of model and cache: their memory is free from now on.
+
+        What is asked afterwards raises EngineError; `stats` stay.
+        """
+        self.cancel_all()
+        self._model = self._cache = None
 
     # -- the step ------------------------------------------------------------------------------
 
@@ -349,4 +356,6 @@ def _failure(live: Live, cause: Exception) -> EngineError:
         hint="other requests go on; if it happens again, report it with the prompt and the seed",
     )
     error.__cause__ = cause
+    # Whoever keeps the error would keep the model with it, through the frames that it passed.
+    traceback.clear_frames(cause.__traceback__)
     return error

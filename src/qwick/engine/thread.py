@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import os
 import threading
+import traceback
 import weakref
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -89,20 +90,21 @@ class EngineThread:
                 hint="load the model in the child, or start children with 'spawn'",
             )
         loop = self._loop
+        loop.check_open()
         loop.engine.check_request(request)
         ticket = Ticket(loop)
         command = _Submit(ticket, request, deliver, loop.engine.clock())
         with loop.lock:
-            if loop.refusal is not None:
-                raise EngineError(loop.refusal.message, hint=loop.refusal.hint)
+            loop.check_open()
             loop.inbox.put(command)
         return ticket
 
     def close(self, *, cancel: bool = True, timeout: float | None = None) -> bool:
         """Refuse new requests, cancel what runs (or let it finish), and wait for the thread to end.
 
-        May be called again and from any thread; from a callback it does not wait. Returns whether
-        the thread has ended within `timeout` seconds (None: however long it takes).
+        With the thread the engine ends: model and cache are let go, the stats stay. May be called
+        again and from any thread; from a callback it does not wait. Returns whether the thread has
+        ended within `timeout` seconds (None: however long it takes).
         """
         self._loop.refuse(EngineError("the engine is closed", hint="load the model again"))
         self._loop.inbox.put(_Close(cancel))
@@ -128,6 +130,11 @@ class _Loop:
             if self.refusal is None:
                 self.refusal = error
 
+    def check_open(self) -> None:
+        """Raise EngineError with the reason if requests are refused."""
+        if self.refusal is not None:
+            raise EngineError(self.refusal.message, hint=self.refusal.hint)
+
     def run(self) -> None:
         """Step while there is work, sleep while there is none, until closed or broken."""
         failure: QwickError = EngineError("the engine is closed", hint="load the model again")
@@ -144,9 +151,11 @@ class _Loop:
                 hint="load the model again, and report this",
             )
             failure.__cause__ = error
+            traceback.clear_frames(error.__traceback__)  # see engine.py: they hold the model
         finally:
             self.refuse(failure)
             self._abandon(failure)
+            self.engine.close()
             _running.pop(self, None)
 
     def _take_commands(self) -> None:
