@@ -21,7 +21,7 @@ def decoder(default_checkpoint: Path) -> Decoder:
 
 @pytest.mark.model
 def test_cost_is_the_files_own(decoder: Decoder, default_checkpoint: Path) -> None:
-    """Packing keeps every byte; of the embedding only rows are read."""
+    """Packing adds next to nothing; of the embedding only rows are read."""
     with open_checkpoint(default_checkpoint) as checkpoint:
         read = sum(
             tensor.data.nbytes
@@ -29,7 +29,8 @@ def test_cost_is_the_files_own(decoder: Decoder, default_checkpoint: Path) -> No
             if len(tensor.shape) == 2 and name != "model.embed_tokens.weight"
         )
     cost = Cost.of(decoder)
-    assert read <= cost.weight_bytes <= read * 1.001  # tiles begin on cache lines
+    # Q4_K's 6-bit scales are kept in bytes: 2.8 % more on these tensors, 0.2 % on the file.
+    assert read <= cost.weight_bytes <= read * 1.003
     assert cost.body_operations == 2 * 24 * (896 * (1152 + 896) + 3 * 896 * 4864)
     assert cost.head_operations == 2 * 896 * 151_936
 
