@@ -14,20 +14,15 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from qwick.engine.engine import (
-    LOGIT_ROWS,
-    TOKEN_BUDGET,
-    Engine,
-    Model,
-    kernel_threads,
-)
+from qwick.engine.engine import Engine, Model
 from qwick.engine.request import Deliver, Request, Sampling, Scores
 from qwick.engine.stats import Stats
 from qwick.engine.steer import SteerSpec
 from qwick.engine.thread import EngineThread, Ticket
-from qwick.errors import EngineError, FormatError, ParameterError
-from qwick.family import Thinking, family_of
-from qwick.llm.defaults import Defaults, split_keywords, stop_ids_of
+from qwick.errors import EngineError, ParameterError
+from qwick.family import Thinking
+from qwick.llm.defaults import Defaults, split_keywords
+from qwick.llm.load import load
 from qwick.llm.reply import Assembler, Reply, StopSteer
 from qwick.llm.stream import AsyncStream, Stream, Submit
 from qwick.text.chat import Prompt, encode_chat
@@ -35,7 +30,6 @@ from qwick.text.template import ChatTemplate
 from qwick.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from qwick.formats.checkpoint import Checkpoint
     from qwick.hub.listener import Listener
 
 Messages = str | Sequence[Mapping[str, Any]]
@@ -98,49 +92,23 @@ class Qwen:
     ) -> Qwen:
         """Load a checkpoint: a catalogue name (fetched if need be), a folder, a .gguf file, None.
 
-        None is the default checkpoint. threads: kernel threads, of the whole process; default: the
-        cores that may be used. ctx: tokens of one sequence; default: the model's, at most 32,768
-        and what memory allows. kv: "bf16" (default) or "f32", the cache's numbers. listener: hears
-        about a fetch.
+        None is the default checkpoint. threads: kernel threads, of the whole process; default:
+        QWICK_THREADS, or the cores that may be used. ctx: tokens of one sequence; default: the
+        model's, at most 32,768 and what memory allows. kv: "bf16" (default) or "f32", the cache's
+        numbers. listener: hears about a fetch, and how many bytes of the weights are ready;
+        default: hub.StderrListener.
 
         Raises ModelNotFoundError, DownloadError, FormatError, UnsupportedError, ParameterError, and
         ResourceError when it does not fit into memory.
         """
-        from concurrent.futures import ThreadPoolExecutor
-
-        from qwick import hub
-        from qwick.choose.memory import plan_memory
-        from qwick.formats.open import open_checkpoint
-        from qwick.machine.cpu import usable_cores
-        from qwick.model.load import load_model
-        from qwick.settings import THREADS
-
-        kv = "bf16" if kv is None else kv
-        if threads is None:  # the kernels' own default does not know control groups
-            threads = THREADS.get() or usable_cores()
-        kernel_threads(threads)
-        path = hub.resolve(model, listener)
-        with open_checkpoint(path) as checkpoint, ThreadPoolExecutor(1) as beside:
-            plan = plan_memory(
-                checkpoint.config,
-                sum(tensor.data.nbytes for tensor in checkpoint.tensors.values()),
-                context=ctx,
-                kv=kv,
-                rows=TOKEN_BUDGET,
-                logit_rows=LOGIT_ROWS,
-            )
-            # Packing leaves the interpreter free, so the vocabulary is read meanwhile.
-            text = beside.submit(_load_text, checkpoint)
-            decoder = load_model(checkpoint, context=plan.context, kv=kv)
-            tokenizer, template, defaults = text.result()
-            name = checkpoint.name or path.stem
-        if tokenizer.n_tokens > decoder.arch.vocab:
-            raise FormatError(
-                f"{path}: the tokenizer has {tokenizer.n_tokens} ids, the model only "
-                f"{decoder.arch.vocab}"
-            )
+        parts = load(model, threads=threads, ctx=ctx, kv=kv, listener=listener)
         return cls(
-            decoder, tokenizer, template, defaults, name=name, cache_tokens=plan.cache_tokens
+            parts.model,
+            parts.tokenizer,
+            parts.template,
+            parts.defaults,
+            name=parts.name,
+            cache_tokens=parts.cache_tokens,
         )
 
     # -- asking --------------------------------------------------------------------------------
@@ -273,7 +241,11 @@ class Qwen:
         return self._defaults
 
     def close(self, *, cancel: bool = True) -> None:
-        """Cancel what runs (or let it finish), stop the engine and give its memory back."""
+        """Cancel what runs (or let it finish), stop the engine, give back weights and cache.
+
+        Whoever waits gets RequestCancelled; who asks afterwards, EngineError. `stats` and what
+        needs only the texts (`render`, `render_ids`, `tokenizer`) stay usable.
+        """
         self._engine.close(cancel=cancel)
 
     def __enter__(self) -> Qwen:
@@ -346,17 +318,6 @@ class Qwen:
         if self._template is None:
             return frozenset()
         return self._template.variables - {"messages", "tools", "add_generation_prompt"}
-
-
-def _load_text(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None, Defaults]:
-    """Build all that needs the checkpoint's texts and none of its weights."""
-    tokenizer = Tokenizer.from_data(checkpoint.tokenizer)
-    source = checkpoint.chat_template
-    template = None if source is None else ChatTemplate(source)
-    family = family_of(checkpoint.config, checkpoint.name or checkpoint.path.name)
-    named = stop_ids_of(checkpoint.generation)
-    stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids(family.stops), *named)))
-    return tokenizer, template, Defaults(family, checkpoint.generation, stop_ids)
 
 
 def _many(things: Any) -> Any:

@@ -22,7 +22,7 @@ from qwick.quant.types import StoredType
 if TYPE_CHECKING:
     from qwick.formats.checkpoint import Checkpoint, Tensor
 
-Progress = Callable[[int, int], None]  # bytes packed so far, bytes in all
+Progress = Callable[[int, int], None]  # stored bytes that are ready, stored bytes in all
 
 
 def load_model(
@@ -84,13 +84,12 @@ class _Loader:
         self.arch = arch
         self.progress = progress
         self.done = 0
-        self.total = sum(t.data.nbytes for t in self.tensors.values())
+        self.total = sum(self.tensors[spec.name].data.nbytes for spec in tensor_table(arch))
 
     def weights(self) -> Weights:
-        embedding = self.tensors["model.embed_tokens.weight"]
         head = "model.embed_tokens.weight" if self.arch.tied else "lm_head.weight"
         return Weights(
-            embedding=Embedding(_stored(embedding.type), embedding.data, embedding.shape[0]),
+            embedding=self._embedding("model.embed_tokens.weight"),
             blocks=tuple(self._block(f"model.layers.{i}.") for i in range(self.arch.layers)),
             norm=self._norm("model.norm.weight"),
             head=Linear(self._pack(head)),
@@ -118,17 +117,28 @@ class _Loader:
     def _norm(self, name: str) -> RMSNorm:
         return RMSNorm(self._vector(name), self.arch.rms_eps)
 
+    def _embedding(self, name: str) -> Embedding:
+        tensor = self.tensors[name]
+        if not self.arch.tied:  # a tied one is counted as the head
+            self._count(tensor)
+        return Embedding(_stored(tensor.type), tensor.data, tensor.shape[0])
+
     def _vector(self, name: str) -> F32:
         tensor = self.tensors[name]
-        return decode(tensor.type, tensor.data.reshape(1, -1)).reshape(-1)
+        vector = decode(tensor.type, tensor.data.reshape(1, -1)).reshape(-1)
+        self._count(tensor)
+        return vector
 
     def _pack(self, *names: str) -> ops.Packed:
         tensors = [self.tensors[name] for name in names]
         packed = ops.pack([_part(t) for t in tensors])
+        self._count(*tensors)
+        return packed
+
+    def _count(self, *tensors: Tensor) -> None:
         self.done += sum(t.data.nbytes for t in tensors)
         if self.progress is not None:
             self.progress(self.done, self.total)
-        return packed
 
 
 def _stored(kind: StoredType) -> str:

@@ -1,0 +1,174 @@
+"""Loading a whole checkpoint: what is told meanwhile, its name, and what closing gives back."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llm.small import small_qwen, write_small
+from qwick import hub
+from qwick.errors import EngineError, ParameterError
+from qwick.llm import Qwen
+from qwick.native import ops
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small(tmp_path_factory.mktemp("small") / "tiny-q8.gguf")
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Loading sets the threads of the whole process: back to what they were."""
+    before = ops.threads()
+    yield
+    ops.set_threads(before)
+
+
+class Ears(hub.SilentListener):
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int, int]] = []
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.heard.append((what, done, total))
+
+
+def test_a_random_checkpoint_answers(checkpoint: Path) -> None:
+    with Qwen.load(checkpoint) as qwen:
+        reply = qwen.chat("Hi", temperature=0, max_tokens=20)
+        assert reply.usage.prompt_tokens == len(qwen.render_ids("Hi"))
+        assert reply.ids == qwen.chat("Hi", temperature=0, max_tokens=20).ids
+
+
+def test_the_listener_hears_of_the_loading(checkpoint: Path) -> None:
+    ears = Ears()
+    Qwen.load(checkpoint, listener=ears).close()
+    assert {what for what, _, _ in ears.heard} == {hub.LOADING}
+    done = [at for _, at, _ in ears.heard]
+    assert len(done) > 10
+    assert done == sorted(done)
+    assert {total for _, _, total in ears.heard} == {done[-1]}
+
+
+def test_a_listener_can_stop_the_loading(checkpoint: Path) -> None:
+    class Stops(hub.SilentListener):
+        def progress(self, what: str, done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Qwen.load(checkpoint, listener=Stops())
+
+
+def test_without_a_listener_a_quick_load_is_silent(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Qwen.load(checkpoint).close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_threads_as_asked_or_as_the_environment_says(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Qwen.load(checkpoint, threads=3).close()
+    assert ops.threads() == 3
+    monkeypatch.setenv("QWICK_THREADS", "2")
+    Qwen.load(checkpoint).close()
+    assert ops.threads() == 2
+    with pytest.raises(ParameterError, match="threads is 0; allowed: whole numbers from 1 to 1024"):
+        Qwen.load(checkpoint, threads=0)
+
+
+# -- the name ----------------------------------------------------------------------------------
+
+
+def test_the_name_is_the_checkpoints_own_or_the_files(tmp_path: Path) -> None:
+    with Qwen.load(write_small(tmp_path / "a.gguf")) as qwen:
+        assert qwen.chat("x", max_tokens=1).model == qwen.name == "Small Random"
+    with Qwen.load(write_small(tmp_path / "b.gguf", name=None)) as qwen:
+        assert qwen.chat("x", max_tokens=1).model == qwen.name == "b"
+
+
+def test_the_catalogues_own_file_has_the_catalogues_name(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = hub.CATALOG[hub.DEFAULT]
+    size = checkpoint.stat().st_size
+    ours = replace(entry, name="known", file=checkpoint.name, size=size)
+    for changed, name in (
+        (ours, "known"),
+        (replace(ours, size=size + 1), "Small Random"),
+        (replace(ours, file="other.gguf"), "Small Random"),
+    ):
+        monkeypatch.setattr(hub, "CATALOG", {entry.name: entry, "known": changed})
+        with Qwen.load(checkpoint) as qwen:
+            assert qwen.name == name
+
+
+@pytest.mark.model
+def test_the_default_checkpoint_has_its_catalogue_name(default_checkpoint: Path) -> None:
+    with Qwen.load(default_checkpoint, ctx=64) as qwen:
+        assert qwen.name == "qwen2.5-coder-0.5b-instruct"
+        assert qwen.defaults.family.name == "qwen2.5-coder"
+        assert qwen.chat("x", max_tokens=1).model == "qwen2.5-coder-0.5b-instruct"
+
+
+# -- the end -----------------------------------------------------------------------------------
+
+
+def test_closing_lets_go_of_weights_and_cache_and_keeps_the_rest(checkpoint: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        qwen = Qwen.load(checkpoint)
+        model = weakref.ref(qwen._engine._loop.engine.model)
+        stream = qwen.stream("x", max_tokens=3, temperature=0)
+        asked = stream.read()
+        qwen.close()
+        assert model() is None
+    finally:
+        gc.enable()
+    assert stream.reply is asked
+    assert qwen.stats.finished["length"] + qwen.stats.finished["stop"] == 1
+    assert qwen.render("Hi").startswith("<|im_start|>user\nHi")
+    for ask in (
+        lambda: qwen.chat("x"),
+        lambda: qwen.stream("x"),
+        lambda: qwen.complete("x"),
+        lambda: qwen.chat_batch(["x", "y"]),
+        lambda: qwen.score([1, 2, 3]),
+        lambda: qwen.perplexity("some text"),
+        lambda: qwen.chat("x" * 10_000),  # what could not be asked of an open one either
+    ):
+        with pytest.raises(EngineError, match="the engine is closed"):
+            ask()
+    qwen.close()
+
+
+def test_dropping_lets_go_without_close() -> None:
+    qwen = small_qwen()
+    model = weakref.ref(qwen._engine._loop.engine.model)
+    thread = qwen._engine._thread
+    del qwen
+    gc.collect()
+    thread.join(30)
+    assert model() is None
+
+
+@pytest.mark.model
+def test_closing_gives_the_memory_back(default_checkpoint: Path) -> None:
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        return pages * resource.getpagesize()
+
+    with Qwen.load(default_checkpoint, ctx=1024) as qwen:
+        qwen.complete("x = 1\n" * 150, max_tokens=1)
+        loaded = resident()
+    closed = resident()
+    weights = 491_400_064
+    assert loaded - closed > 0.9 * weights, f"{loaded:,} with the model, {closed:,} without"
