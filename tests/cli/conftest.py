@@ -22,6 +22,18 @@ def environment(**changes: str) -> dict[str, str]:
     return child_environment(PYTHONPATH=str(Path(package.__file__).parents[1]), **changes)
 
 
+def read_terminal(descriptor: int) -> str:
+    """Return what is written to a terminal until its other end is closed, and close this one."""
+    seen = b""
+    try:
+        while chunk := os.read(descriptor, 65536):
+            seen += chunk
+    except OSError:  # Linux: the other end is closed
+        pass
+    os.close(descriptor)
+    return seen.decode()
+
+
 @pytest.fixture(scope="session")
 def qwick() -> Run:
     """Return a function that runs `qwick ...` and returns the finished process."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cli.conftest import Run, environment
+from cli.conftest import Run, environment, read_terminal
 from qwick.hub import CATALOG, DEFAULT
 
 
@@ -66,15 +66,8 @@ def test_a_terminal_gets_a_progress_bar(stocked_home: Path) -> None:
         ),
     )
     os.close(theirs)
-    seen = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            seen += chunk
-    except OSError:  # Linux: the other end is closed
-        pass
-    os.close(ours)
+    text = read_terminal(ours)
     assert process.wait(timeout=60) == 0
-    text = seen.decode()
     assert "Apache-2.0" in text
     assert f"verifying {DEFAULT}" in text
     assert "\x1b[" in text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwick.cli.progress import fetching
+from qwick.cli.progress import listening
 from qwick.cli.show import json_option, print_json, print_table, size_text
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def pull(names: tuple[str, ...], as_json: bool) -> None:
     found = [store.entry(name) for name in names or (hub.DEFAULT,)]  # refuse before fetching any
     rows = []
     for entry in found:
-        with fetching() as listener:
+        with listening() as listener:
             path = store.pull(entry.name, listener)
         rows.append(_facts(store.show(entry.name)))
         if not as_json:

@@ -1,9 +1,14 @@
-"""The progress of a fetch on stderr: a bar in a terminal, a line for each tenth elsewhere."""
+"""The progress of a fetch or load on stderr: a bar in a terminal, a line for each tenth elsewhere.
+
+A short load is not spoken of: no bar in its first half second (nor the time to import rich), no
+line in its first five, and its bar leaves nothing behind.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,12 +19,14 @@ if TYPE_CHECKING:
 
     from qwick.hub import Listener
 
-__all__ = ["fetching"]
+__all__ = ["listening"]
+
+PATIENCE = 0.5  # seconds of a load before its bar
 
 
 @contextlib.contextmanager
-def fetching() -> Iterator[Listener]:
-    """Give what hears about a fetch; the bar is gone when the block ends, however it ends."""
+def listening() -> Iterator[Listener]:
+    """Give what hears about a fetch and a load; the bar ends with the block, however that ends."""
     if sys.stderr.isatty():
         bar = _Bar()
         try:
@@ -38,13 +45,23 @@ class _Bar:
     def __init__(self) -> None:
         self._bar: tuple[Progress, TaskID] | None = None
         self._what = ""
+        self._since = 0.0  # when the stage began
+        self._done = 0
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Draw how far the stage is; its bar ends when the stage is complete."""
-        if self._bar is None or what != self._what:
+        from qwick.hub import LOADING
+
+        loading = what == LOADING
+        if what != self._what or done < self._done:  # another stage, or the same anew
             self.stop()
-            bar = _new_bar()
-            self._bar, self._what = (bar, bar.add_task(what, total=total)), what
+            self._what, self._since = what, time.monotonic()
+        self._done = done
+        if self._bar is None:
+            if loading and (done >= total or time.monotonic() - self._since < PATIENCE):
+                return
+            bar = _new_bar(transient=loading)
+            self._bar = bar, bar.add_task(what, total=total)
             bar.start()
         bar, task = self._bar
         bar.update(task, completed=done)
@@ -65,7 +82,7 @@ class _Bar:
             self._bar = None
 
 
-def _new_bar() -> Progress:
+def _new_bar(*, transient: bool) -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -83,4 +100,5 @@ def _new_bar() -> Progress:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        transient=transient,
     )

@@ -9,13 +9,14 @@ import os
 from pathlib import Path
 
 from qwick.errors import ModelNotFoundError
-from qwick.hub.catalog import CATALOG, DEFAULT, Entry, find, near
-from qwick.hub.listener import Listener, SilentListener, StderrListener
+from qwick.hub.catalog import CATALOG, DEFAULT, Entry, find, near, shortened
+from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener
 from qwick.hub.store import Store, Stored, attribution
 
 __all__ = [
     "CATALOG",
     "DEFAULT",
+    "LOADING",
     "Entry",
     "Listener",
     "SilentListener",
@@ -27,6 +28,7 @@ __all__ = [
     "looks_like_path",
     "near",
     "resolve",
+    "shortened",
 ]
 
 
@@ -54,12 +56,16 @@ def resolve(
     is_path = not isinstance(model, str) or looks_like_path(text)
     if not is_path and find(text, store.catalog) is not None:
         return store.pull(text, listener)
-    path = Path(text).expanduser()
-    if path.exists() and text:
-        return path
-    if is_path:
+    try:
+        path = Path(text).expanduser()
+        if path.exists() and text:
+            return path
+        detail = ""
+    except (OSError, ValueError, RuntimeError) as error:  # too long, no access, NUL, ~ of nobody
+        detail = f": {getattr(error, 'strerror', None) or error}"
+    if is_path or detail:
         raise ModelNotFoundError(
-            f"there is no file or folder {text!r}",
+            f"there is no file or folder {shortened(text)!r}{detail}",
             hint="check the path, or see `qwick models list`",
         )
     return store.pull(text, listener)  # raises ModelNotFoundError with likely names

@@ -91,3 +91,8 @@ def near(name: str, catalog: Mapping[str, Entry] = CATALOG, *, cutoff: float = 0
         spellings.update({alias.lower(): entry.name for alias in entry.aliases})
     hits = difflib.get_close_matches(name.strip().lower(), spellings, n=6, cutoff=cutoff)
     return list(dict.fromkeys(spellings[hit] for hit in hits))[:3]
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Return `text` as an error can quote it: its middle left out if it is long."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"

@@ -1,4 +1,4 @@
-"""What a fetch tells its caller while it runs: how far it is, and what a person should read.
+"""What a fetch or a load tells its caller: how far it is, and what a person should read.
 
 Knows nothing about terminals; the command line brings its own listener with a progress bar.
 """
@@ -6,19 +6,25 @@ Knows nothing about terminals; the command line brings its own listener with a p
 from __future__ import annotations
 
 import sys
+import time
 from typing import Protocol
 
-__all__ = ["Listener", "SilentListener", "StderrListener"]
+__all__ = ["LOADING", "Listener", "SilentListener", "StderrListener"]
+
+LOADING = "loading"  # the stage in which weights are laid out in memory: mostly over at once
 
 
 class Listener(Protocol):
-    """Hears about a fetch. Calls come from the fetching thread.
+    """Hears about a fetch and a load. Calls come from the thread that does it.
 
-    An exception raised in either method stops the fetch, and nothing half-done is kept.
+    An exception raised in either method stops what is under way, and nothing half-done is kept.
     """
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Hear that `done` of `total` bytes of the stage `what` ("fetching ...") are dealt with."""
+        """Hear that `done` of `total` bytes of the stage `what` are dealt with.
+
+        Stages: "fetching ...", "verifying ...", LOADING.
+        """
 
     def notice(self, text: str) -> None:
         """Hear a sentence meant for a person: an attribution, a wait, a source given up on."""
@@ -35,17 +41,33 @@ class SilentListener(Listener):
 
 
 class StderrListener(Listener):
-    """Prints notices, and a line for every tenth of a stage, on stderr: the library's default."""
+    """Prints notices, and a line for every tenth of a stage, on stderr: the library's default.
+
+    A load that takes less than `patience` seconds is not spoken of.
+    """
+
+    patience = 5.0
 
     def __init__(self) -> None:
-        self._last: tuple[str, int] = ("", -1)
+        self._what = ""
+        self._since = 0.0  # when the stage began
+        self._done = 0
+        self._tenth = -1  # the last one told
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Print a line when a new tenth of the stage is reached."""
+        now = time.monotonic()
+        if what != self._what or done < self._done:  # another stage, or the same anew
+            self._what, self._since, self._tenth = what, now, -1
+        self._done = done
         tenth = done * 10 // max(total, 1)
-        if (what, tenth) != self._last:
-            self._last = (what, tenth)
-            self.notice(f"{what}: {tenth * 10} % of {total / 1e6:.0f} MB")
+        if tenth == self._tenth:
+            return
+        short = now - self._since < self.patience or (done >= total and self._tenth < 0)
+        if what == LOADING and short:
+            return
+        self._tenth = tenth
+        self.notice(f"{what}: {tenth * 10} % of {total / 1e6:.0f} MB")
 
     def notice(self, text: str) -> None:
         """Print `text` on stderr."""

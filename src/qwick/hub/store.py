@@ -25,7 +25,7 @@ from typing import Literal, NoReturn
 
 from qwick import settings
 from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ResourceError
-from qwick.hub.catalog import CATALOG, Entry, find, near
+from qwick.hub.catalog import CATALOG, Entry, find, near, shortened
 from qwick.hub.listener import Listener, SilentListener, StderrListener
 from qwick.hub.locks import locked
 from qwick.hub.sources import CHUNK, Source, SourceError, default_sources
@@ -72,7 +72,8 @@ class Store:
             close = near(name, self.catalog)
             hint = f"did you mean {' or '.join(close)}?" if close else None
             raise ModelNotFoundError(
-                f"there is no model called {name!r}", hint=hint or f"known: {_names(self.catalog)}"
+                f"there is no model called {shortened(name)!r}",
+                hint=hint or f"known: {_names(self.catalog)}",
             )
         return entry
 

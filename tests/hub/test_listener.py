@@ -1,0 +1,42 @@
+"""The library's listener: a line for each tenth of a fetch, silence about a short load."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwick.hub import LOADING, StderrListener
+
+
+def told(listener: StderrListener, what: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    for done in (0, 5, 30, 31, 100):
+        listener.progress(what, done * 10**6, 10**8)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    listener = StderrListener()
+    expected = [f"fetching x: {n} % of 100 MB" for n in (0, 30, 100)]
+    assert told(listener, "fetching x", capsys) == expected
+    assert told(listener, "fetching x", capsys) == expected  # from the next source
+
+
+def test_a_short_load_is_not_spoken_of(capsys: pytest.CaptureFixture[str]) -> None:
+    listener = StderrListener()
+    assert told(listener, LOADING, capsys) == []
+    assert told(listener, LOADING, capsys) == []  # another model: its time begins anew
+
+
+def test_a_long_load_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(StderrListener, "patience", 0.0)
+    expected = [f"loading: {n} % of 100 MB" for n in (0, 30, 100)]
+    assert told(StderrListener(), LOADING, capsys) == expected
+
+
+def test_a_load_is_not_spoken_of_when_it_is_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(StderrListener, "patience", 0.0)
+    StderrListener().progress(LOADING, 10**8, 10**8)
+    assert capsys.readouterr().err == ""
