@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.conftest import Run, environment
+from cli.conftest import Run, environment, read_terminal
 from qwick.cli.main import BROKEN_PIPE
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_checkpoint")]
@@ -71,8 +71,16 @@ def test_a_raw_prompt_is_continued(qwick: Run) -> None:
     assert "--system" in refused.stderr
 
 
-def test_ctrl_c_stops_cleanly() -> None:
-    process = start("Write a long story about the sea.")
+def test_what_is_piped_in_is_part_of_the_prompt(qwick: Run) -> None:
+    prompt = "Which animal does this text name? Answer with one word."
+    done = qwick("run", *GREEDY, "--max-tokens", "16", prompt, stdin="A giraffe stood there.\n")
+    assert done.returncode == 0, done.stderr
+    assert "giraffe" in done.stdout.lower()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--raw",)])
+def test_ctrl_c_stops_cleanly(arguments: tuple[str, ...]) -> None:
+    process = start(*arguments, "Write a long story about the sea.")
     assert process.stdout is not None
     first = process.stdout.read(5)
     process.send_signal(signal.SIGINT)
@@ -98,9 +106,8 @@ def test_a_terminal_gets_a_status_line() -> None:
     ours, theirs = pty.openpty()
     process = start("--max-tokens", "3", "Hi", stderr=theirs)
     os.close(theirs)
+    line = read_terminal(ours)
     process.communicate(timeout=60)
-    line = os.read(ours, 4096).decode()
-    os.close(ours)
     assert process.returncode == 0
     assert "3 tokens at" in line
     assert "tok/s" in line

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwick.cli.progress import fetching
+from qwick.cli.progress import listening
 from qwick.cli.show import json_option, print_json
 from qwick.errors import ModelNotFoundError, ParameterError, UsageError
+from qwick.settings import MAX_THREADS
 
 if TYPE_CHECKING:
     from qwick.llm import Qwen, Reply
+    from qwick.llm.stream import Stream
 
 __all__ = ["run"]
+
+MOST_INPUT = 16 << 20  # bytes of standard input; a million tokens are about 4 MB
+PATH_BEGINNINGS = (os.sep, f".{os.sep}", f"..{os.sep}", f"~{os.sep}")
 
 
 @click.command(short_help="Answer a prompt.")
@@ -26,13 +33,13 @@ __all__ = ["run"]
 @click.option("--seed", type=int, help="The same seed gives the same answer.")
 @click.option(
     "--threads",
-    type=click.IntRange(1, 1024),
+    type=click.IntRange(1, MAX_THREADS),
     help="Kernel threads; default: the cores that may be used.",
 )
 @click.option(
     "--ctx", type=click.IntRange(1), help="Context in tokens; default: what model and memory allow."
 )
-@click.option("--raw", is_flag=True, help="Continue PROMPT as it is: no template, no streaming.")
+@click.option("--raw", is_flag=True, help="Continue PROMPT as it is: no template.")
 @json_option
 def run(
     words: tuple[str, ...],
@@ -47,7 +54,9 @@ def run(
 ) -> None:
     """Answer PROMPT with MODEL (a name, a folder or a .gguf file; without one: the default).
 
-    PROMPT is read from standard input when it is "-", or when it is left out and input is piped.
+    What is piped in, or redirected from a file, is the prompt if PROMPT is left out or "-"; beside
+    a PROMPT it is appended to that after an empty line. A single word is a MODEL if it is a known
+    name or the path of one, and any word with a "/" in it is a path while text is piped in.
     """
     from qwick.engine.request import Sampling
 
@@ -63,14 +72,14 @@ def run(
     if system is not None:
         messages.insert(0, {"role": "system", "content": valid_text("--system", system)})
     with _load(model, threads, ctx) as qwen:
-        if not (raw or as_json):
-            reply = _stream(qwen, messages, sampling)
+        if raw:
+            stream = qwen.stream_complete(prompt, **sampling)
         else:
-            reply = qwen.complete(prompt, **sampling) if raw else qwen.chat(messages, **sampling)
-            if as_json:
-                print_json(reply.to_dict())
-            else:
-                click.echo(reply.text)
+            stream = qwen.stream(messages, **sampling)
+        with stream:
+            reply = stream.read() if as_json else _print(stream)
+    if as_json:
+        print_json(reply.to_dict())
     if sys.stderr.isatty():
         click.secho(_status(reply), err=True, dim=True)
 
@@ -82,20 +91,22 @@ def split_words(words: tuple[str, ...]) -> tuple[str | None, str]:
             f"{len(words)} arguments where a model and a prompt are expected",
             hint='put the prompt in quotes: qwick run "Write a haiku."',
         )
-    piped = not sys.stdin.isatty()
     if len(words) == 2:
-        model, prompt = words
-        return model, _prompt(prompt)
-    if len(words) == 0:
-        if piped:
-            return None, _prompt("-")
-        raise UsageError("there is no prompt", hint='qwick run "Write a haiku.", or pipe it in')
-    (word,) = words
-    if not _names_a_model(word):
-        return None, _prompt(word)
-    if piped:
-        return word, _prompt("-")
-    raise UsageError(f"{word} is a model, and there is no prompt", hint=f'qwick run {word} "..."')
+        _check_model(*words)
+        return words[0], _prompt(words[1])
+    if len(words) == 1 and words[0] != "-":
+        (word,) = words
+        piped = _piped()
+        if _names_a_model(word, piped=bool(piped and piped.strip())):
+            if piped is None:
+                raise UsageError(
+                    f"{word} is a model, and there is no prompt", hint=f'qwick run {word} "..."'
+                )
+            return word, _not_empty(piped)
+        return None, _joined(word, piped)
+    if words or _is_piped():
+        return None, _prompt("-")
+    raise UsageError("there is no prompt", hint='qwick run "Write a haiku.", or pipe it in')
 
 
 def valid_text(name: str, text: str) -> str:
@@ -111,57 +122,129 @@ def valid_text(name: str, text: str) -> str:
 
 
 def _prompt(word: str) -> str:
-    """Return the prompt, from standard input when `word` is "-" (one last line end is cut off)."""
+    """Return the whole prompt: standard input if `word` is "-", else `word` and what is piped."""
     if word == "-":
-        word = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n")
-    if not word.strip():
+        return _not_empty(_read())
+    return _joined(word, _piped())
+
+
+def _joined(word: str, piped: str | None) -> str:
+    prompt = _not_empty(word)
+    return f"{prompt}\n\n{piped}" if piped and piped.strip() else prompt
+
+
+def _not_empty(prompt: str) -> str:
+    if not prompt.strip():
         raise ParameterError("the prompt is empty", hint='qwick run "Write a haiku."')
-    return valid_text("the prompt", word)
+    return valid_text("the prompt", prompt)
 
 
-def _names_a_model(word: str) -> bool:
-    """Whether a single argument is a model; ModelNotFoundError when it is a misspelt name."""
+def _is_piped() -> bool:
+    """Whether standard input is a pipe, a socket or a file: not a terminal, not /dev/null."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):  # closed, or no file at all
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def _piped() -> str | None:
+    """Return the text of standard input where that is a pipe or a file, else None."""
+    return _read() if _is_piped() else None
+
+
+def _read() -> str:
+    """Return all of standard input, without one last line end; bad bytes become surrogates."""
+    data = sys.stdin.buffer.read(MOST_INPUT + 1)
+    if len(data) > MOST_INPUT:
+        raise UsageError(
+            f"standard input has more than {MOST_INPUT:,} bytes; no context holds so much",
+            hint="pipe in the part that matters",
+        )
+    return valid_text("standard input", data.decode("utf-8", "surrogateescape").removesuffix("\n"))
+
+
+def _check_model(model: str, prompt: str) -> None:
+    """Raise ModelNotFoundError if the first of two words is neither a name nor there as a path."""
     from qwick import hub
 
-    if hub.find(word) is not None or word.lower().endswith(".gguf"):
+    if hub.find(model) is not None or hub.looks_like_path(model) or _exists(model):
+        return
+    close = hub.near(model)
+    if close:
+        hint = f"did you mean {' or '.join(close)}?"
+    elif os.sep in model:
+        hint = "check the path, or see `qwick models list`"
+    else:
+        words = hub.shortened(f"{model} {prompt}".replace('"', "'"))
+        hint = f'if it belongs to the prompt, put that in quotes: qwick run "{words}"'
+    raise ModelNotFoundError(f"there is no model called {hub.shortened(model)!r}", hint=hint)
+
+
+def _names_a_model(word: str, *, piped: bool) -> bool:
+    """Whether a single argument is a model; ModelNotFoundError for one that is not there.
+
+    Words with a separator are a matter of doubt ("and/or"): with text piped in they are paths,
+    else only if something is there or they begin like a path.
+    """
+    from qwick import hub
+
+    if hub.find(word) is not None or _exists(Path(word) / "config.json"):
         return True
-    try:
-        if (Path(word) / "config.json").is_file():
-            return True
-    except (OSError, ValueError):  # too long for a path, or with a NUL: a prompt
-        return False
+    if len(word.split()) != 1:  # a sentence, or the path of a file with blanks in its name
+        return word.lower().endswith(".gguf") and _exists(word)
+    path = word.lower().endswith(".gguf") or word.startswith(PATH_BEGINNINGS)
+    if path or (os.sep in word and (piped or _exists(word))):
+        _check_path(word)
+        return True
     close = hub.near(word, cutoff=0.8)
-    if close and len(word.split()) == 1:
+    if close:
         raise ModelNotFoundError(
             f"there is no model called {word!r}", hint=f"did you mean {close[0]}?"
         )
     return False
 
 
+def _check_path(word: str) -> None:
+    if not _exists(word):
+        from qwick import hub
+
+        raise ModelNotFoundError(
+            f"there is no file or folder {hub.shortened(word)!r}",
+            hint="check the path; if it is a prompt, name the model too: qwick run MODEL PROMPT",
+        )
+
+
+def _exists(path: str | Path) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, no access, NUL, ~ of nobody
+        return False
+
+
 def _load(model: str | None, threads: int | None, ctx: int | None) -> Qwen:
-    """Return the loaded model, fetched with a progress bar when the store lacks it."""
+    """Return the loaded model, fetched when the store lacks it; progress is shown for both."""
     from qwick import hub
 
-    with fetching() as listener:
+    with listening() as listener:
         path = hub.resolve(model, listener)
-    from qwick.llm import Qwen  # after the model's name is known to be right
+        from qwick.llm import Qwen  # after the model's name is known to be right
 
-    return Qwen.load(path, threads=threads, ctx=ctx)
+        return Qwen.load(path, threads=threads, ctx=ctx, listener=listener)
 
 
-def _stream(qwen: Qwen, messages: list[dict[str, str]], sampling: dict[str, Any]) -> Reply:
+def _print(stream: Stream) -> Reply:
     """Write the answer as it comes, and a line end after it; return the whole reply."""
     last = "\n"
-    with qwen.stream(messages, **sampling) as stream:
-        try:
-            for chunk in stream:
-                sys.stdout.write(chunk.text)
-                sys.stdout.flush()
-                last = chunk.text[-1:] or last
-        finally:
-            if last != "\n":
-                sys.stdout.write("\n")
-                sys.stdout.flush()
+    try:
+        for chunk in stream:
+            sys.stdout.write(chunk.text)
+            sys.stdout.flush()
+            last = chunk.text[-1:] or last
+    finally:
+        if last != "\n":
+            sys.stdout.write("\n")
+            sys.stdout.flush()
     return stream.reply
 
 
