@@ -31,3 +31,24 @@ def test_the_threads_are_those_of_a_run(
     report = json.loads(capsys.readouterr().out)
     assert report["threads"] == ops.threads() == 3
     assert [test["test"] for test in report["tests"]] == ["pp2"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "most"),
+    [
+        ("--batch", "513", 512),
+        ("--batch", "8,1000", 512),
+        ("--batch", "-1", 512),
+        ("--batch", "8;9", 512),
+        ("--prompt", "1048577", 1 << 20),
+        ("--generate", "\u0661", 1 << 20),
+        ("--generate", "9" * 40, 1 << 20),
+    ],
+)
+def test_numbers_out_of_range(
+    option: str, value: str, most: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", option, value]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: Invalid value for '{option}'")
+    assert f"allowed: whole numbers from 1 to {most}, separated by commas" in err

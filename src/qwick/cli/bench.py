@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwick.cli.progress import fetching
+from qwick.cli.progress import listening
 from qwick.cli.show import json_option, print_json, size_text
+from qwick.settings import MAX_THREADS
 
 if TYPE_CHECKING:
     from qwick.evaluate.speed import Measured
     from qwick.machine.limits import Limits
 
 
-def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
-    """Read whole numbers from 1, separated by commas; "0" or nothing is none."""
-    parts = [part.strip() for part in value.split(",")]
-    if parts in (["0"], [""]):
-        return ()
-    if not all(part.isdecimal() and 1 <= int(part) <= 1 << 20 for part in parts):
-        allowed = "whole numbers from 1, separated by commas, or 0 for none"
-        raise click.BadParameter(f"{value!r}; allowed: {allowed}", ctx, param)
-    return tuple(int(part) for part in parts)
+def _numbers(most: int) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
+    """Return what reads numbers from 1 to `most`, with commas between; "0" or nothing is none."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+        parts = [part.strip() for part in value.split(",")]
+        if parts in (["0"], [""]):
+            return ()
+        if not all(re.fullmatch("[0-9]{1,9}", part) and 1 <= int(part) <= most for part in parts):
+            allowed = f"whole numbers from 1 to {most}, separated by commas, or 0 for none"
+            raise click.BadParameter(f"{value!r}; allowed: {allowed}", ctx, param)
+        return tuple(int(part) for part in parts)
+
+    return read
+
+
+_lengths = _numbers(1 << 20)
+_streams = _numbers(512)
 
 
 @click.command(short_help="Measure speed beside the machine's limits.")
 @click.argument("model", required=False)
-@click.option("--prompt", "-p", callback=_numbers, default="512", help="Prompt lengths [512].")
-@click.option("--generate", "-n", callback=_numbers, default="128", help="Answer lengths [128].")
-@click.option("--batch", "-b", callback=_numbers, default="8,32", help="Streams at once [8,32].")
+@click.option("--prompt", "-p", callback=_lengths, default="512", help="Prompt lengths [512].")
+@click.option("--generate", "-n", callback=_lengths, default="128", help="Answer lengths [128].")
+@click.option("--batch", "-b", callback=_streams, default="8,32", help="Streams at once [8,32].")
 @click.option("--repeat", "-r", type=click.IntRange(1, 100), default=3, help="Repetitions [3].")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Kernel threads.")
+@click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Kernel threads.")
 @click.option("--ctx", type=click.IntRange(1), help="Context in tokens.")
 @json_option
 def bench(
@@ -54,32 +65,31 @@ def bench(
     from qwick import hub
     from qwick.evaluate.speed import Plan, measure
     from qwick.formats.open import open_checkpoint
+    from qwick.llm.load import load
     from qwick.machine import limits
-    from qwick.machine.cpu import use_threads
-    from qwick.model.load import load_model
+    from qwick.model.decoder import Decoder
     from qwick.native import ops
-    from qwick.text.tokenizer import Tokenizer
 
-    with fetching() as listener:
-        path = hub.resolve(model, listener)
     wanted = max([*prompt, *generate, 64]) + 2
-    used_threads = use_threads(threads)
+    with listening() as listener:
+        path = hub.resolve(model, listener)
+        loaded = load(path, threads=threads, ctx=ctx or wanted, kv=None, listener=listener)
+    decoder = loaded.model
+    assert isinstance(decoder, Decoder)
     with open_checkpoint(path) as checkpoint:
-        decoder = load_model(checkpoint, context=ctx or wanted)
-        n_vocab = Tokenizer.from_data(checkpoint.tokenizer).n_tokens
-        name, size = checkpoint.name or path.stem, checkpoint.size_bytes
+        size = checkpoint.size_bytes
         parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
     if not as_json:
         click.echo("measuring the machine ...", err=True)
     machine = limits.measure()
     report: dict[str, Any] = {
-        "model": name,
+        "model": loaded.name,
         "file": path.name,
         "size_bytes": size,
         "parameters": parameters,
         "engine": "qwick",
         "isa": ops.isa(),
-        "threads": used_threads,
+        "threads": ops.threads(),
         "bandwidth": machine.bandwidth,
         "peak": machine.peak,
         "tests": [],
@@ -88,7 +98,7 @@ def bench(
     if not as_json:
         _print_head(report)
     tell = None if as_json else (lambda test: click.echo(f"{test} ...\r", err=True, nl=False))
-    for test in measure(decoder, n_vocab, plan, tell):
+    for test in measure(decoder, loaded.tokenizer.n_tokens, plan, tell):
         row = _row(test, machine)
         report["tests"].append(row)
         if not as_json:
