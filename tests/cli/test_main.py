@@ -12,6 +12,7 @@ import pytest
 
 from cli.conftest import Run, environment
 from qwick.cli.main import BROKEN_PIPE, VERBS, main
+from qwick.errors import ResourceError
 from qwick.machine import cpu
 
 
@@ -99,6 +100,53 @@ def test_a_reader_that_leaves_ends_it_quietly() -> None:
     process.stderr.close()
     assert process.wait(timeout=60) == BROKEN_PIPE
     assert err == b""
+
+
+@pytest.mark.parametrize("command", [["models", "list"], ["models", "list", "--json"]])
+def test_an_output_that_cannot_be_written(command: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "qwick", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 6
+    first, *rest = done.stderr.decode().splitlines()
+    assert first == "error: the output cannot be written: No space left on device"
+    assert [line.split(":")[0] for line in rest] == ["hint"]
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [(">&-", 2, "error: standard output is closed"), ("2>&-", 0, ""), ("<&-", 0, "")],
+)
+def test_a_closed_stream(closed: str, code: int, said: str) -> None:
+    command = [sys.executable, "-m", "qwick", "models", "list"]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(said)
+    assert ("NAME" in done.stdout) == (code == 0)
+
+
+def test_memory_that_does_not_suffice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("qwick.cli.doctor.examine", full)
+    assert main(["doctor"]) == ResourceError.exit_code
+    assert capsys.readouterr().err.startswith("error: not enough memory")
 
 
 def test_a_bad_setting_names_the_variable(qwick: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ when it is asked for. Knows nothing about models.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -14,7 +15,7 @@ from importlib import import_module
 
 import click
 
-from qwick.errors import QwickError, RequestCancelled
+from qwick.errors import QwickError, RequestCancelled, ResourceError, UsageError
 
 __all__ = ["main"]
 
@@ -27,6 +28,7 @@ VERBS = {
 }
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE: what a shell reports for a program that the signal ended
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # what a write may meet
 
 
 class Verbs(click.Group):
@@ -89,17 +91,16 @@ def qwick(ctx: click.Context, debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; arguments default to the process's own."""
     args = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        # An answer may hold characters that the terminal's encoding lacks: show a substitute.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    writable = sys.stdout is not None
+    _open_streams()
     try:
+        if not writable:
+            raise UsageError("standard output is closed", hint="redirect it, if only to /dev/null")
         code = _invoke(list(args))  # click eats the list
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read the output has left. Python would complain once more while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return BROKEN_PIPE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
@@ -115,14 +116,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         _trace(args)
         _complain("not enough memory", "choose a smaller model or context (--ctx)")
-        return 6
+        return ResourceError.exit_code
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:
+            return _fault(args, error)
+        _trace(args)  # the parts of qwick that write files say themselves what they could not write
+        _drop_output()
+        _complain(f"the output cannot be written: {error.strerror}", "redirect it elsewhere")
+        return ResourceError.exit_code
     except Exception as error:
-        _trace(args)
-        _complain(
-            f"qwick failed: {type(error).__name__}: {error}",
-            "this is a fault in qwick; `qwick --debug ...` shows where",
-        )
-        return 1
+        return _fault(args, error)
+
+
+def _open_streams() -> None:
+    """Make the three standard streams usable: a closed one becomes /dev/null."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            # An answer may hold characters that the terminal's encoding lacks: show a substitute.
+            stream.reconfigure(errors="replace")
+
+
+def _drop_output() -> None:
+    """Lead what is still in buffers nowhere, for Python would complain once more as it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fault(args: list[str], error: Exception) -> int:
+    """Show an error that qwick did not raise on purpose, and return its exit code."""
+    _trace(args)
+    _complain(
+        f"qwick failed: {type(error).__name__}: {error}",
+        "this is a fault in qwick; `qwick --debug ...` shows where",
+    )
+    return 1
 
 
 def _invoke(args: list[str]) -> int:
