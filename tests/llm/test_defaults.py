@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import transformers
 
 from qwick.engine.request import Sampling
-from qwick.errors import ConfigError, ParameterError
+from qwick.errors import ConfigError, ContextLengthError, ParameterError
 from qwick.family import FAMILIES
-from qwick.llm.defaults import Defaults, split_keywords, stop_ids_of
+from qwick.llm.defaults import INERT, NEUTRAL, READ, Defaults, split_keywords, stop_ids_of
 
 CODER = FAMILIES["qwen2.5-coder"]
 
@@ -21,7 +22,7 @@ def sampling(
     **more: Any,
 ) -> Sampling:
     defaults = Defaults(FAMILIES[family], generation, (7, 8))
-    return defaults.sampling(said or {}, **{"thinking": False, "room": 100, **more})
+    return defaults.sampling(said or {}, **{"thinking": False, "prompt": 20, "room": 100, **more})
 
 
 def test_the_family_when_the_checkpoint_is_silent() -> None:
@@ -62,6 +63,42 @@ def test_the_checkpoints_own_length_is_cut_to_the_context_and_the_callers_is_not
     assert sampling({"max_new_tokens": 50}, {"max_tokens": 2048}).max_tokens == 2048
 
 
+def test_the_checkpoints_length_with_the_prompt_as_in_transformers() -> None:
+    assert sampling({"max_length": 50}).max_tokens == 30
+    assert sampling({"max_length": 500}).max_tokens == 100, "cut to the context"
+    assert sampling({"max_length": 50, "max_new_tokens": 7}).max_tokens == 7
+    assert sampling({"max_length": 50}, {"max_tokens": 90}).max_tokens == 90
+    assert sampling({"max_length": 21}).max_tokens == 1
+    assert sampling({"max_length": 20}, {"max_tokens": 1}).max_tokens == 1
+    for whole in (1, 19, 20):
+        with pytest.raises(ContextLengthError, match=f"20 tokens; .* max_length={whole}"):
+            sampling({"max_length": whole})
+
+
+def test_the_checkpoints_stop_strings() -> None:
+    assert sampling({}).stop == ()
+    assert sampling({"stop_strings": "END"}).stop == ("END",)
+    assert sampling({"stop_strings": ["a", "b"]}).stop == ("a", "b")
+    assert sampling({"stop_strings": ["a"]}, {"stop": "c"}).stop == ("c",)
+    assert sampling({"stop_strings": ["a"]}, {"stop": []}).stop == ()
+    assert sampling({"stop_strings": ["a"]}, {"stop": None}).stop == ("a",)
+
+
+def test_every_key_of_transformers_generation_config_is_known() -> None:
+    keys = set(vars(transformers.GenerationConfig()))
+    assert keys - READ - set(NEUTRAL) - INERT == set()
+    assert not READ & set(NEUTRAL)
+    assert not READ & INERT
+    assert not INERT & set(NEUTRAL)
+
+
+def test_transformers_own_defaults_are_neutral() -> None:
+    """What another tool wrote out in full, without asking for anything."""
+    plain = transformers.GenerationConfig()
+    whole = {**vars(plain), **plain._get_default_generation_params(), "temperature": 0.3}
+    assert sampling({**whole, "max_length": None}).temperature == 0.0, "do_sample is false"
+
+
 def test_extra_stop_ids_are_added_to_the_defaults_only() -> None:
     assert sampling({}, extra_stop_ids=(9, 7)).stop_ids == (7, 8, 9)
     assert sampling({}, {"stop_ids": [1]}, extra_stop_ids=(9,)).stop_ids == (1,)
@@ -77,6 +114,17 @@ def test_extra_stop_ids_are_added_to_the_defaults_only() -> None:
         ({"top_p": "x"}, "top_p is 'x'"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"max_new_tokens": "many"}, "max_new_tokens='many'"),
+        ({"max_length": 0}, "max_length=0; allowed: 1 or more"),
+        ({"max_length": True}, "max_length=True"),
+        ({"max_length": 2.5}, "max_length=2.5"),
+        ({"stop_strings": 5}, "stop_strings=5; allowed: a string or a list"),
+        ({"stop_strings": ["x", None]}, "stop_strings="),
+        ({"stop_strings": {"x": "y"}}, "stop_strings="),
+        ({"stop_strings": ""}, "stop"),
+        ({"stop_strings": ["x" * 300]}, "300 characters"),
+        ({"token_healing": True}, "token_healing=True"),
+        ({"max_time": 3.0}, "max_time=3.0"),
+        ({"num_return_sequences": 2}, "num_return_sequences=2"),
     ],
 )
 def test_a_generation_config_that_cannot_be_followed_is_refused(

@@ -115,6 +115,21 @@ def test_a_stop_string_cuts_exactly_and_stops_the_engine(
         assert stop not in before.rstrip("\ufffd"), "a token too many"
 
 
+def test_the_checkpoints_own_stop_strings_and_length_hold(qwen: Qwen) -> None:
+    full = qwen.chat("x", seed=3, max_tokens=40, **FREE)
+    stop = full.text[5:8]
+    prompt = full.usage.prompt_tokens
+    with small_qwen(generation={"stop_strings": [stop], "max_length": prompt + 30}) as other:
+        reply = other.chat("x", seed=3, **FREE)
+        assert reply.text == full.text[: full.text.find(stop)]
+        assert (reply.finish_reason, reply.stop) == ("stop", stop)
+        free = other.chat("x", seed=3, stop=[], **FREE)
+        assert (free.finish_reason, free.usage.completion_tokens) == ("length", 30)
+        assert other.chat("x", seed=3, stop=[], max_tokens=40, **FREE).ids == full.ids
+        with pytest.raises(ContextLengthError, match="max_length"):
+            other.chat("x" * 40)
+
+
 def test_the_same_seed_gives_the_same_answer_alone_and_together(qwen: Qwen) -> None:
     prompts = [f"prompt {i}" for i in range(12)]
     asked = {"seed": 9, "max_tokens": 25, **FREE}

@@ -63,7 +63,7 @@ def test_perplexity_tells_sense_from_nonsense(qwen: Qwen) -> None:
 
 
 def test_defaults_come_from_the_family_as_a_gguf_has_none(qwen: Qwen) -> None:
-    s = qwen.defaults.sampling({}, thinking=False, room=9)
+    s = qwen.defaults.sampling({}, thinking=False, prompt=9, room=9)
     assert (s.temperature, s.top_p, s.top_k, s.repetition_penalty) == (0.7, 0.8, 20, 1.1)
     assert len(s.stop_ids) == 2
 

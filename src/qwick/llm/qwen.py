@@ -41,8 +41,9 @@ class Qwen:
 
     Every asking method takes the fields of `qwick.Sampling` as keywords (temperature, top_k, top_p,
     min_p, repetition_penalty, seed, max_tokens, stop_ids, stop, logprobs). What is not given, or
-    None, is the checkpoint's own generation config, or else its family's recommendation; stop ids
-    are the checkpoint's and the family's together. temperature=0 is greedy. Without max_tokens an
+    None, is the checkpoint's own generation config (its stop_strings, max_new_tokens and max_length
+    included), or else its family's recommendation; stop ids are the checkpoint's and the family's
+    together. temperature=0 is greedy. Without max_tokens, the caller's or the checkpoint's, an
     answer may fill the context.
 
     Chat methods take messages (dicts with role and content) or one string, the user's; `tools`; and
@@ -292,6 +293,7 @@ class Qwen:
         sampling: Sampling = self._defaults.sampling(
             said,
             thinking=thinking,
+            prompt=len(ids),
             room=self.context - len(ids),
             extra_stop_ids=extra_stop_ids,
         )
