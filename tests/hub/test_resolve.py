@@ -51,6 +51,20 @@ def test_a_path_that_is_not_there(store: Store, model: str | Path) -> None:
         hub.resolve(model, store=store)
 
 
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("~no such user/x.gguf", "home directory"),
+        ("x/" * 3000 + "y", "File name too long"),
+        (Path("x" * 300), "File name too long"),
+    ],
+)
+def test_a_path_that_cannot_be_looked_up(store: Store, model: str | Path, reason: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=f"no file or folder .*{reason}") as caught:
+        hub.resolve(model, store=store)
+    assert len(caught.value.message) < 200
+
+
 @pytest.mark.parametrize(("name", "hint"), [("tinny", "did you mean tiny?"), ("", "known: tiny")])
 def test_an_unknown_name(store: Store, name: str, hint: str) -> None:
     with pytest.raises(ModelNotFoundError, match="no model called") as caught:

@@ -54,6 +54,37 @@ def test_the_attribution_is_shown_once(store: Store) -> None:
     assert second.notices == []
 
 
+def test_the_attribution_comes_before_the_bytes_and_not_before_a_refusal(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    class Both(Recorder):
+        def progress(self, what: str, done: int, total: int) -> None:
+            heard.append("bytes")
+
+        def notice(self, text: str) -> None:
+            heard.append(text)
+
+    monkeypatch.setenv("QWICK_OFFLINE", "1")
+    with pytest.raises(DownloadError):
+        store.pull("tiny", Both())
+    assert heard == []
+    monkeypatch.delenv("QWICK_OFFLINE")
+    store.pull("tiny", Both())
+    assert "Somebody" in heard[0]
+    assert set(heard[1:]) == {"bytes"}
+
+
+def test_the_attribution_of_a_file_that_was_put_there(store: Store, recorder: Recorder) -> None:
+    path = store.path(store.entry("tiny"))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    store.pull("tiny", recorder)
+    (line,) = recorder.notices
+    assert "Somebody" in line
+
+
 def test_the_attribution_waits_for_success(store: Store, server: HubServer) -> None:
     server.status = 503
     with pytest.raises(DownloadError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -189,7 +188,7 @@ def _names_a_model(word: str, *, piped: bool) -> bool:
     """
     from qwick import hub
 
-    if hub.find(word) is not None or _exists(Path(word) / "config.json"):
+    if hub.find(word) is not None or _exists(os.path.join(word, "config.json")):
         return True
     if len(word.split()) != 1:  # a sentence, or the path of a file with blanks in its name
         return word.lower().endswith(".gguf") and _exists(word)
@@ -206,19 +205,22 @@ def _names_a_model(word: str, *, piped: bool) -> bool:
 
 
 def _check_path(word: str) -> None:
-    if not _exists(word):
-        from qwick import hub
+    from qwick import hub
 
+    if hub.existing_path(word) is None:
         raise ModelNotFoundError(
             f"there is no file or folder {hub.shortened(word)!r}",
             hint="check the path; if it is a prompt, name the model too: qwick run MODEL PROMPT",
         )
 
 
-def _exists(path: str | Path) -> bool:
+def _exists(path: str) -> bool:
+    """Whether something is there; a name that cannot be looked up is most likely a prompt."""
+    from qwick import hub
+
     try:
-        return Path(path).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long, no access, NUL, ~ of nobody
+        return hub.existing_path(path) is not None
+    except ModelNotFoundError:
         return False
 
 

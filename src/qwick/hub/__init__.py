@@ -24,6 +24,7 @@ __all__ = [
     "Store",
     "Stored",
     "attribution",
+    "existing_path",
     "find",
     "looks_like_path",
     "near",
@@ -56,16 +57,29 @@ def resolve(
     is_path = not isinstance(model, str) or looks_like_path(text)
     if not is_path and find(text, store.catalog) is not None:
         return store.pull(text, listener)
+    path = existing_path(text)
+    if path is not None:
+        return path
+    if is_path:
+        raise _no_such_path(text)
+    return store.pull(text, listener)  # raises ModelNotFoundError with likely names
+
+
+def existing_path(text: str) -> Path | None:
+    """Return the file or folder of that path if there is one.
+
+    Raises ModelNotFoundError with the reason where the system cannot even tell: no access, a name
+    that is too long, the ~ of nobody.
+    """
     try:
         path = Path(text).expanduser()
-        if path.exists() and text:
-            return path
-        detail = ""
-    except (OSError, ValueError, RuntimeError) as error:  # too long, no access, NUL, ~ of nobody
-        detail = f": {getattr(error, 'strerror', None) or error}"
-    if is_path or detail:
-        raise ModelNotFoundError(
-            f"there is no file or folder {shortened(text)!r}{detail}",
-            hint="check the path, or see `qwick models list`",
-        )
-    return store.pull(text, listener)  # raises ModelNotFoundError with likely names
+        return path if text and path.exists() else None
+    except (OSError, RuntimeError) as error:
+        raise _no_such_path(text, str(getattr(error, "strerror", None) or error)) from None
+
+
+def _no_such_path(text: str, reason: str = "") -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"there is no file or folder {shortened(text)!r}" + (f": {reason}" if reason else ""),
+        hint="check the path, or see `qwick models list`",
+    )

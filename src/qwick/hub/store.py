@@ -97,19 +97,19 @@ class Store:
         """
         entry = self.entry(name)
         listener = StderrListener() if listener is None else listener
-        first = not self._attribution_path(entry).exists()
-        if first:
-            listener.notice(attribution(entry))
+        first, fetched = not self._attribution_path(entry).exists(), False
         path = self.path(entry)
         if not self._marker_fits(entry):
             try:
                 with self._locked(entry, listener):
-                    self._pull_locked(entry, listener)
+                    fetched = self._pull_locked(entry, listener, introduce=first)
             except ResourceError:
                 # A store that cannot be written may still hold the file: good, if its digest is.
                 if not path.is_file() or not self._digest_fits(entry, listener):
                     raise
         if first:
+            if not fetched:  # it was there already, put by hand
+                listener.notice(attribution(entry))
             self._record_attribution(entry)
         return path
 
@@ -162,16 +162,20 @@ class Store:
 
     # -- fetching ----------------------------------------------------------------------------------
 
-    def _pull_locked(self, entry: Entry, listener: Listener) -> None:
-        """Make the stored file the published one; the lock is held."""
+    def _pull_locked(self, entry: Entry, listener: Listener, *, introduce: bool) -> bool:
+        """Make the stored file the published one, and say whether it was fetched.
+
+        The lock is held. introduce: show the attribution once it is clear that bytes will be asked
+        for.
+        """
         path = self.path(entry)
         if self._marker_fits(entry):  # another process has just done it
-            return
+            return False
         if path.is_file():
             if self._digest_fits(entry, listener):
                 with self._writing():
                     self._write_marker(entry)
-                return
+                return False
             listener.notice(f"the stored file {path} is damaged or has changed; fetching it anew")
         if settings.OFFLINE.get():
             raise DownloadError(
@@ -183,6 +187,8 @@ class Store:
         with self._writing():
             shutil.rmtree(work, ignore_errors=True)
             self._check_space(entry)
+            if introduce:
+                listener.notice(attribution(entry))
             try:
                 part = self._fetch(entry, work, listener)
                 os.replace(part, path)
@@ -190,6 +196,7 @@ class Store:
                 self._write_marker(entry)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
+        return True
 
     def _fetch(self, entry: Entry, work: Path, listener: Listener) -> Path:
         """Return a verified file inside `work`, from the first source that delivers it."""
