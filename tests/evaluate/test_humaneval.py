@@ -106,6 +106,10 @@ def test_any_answer_gives_code(answer: str, name: str) -> None:
         ("```python\ndef f2(): 0\n```\n```python\ndef f(): 1\n```", "def f(): 1"),
         # none defines it: the first of Python, not of the shell
         ("```bash\npip\n```\n```python\nx\n```\n```python\ny\n```", "x"),
+        # a block of Markdown around it, closed or not; but code may speak of fences
+        ("```markdown\n```python\ndef f(): 1\n```", "def f(): 1"),
+        ("```markdown\nSo:\n```python\ndef f(): 1\n```\n```\n", "def f(): 1"),
+        ("```python\ndef f(): '\n```python\n'\n```", "def f(): '\n```python\n'"),
         # fences inside a longer fence, in a list, with spaces and Windows line ends
         ("````python\ndef f(): '''\n```\n'''\n````", "def f(): '''\n```\n'''"),
         ("1. so:\n   ```python\n   def f():\n       1\n   ```", "def f():\n    1"),

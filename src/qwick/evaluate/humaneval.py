@@ -29,6 +29,7 @@ _INSTRUCTION = (
 )
 # CommonMark's fences: three or more of one character, closed by at least as many.
 _FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)\s*")
+_MARKDOWN = ("markdown", "md")
 _PYTHON = ("python", "python3", "py")
 
 
@@ -87,13 +88,19 @@ def answer_problems(
 
 
 def code_blocks(answer: str) -> list[tuple[str, str]]:
-    """Return the (language, code) of every fenced block; one that is not closed runs to the end."""
+    """Return the (language, code) of every fenced block; one that is not closed runs to the end.
+
+    A block of Markdown holds blocks of its own: small models open one ("a markdown code block")
+    around the one of Python, and often close only one of the two.
+    """
     blocks: list[tuple[str, str]] = []
     opening: re.Match[str] | None = None
     lines: list[str] = []
     for line in answer.split("\n"):
         fence = _FENCE.fullmatch(line)
-        if opening is None:
+        if opening is None or (
+            fence is not None and fence["info"].strip() and _language(opening) in _MARKDOWN
+        ):
             if fence is not None:
                 opening, lines = fence, []
         elif (
