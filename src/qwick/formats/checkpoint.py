@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwick.errors import UnsupportedError, UsageError
+from qwick.formats.mapped import TensorInfo
 from qwick.quant.types import StoredType
 
 # Hugging Face `model_type` (GGUF's `general.architecture` has the same values) -> the class in
@@ -35,6 +35,11 @@ class Tensor:
     type: StoredType
     shape: tuple[int, ...]
     data: NDArray[np.uint8]
+
+    @classmethod
+    def at(cls, info: TensorInfo, file: NDArray[np.uint8], name: str) -> Tensor:
+        """Return the tensor that lies in a mapped `file`: U8[bytes], under its name here."""
+        return cls(name, info.type, info.shape, file[info.start : info.start + info.size])
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,7 @@ class Checkpoint:
     def __enter__(self) -> Checkpoint:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.errors import UnsupportedError
-from qwick.formats.mapped import Cursor, damaged, describe, map_file
+from qwick.formats.mapped import Cursor, TensorInfo, damaged, describe, map_file
 from qwick.formats.strings import scan
 from qwick.quant.types import StoredType, from_ggml, ggml_name
 
@@ -51,17 +51,6 @@ _NUMBERS = {
 }
 
 Value = object  # int | float | bool | str | StringArray | NDArray | list of these (nested arrays)
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies: row-major shape, first byte in the file, bytes."""
-
-    name: str
-    type: StoredType
-    shape: tuple[int, ...]
-    start: int
-    size: int
 
 
 @dataclass(frozen=True)

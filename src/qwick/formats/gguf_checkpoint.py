@@ -24,8 +24,8 @@ from qwick.formats.checkpoint import (
     check_known,
     closed,
 )
-from qwick.formats.gguf import GgufFile, TensorInfo, Value, read_gguf
-from qwick.formats.mapped import damaged
+from qwick.formats.gguf import GgufFile, Value, read_gguf
+from qwick.formats.mapped import TensorInfo, damaged
 from qwick.formats.strings import StringArray
 
 _TOP = {
@@ -175,8 +175,7 @@ def _tensors(file: GgufFile, arch: str) -> dict[str, Tensor]:
             raise UnsupportedError(
                 f"{file.path}: the tensor {info.name!r} has no place in the architecture {arch!r}"
             )
-        data = raw[info.start : info.start + info.size]
-        out[name] = Tensor(name, info.type, info.shape, data)
+        out[name] = Tensor.at(info, raw, name)
     return out
 
 

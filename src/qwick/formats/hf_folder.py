@@ -23,14 +23,12 @@ from qwick.formats.checkpoint import (
     closed,
 )
 from qwick.formats.jsonfile import read_object, read_text
-from qwick.formats.mapped import damaged
+from qwick.formats.mapped import PICKLES, damaged, exists
 from qwick.formats.safetensors import SafetensorsFile, read_safetensors
 
 MAX_CONFIG = 1 << 24
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def open_folder(path: Path) -> Checkpoint:
@@ -43,8 +41,7 @@ def open_folder(path: Path) -> Checkpoint:
     for file in files:
         raw = np.frombuffer(file.data, np.uint8)
         for info in file.tensors.values():
-            data = raw[info.start : info.start + info.size]
-            tensors[info.name] = Tensor(info.name, info.type, info.shape, data)
+            tensors[info.name] = Tensor.at(info, raw, info.name)
     size = sum(len(file.data) for file in files)
     is_open = [True]
 
@@ -75,11 +72,11 @@ def open_folder(path: Path) -> Checkpoint:
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return read_object(path, MAX_CONFIG) if path.exists() else {}
+    return read_object(path, MAX_CONFIG) if exists(path) else {}
 
 
 def _config(path: Path) -> dict[str, Any]:
-    if not (path / "config.json").exists():
+    if not exists(path / "config.json"):
         found = sorted(p.name for p in path.glob("*.gguf"))
         hint = f"give the file: {path / found[0]}" if found else "give a checkpoint's folder"
         raise ConfigError(f"{path}: the folder has no config.json", hint=hint)
@@ -128,7 +125,7 @@ def _flatten_rope(path: Path, config: dict[str, Any]) -> None:
 
 
 def _weight_files(path: Path) -> list[SafetensorsFile]:
-    single, index = (path / SINGLE).exists(), (path / INDEX).exists()
+    single, index = exists(path / SINGLE), exists(path / INDEX)
     if index:
         return _sharded(path)
     if single:
@@ -139,7 +136,7 @@ def _weight_files(path: Path) -> list[SafetensorsFile]:
             f"{path}: there is {shards[0]} but neither {SINGLE} nor {INDEX}",
             hint=f"fetch {INDEX}, which names the shards",
         )
-    pickles = sorted(p.name for pattern in _PICKLES for p in path.glob(pattern))
+    pickles = sorted(p.name for end in PICKLES for p in path.glob(f"*{end}"))
     if pickles:
         raise FormatError(
             f"{path}: the weights are pickles ({pickles[0]}), which can run any code when read",
@@ -165,13 +162,13 @@ def _sharded(path: Path) -> list[SafetensorsFile]:
                 "do not use this checkpoint",
             )
     names = sorted(set(table.values()))
-    if SINGLE not in names and (path / SINGLE).exists():
+    if SINGLE not in names and exists(path / SINGLE):
         raise damaged(
             at, f"{SINGLE} lies beside the index, which does not name it", "remove one of the two"
         )
     files = []
     for name in names:
-        if not (path / name).exists():
+        if not exists(path / name):
             raise damaged(at, f"the shard {name} is missing", "fetch it")
         files.append(read_safetensors(path / name))
     _cross_check(at, table, files)
@@ -206,7 +203,7 @@ def _cross_check(at: Path, table: Mapping[str, str], files: list[SafetensorsFile
 
 def _chat_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
     file = path / "chat_template.jinja"
-    if file.exists():
+    if exists(file):
         return read_text(file, MAX_CONFIG)
     value = tokenizer_config.get("chat_template")
     if value is None:
@@ -234,7 +231,7 @@ def _tokenizer(
     path: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]
 ) -> TokenizerData:
     file = path / "tokenizer.json"
-    if not file.exists():
+    if not exists(file):
         raise damaged(path, "the folder has no tokenizer.json", "fetch it")
     at = path / "tokenizer_config.json"
     added = _added_tokens(at, tokenizer_config.get("added_tokens_decoder", {}))

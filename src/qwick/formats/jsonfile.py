@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qwick.errors import FormatError
-from qwick.formats.mapped import check_regular, damaged
+from qwick.formats.mapped import check_regular, damaged, read_file
 
 MAX_JSON = 1 << 28  # the largest tokenizer.json of the family is 11 MB
 
 
 def read_text(path: Path, limit: int = MAX_JSON) -> str:
-    """Return a file's UTF-8 text; FormatError when it is longer than `limit` bytes or no UTF-8."""
+    """Return a file's UTF-8 text.
+
+    Raises as `check_regular`, and FormatError when it is longer than `limit` bytes or no UTF-8.
+    """
     size = check_regular(path)
     if size > limit:
         raise damaged(path, f"{size} bytes; the limit for this file is {limit}")
     try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise damaged(path, f"cannot be read: {error}", "check its permissions") from None
+        return read_file(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise damaged(path, f"not UTF-8 at byte {error.start}: {error.reason}") from None
 

@@ -1,19 +1,29 @@
 """A model file as read-only mapped memory, and a cursor over it that checks before it reads.
 
 Says clearly what a file is when it is not what was expected (an HTML page, a Git LFS pointer, a
-pickle). Knows nothing of what the formats mean.
+pickle), and why it cannot be read. Knows nothing of what the formats mean.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import stat
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
-from qwick.errors import FormatError, ModelNotFoundError
+from qwick.errors import FormatError, ModelNotFoundError, QwickError, ResourceError, UsageError
+from qwick.quant.types import StoredType
 
 FETCH_AGAIN = "the file is damaged or incomplete; fetch it again"
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # by the ends of their names
+
+# No file of that name: nothing there, a file in the place of a folder, a link to itself, too long.
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -51,22 +61,76 @@ def describe(head: bytes) -> tuple[str, str]:
     return f"of an unknown kind (it starts with {head[:8]!r})", "give a .gguf file or a folder"
 
 
+def unreadable(path: Path, error: OSError | ValueError) -> QwickError:
+    """Return what the system's refusal to read `path` means.
+
+    ModelNotFoundError: nothing there. UsageError: forbidden. FormatError: a folder. ResourceError:
+    whatever else the system lacks or fails at (memory, open files, the disk).
+    """
+    if isinstance(error, ValueError):  # a NUL in the name
+        return ModelNotFoundError(f"{path}: no such file or folder: {error}", hint="check the path")
+    if error.errno in _ABSENT:
+        detail = "" if error.errno == errno.ENOENT else f": {error.strerror}"
+        return ModelNotFoundError(f"{path}: no such file or folder{detail}", hint="check the path")
+    if error.errno in _FORBIDDEN:
+        return UsageError(
+            f"{path}: it may not be read: {error.strerror}",
+            hint="give this user the right to read it and to enter the folders above it",
+        )
+    if error.errno == errno.EISDIR:
+        return damaged(path, "a folder stands where a file should be", "remove it")
+    return ResourceError(
+        f"{path}: the system cannot read it: {error.strerror or error}",
+        hint=_WAYS_OUT.get(error.errno or 0, "check the disk, or copy the file elsewhere"),
+    )
+
+
+_WAYS_OUT = {
+    errno.ENOMEM: "free memory or address space (ulimit -v)",
+    errno.EMFILE: "close files, or allow more (ulimit -n)",
+    errno.ENFILE: "close files: the whole system has too many open",
+}
+
+
+def status(path: Path) -> os.stat_result:
+    """Return what the system says of a path; raises as `unreadable` tells."""
+    try:
+        return path.stat()
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+
+
+def exists(path: Path) -> bool:
+    """Whether something of that name is there; raises where the system does not say."""
+    try:
+        status(path)
+    except ModelNotFoundError:
+        return False
+    return True
+
+
 def check_regular(path: Path) -> int:
     """Return the size in bytes of a regular file.
 
-    Raises ModelNotFoundError when there is none, FormatError when it is something else or empty.
+    Raises as `unreadable` tells, and FormatError when it is something else or empty.
     """
-    try:
-        info = path.stat()
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"{path}: no such file or folder", hint="check the path") from None
-    except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"{path}: cannot be read: {error}") from None
+    info = status(path)
+    if stat.S_ISDIR(info.st_mode):
+        raise unreadable(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
     if not stat.S_ISREG(info.st_mode):
         raise damaged(path, "not a regular file", "give a .gguf file or a folder")
     if info.st_size == 0:
         raise damaged(path, "the file is empty (0 bytes)")
     return info.st_size
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a regular file. Raises as `check_regular` does."""
+    check_regular(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -75,10 +139,21 @@ def map_file(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise ModelNotFoundError(
-            f"{path}: cannot be read: {error}", hint="check its permissions"
-        ) from None
+    except ValueError as error:  # it shrank to nothing meanwhile
+        raise damaged(path, str(error)) from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: row-major shape, first byte in the file, bytes."""
+
+    name: str
+    type: StoredType
+    shape: tuple[int, ...]
+    start: int
+    size: int
 
 
 class Cursor:

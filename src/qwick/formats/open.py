@@ -5,14 +5,13 @@ Knows which reader to ask, and nothing of what they read.
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from qwick.formats.checkpoint import Checkpoint
 from qwick.formats.gguf_checkpoint import open_gguf
 from qwick.formats.hf_folder import open_folder
-from qwick.formats.mapped import check_regular, damaged
-
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+from qwick.formats.mapped import PICKLES, check_regular, damaged, status
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -20,19 +19,20 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Costs some 10 ms: weights stay on disk until touched, the vocabulary until asked for.
 
-    Raises ModelNotFoundError (nothing there), FormatError (damaged, truncated, hostile, or no
-    checkpoint), ConfigError (config missing or not understood), UnsupportedError (a model type or
-    stored type that qwick does not run).
+    Raises ModelNotFoundError (nothing there), UsageError (it may not be read), ResourceError (the
+    system fails at reading it), FormatError (damaged, truncated, hostile, or no checkpoint),
+    ConfigError (config missing or not understood), UnsupportedError (a model type or stored type
+    that qwick does not run).
     """
     path = Path(path)
-    if path.is_dir():
+    if stat.S_ISDIR(status(path).st_mode):
         return open_folder(path)
     check_regular(path)
     if path.suffix == ".safetensors" or path.name in ("config.json", "tokenizer.json"):
         raise damaged(
             path, "one file of a checkpoint folder", f"give the folder: {path.absolute().parent}"
         )
-    if path.suffix in _PICKLES:
+    if path.suffix in PICKLES:
         raise damaged(
             path,
             "a pickle can run any code when it is read, so it is refused",

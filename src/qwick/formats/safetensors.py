@@ -17,7 +17,7 @@ from typing import Any
 
 from qwick.errors import UnsupportedError
 from qwick.formats.jsonfile import parse_object
-from qwick.formats.mapped import Cursor, damaged, describe, map_file
+from qwick.formats.mapped import Cursor, TensorInfo, damaged, describe, map_file
 from qwick.quant.types import StoredType
 
 MAX_HEADER = 1 << 24  # 100 times the largest shard header of the family; bounds JSON's memory
@@ -29,22 +29,11 @@ _DTYPE = re.compile(r"[A-Z][A-Z0-9_]{0,15}")
 
 
 @dataclass(frozen=True)
-class SafetensorsInfo:
-    """Where a tensor lies: row-major shape, first byte in the file, bytes."""
-
-    name: str
-    type: StoredType
-    shape: tuple[int, ...]
-    start: int
-    size: int
-
-
-@dataclass(frozen=True)
 class SafetensorsFile:
     """A parsed header over the mapped file."""
 
     path: Path
-    tensors: Mapping[str, SafetensorsInfo]
+    tensors: Mapping[str, TensorInfo]
     data: mmap.mmap
 
 
@@ -78,7 +67,7 @@ def _check_metadata(path: Path, value: Any) -> None:
         raise damaged(path, "the header's __metadata__ is no object of texts")
 
 
-def _info(cursor: Cursor, name: str, entry: Any) -> SafetensorsInfo:
+def _info(cursor: Cursor, name: str, entry: Any) -> TensorInfo:
     path = cursor.path
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise damaged(path, f"the entry of {name!r} must hold dtype, shape and data_offsets")
@@ -101,7 +90,7 @@ def _info(cursor: Cursor, name: str, entry: Any) -> SafetensorsInfo:
             f"{name!r} of shape {shape} and dtype {dtype} needs {size} bytes; "
             f"its offsets give {offsets[1] - offsets[0]}",
         )
-    return SafetensorsInfo(name, _TYPES[dtype], tuple(shape), cursor.at + offsets[0], size)
+    return TensorInfo(name, _TYPES[dtype], tuple(shape), cursor.at + offsets[0], size)
 
 
 def _counts(value: Any) -> bool:
@@ -109,7 +98,7 @@ def _counts(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 
-def _check_layout(cursor: Cursor, tensors: Mapping[str, SafetensorsInfo]) -> None:
+def _check_layout(cursor: Cursor, tensors: Mapping[str, TensorInfo]) -> None:
     """The format allows neither overlaps nor holes nor bytes left over."""
     at, before = cursor.at, "the header"
     for info in sorted(tensors.values(), key=lambda info: info.start):

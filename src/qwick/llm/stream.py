@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
-from types import TracebackType
 
 from qwick.engine.request import Deliver, Event, Finished
 from qwick.engine.thread import Ticket
@@ -91,12 +90,7 @@ class Stream(_Answer):
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
