@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,3 +62,13 @@ def stocked_home(default_checkpoint: Path, tmp_path: Path) -> Path:
     path.parent.mkdir(parents=True)
     os.symlink(default_checkpoint.absolute(), path)
     return store.home
+
+
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """For tests that load a model in this process: the kernels' threads return afterwards."""
+    from qwick.native import ops
+
+    before = ops.threads()
+    yield
+    ops.set_threads(before)

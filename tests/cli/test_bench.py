@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from qwick.cli.main import main
 from qwick.machine import cpu
 from qwick.native import ops
-
-
-@pytest.fixture
-def same_threads() -> Iterator[None]:
-    before = ops.threads()
-    yield
-    ops.set_threads(before)
 
 
 @pytest.mark.model
