@@ -164,6 +164,18 @@ def test_threads_are_the_wish_or_the_variable_or_the_usable_cores(
         threads_for(None, tmp_path)
 
 
+def test_threads_that_the_system_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwick.native import ops
+
+    def refuse(count: int) -> None:  # as pthread_create does beyond RLIMIT_NPROC, root excepted
+        raise RuntimeError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(ops, "set_threads", refuse)
+    with pytest.raises(ResourceError, match="does not give 7 threads: Resource temp") as caught:
+        use_threads(7)
+    assert "QWICK_THREADS" in str(caught.value.hint)
+
+
 def test_the_kernels_use_what_was_asked_for() -> None:
     from qwick.native import ops
 

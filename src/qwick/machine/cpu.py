@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwick import settings
-from qwick.errors import ParameterError, QwickError
+from qwick.errors import ParameterError, QwickError, ResourceError
 from qwick.machine.cgroup import CgroupLimits, read_cgroup
 
 if TYPE_CHECKING:
@@ -90,12 +90,19 @@ def threads_for(wished: int | None, root: Path = ROOT) -> int:
 def use_threads(wished: int | None) -> int:
     """Set how many threads every kernel of this process uses, and return it: see `threads_for`.
 
-    Raises ParameterError, and NativeBuildError when there are no kernels.
+    Raises ParameterError, ResourceError when the system does not give so many (a limit on
+    processes), and NativeBuildError when there are no kernels.
     """
     count = threads_for(wished)
     from qwick.native import ops
 
-    ops.set_threads(count)
+    try:
+        ops.set_threads(count)
+    except RuntimeError as error:  # std::system_error, from pthread_create
+        raise ResourceError(
+            f"the system does not give {count} threads: {error}",
+            hint=f"ask for fewer (--threads, {settings.THREADS.name}), or raise ulimit -u",
+        ) from error
     return count
 
 
@@ -143,6 +150,8 @@ def read_kernels() -> Kernels:
         return Kernels(sets, ops.isa(), None)
     except QwickError as error:  # not built, or the environment asks for what cannot be
         return Kernels(sets, None, error.message)
+    except RuntimeError as error:  # no threads to be had
+        return Kernels(sets, None, str(error))
 
 
 def _physical_cores(root: Path, processors: list[int]) -> int:
