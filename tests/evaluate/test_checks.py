@@ -1,0 +1,170 @@
+"""The commands in checks/: what they tell, keep and conclude; not the long runs themselves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwick.errors import QwickError
+from qwick.evaluate.humaneval import Result, read_problems
+
+CHECKS = Path(__file__).parents[2] / "checks"
+
+
+@pytest.fixture(autouse=True)
+def _checks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECKS))
+
+
+# -- children --------------------------------------------------------------------------------------
+
+
+def child(tmp_path: Path, body: str) -> Any:
+    from children import run_child
+
+    script = tmp_path / "child.py"
+    script.write_text(body, encoding="utf-8")
+    return run_child([str(script)], "a part", environment={"TOLD": "x"})
+
+
+def test_a_child_gives_its_result_whatever_else_it_prints(tmp_path: Path) -> None:
+    body = (
+        f"import os, sys; sys.path.insert(0, {str(CHECKS)!r})\n"
+        "from telling import give, progress\n"
+        "print('noise'); print('[1]'); progress(1, 2); print('{', file=sys.stderr)\n"
+        "give({'told': os.environ['TOLD']})\n"
+    )
+    assert child(tmp_path, body) == {"told": "x"}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError('why')", r"ended with 1:\n(.*\n)*.*ValueError: why"),
+        ("import os; os.kill(os.getpid(), 9)", r"ended with -9:\n  it said nothing"),
+        ("print('done')", "gave no result"),
+        ("print('{\"result\": 1}'); raise SystemExit(3)", "ended with 3"),
+    ],
+)
+def test_a_child_that_fails_says_why(tmp_path: Path, body: str, said: str) -> None:
+    from children import ChildError
+
+    with pytest.raises(ChildError, match=said):
+        child(tmp_path, body)
+
+
+# -- HumanEval -------------------------------------------------------------------------------------
+
+
+def test_an_answer_broken_off_is_asked_again(tmp_path: Path) -> None:
+    from humaneval import read_answers
+
+    file = tmp_path / "answers.jsonl"
+    assert read_answers(file) == {}
+    whole = json.dumps({"task_id": "a", "ids": [1, 2], "finish_reason": "stop"}) + "\n"
+    file.write_text(whole + '{"task_id": "b", "ids": [1,', encoding="utf-8")
+    assert read_answers(file) == {"a": [1, 2]}
+    assert file.read_text("utf-8") == whole, "what comes next begins a line of its own"
+
+
+@pytest.mark.parametrize(("problems", "allowed"), [(164, 6), (82, 4), (20, 2), (3, 1), (1, 1)])
+def test_the_allowed_difference(problems: int, allowed: int) -> None:
+    from humaneval import allowed_difference
+
+    assert allowed_difference(problems) == allowed
+
+
+@pytest.mark.parametrize(("ours", "theirs", "code"), [(4, 5, 0), (5, 4, 0), (0, 9, 1), (9, 0, 1)])
+def test_the_verdict(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, ours: int, theirs: int, code: int
+) -> None:
+    from humaneval import Engine, show
+
+    problems = read_problems(20)
+    engines = [
+        Engine(
+            name,
+            [[i] for i in range(20)],
+            [Result(p.task_id, i < n, "failed", "why", ()) for i, p in enumerate(problems)],
+        )
+        for name, n in (("ours", ours), ("theirs", theirs))
+    ]
+    assert show(problems, engines, "m.gguf", tmp_path) == code
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["passed"] == {"ours": ours, "theirs": theirs}
+    assert told["difference"] == ours - theirs
+    assert len(told["only_qwick"]) == max(0, ours - theirs)
+    assert len(told["only_peer"]) == max(0, theirs - ours)
+    assert told["humaneval"] == ("outside" if code else "within")
+
+
+def test_an_interpreter_without_the_peer_is_named(tmp_path: Path) -> None:
+    from peers import llama_cpp_python, version_of
+
+    with pytest.raises(QwickError, match="there is no such file"):
+        llama_cpp_python(tmp_path / "python")
+    with pytest.raises(QwickError, match="cannot import llama_cpp: ModuleNotFoundError"):
+        version_of(Path(sys.executable))
+
+
+# -- the quality gate ------------------------------------------------------------------------------
+
+
+def test_the_reference_is_kept_by_weights_texts_and_versions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import quality_gate
+
+    from qwick.evaluate.perplexity import Scored, first_positions, positions_of
+
+    computed: list[int] = []
+
+    def compute(part: str, label: str, path: Path, texts: Any) -> tuple[Scored, Any]:
+        computed.append(positions_of(texts))
+        lengths = np.array([len(text) - 1 for text in texts])
+        zeros = np.zeros(lengths.sum())
+        return Scored(lengths, zeros, zeros.astype(np.int32)), {}
+
+    monkeypatch.setenv("QWICK_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(quality_gate, "run_part", compute)
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"one")
+    texts = [[1, 2, 3], [4, 5]]
+    short = first_positions(texts, 1)
+    assert quality_gate.reference_of(weights, texts, short).positions == 1
+    assert quality_gate.reference_of(weights, texts, short).positions == 1
+    assert computed == [1]
+    assert quality_gate.reference_of(weights, texts, texts).positions == 3
+    # the short form now uses the first part of the whole, as `compare` does
+    assert quality_gate.reference_of(weights, texts, short).positions == 3
+    assert computed == [1, 3]
+    quality_gate.reference_of(weights, [[1, 2, 3], [4, 6]], [[1, 2, 3], [4, 6]])
+    weights.write_bytes(b"two")
+    quality_gate.reference_of(weights, texts, texts)
+    monkeypatch.setattr(quality_gate, "versions", lambda: {"torch": "0"})
+    quality_gate.reference_of(weights, texts, texts)
+    assert computed == [1, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--positions", "0"], "--positions is 0; allowed: 1 or more"),
+        (["--model", "no-such-model"], "no-such-model"),
+    ],
+)
+def test_bad_arguments_end_in_a_line(arguments: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(CHECKS / "quality_gate.py"), *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
