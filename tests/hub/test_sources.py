@@ -203,7 +203,10 @@ def test_a_damaged_wheel(tmp_path: Path, damage: str) -> None:
         list(sources._member(wheel, WHEELS, 1))
 
 
-def test_a_python_without_pip_is_told_so() -> None:
+def test_a_python_without_pip_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "qwick").symlink_to(
+        Path(qwick.__file__).parent
+    )  # qwick, and not what lies beside it
     script = (
         "import sys; from pathlib import Path; from qwick.hub.sources import *\n"
         "from qwick.hub.catalog import CATALOG, DEFAULT\n"
@@ -213,7 +216,7 @@ def test_a_python_without_pip_is_told_so() -> None:
     )
     run = subprocess.run(
         [sys.executable, "-S", "-c", script],  # -S: no site-packages, hence no pip
-        env={"PYTHONPATH": str(Path(qwick.__file__).parents[1])},
+        env={"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
