@@ -118,7 +118,13 @@ struct Pool::Impl {
     cursors = std::vector<Cursor>(count);
     stop = false;
     const uint32_t seen = generation.load();
-    for (int t = 1; t < count; ++t) workers.emplace_back([=] { work(t, seen); });
+    try {
+      for (int t = 1; t < count; ++t) workers.emplace_back([=] { work(t, seen); });
+    } catch (...) {  // the system gives no more threads: work with the calling one, and say so
+      halt();
+      cursors = std::vector<Cursor>(1);
+      throw;
+    }
   }
 
   void halt() {

@@ -175,7 +175,11 @@ def _choose_once() -> None:
             return
         name = settings.ISA.get()
         if name is not None and not _forced:
-            _force(name)
+            try:
+                _force(name)
+            except NativeBuildError as error:
+                said = f"the environment variable {settings.ISA.name} asks for it"
+                raise NativeBuildError(f"{error.message}; {said}", hint=error.hint) from None
         count = settings.THREADS.get()
         if count is not None:
             _ext.set_threads(count)
