@@ -27,7 +27,7 @@ NAMES = [
     ("qwen3", "Qwen3-0.6B-Base", "qwen3-base"),
     ("qwen3", "Qwen3-4B-Instruct-2507", "qwen3-instruct-2507"),
     ("qwen3", "Qwen3-4B-Thinking-2507", "qwen3-thinking-2507"),
-    ("qwen3_moe", "Qwen3-Coder-30B-A3B-Instruct", "qwen3-coder"),
+    ("qwen3", "Qwen3-Coder-30B-A3B-Instruct", "qwen3-coder"),
     ("qwen3", "distilled-from-Qwen2.5-7B-Instruct", "qwen3"),
     ("qwen3", None, "qwen3"),
 ]
@@ -59,7 +59,7 @@ def test_base_stops_at_the_end_of_text_only() -> None:
     assert family.sampling.temperature == 0
 
 
-@pytest.mark.parametrize("model_type", ["llama", None, 3, "qwen9"])
+@pytest.mark.parametrize("model_type", ["llama", None, 3, "qwen9", ["qwen2"], "qwen3_moe"])
 def test_unknown_type(model_type: object) -> None:
     with pytest.raises(UnsupportedError, match="model_type"):
         family_of({"model_type": model_type}, "Qwen2.5-7B-Instruct")

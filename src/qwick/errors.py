@@ -43,6 +43,15 @@ __all__ = [
 ]
 
 
+def shown(value: object, most: int = 100) -> str:
+    """Return a value as a message can quote it: its repr, cut to `most` characters; never fails."""
+    try:
+        text = repr(value)
+    except Exception:  # a whole number beyond Python's limit of digits; a stranger's __repr__
+        return f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
 class QwickError(Exception):
     """Base of all errors raised on purpose. `status` is HTTP, `exit_code` the process's."""
 

@@ -20,7 +20,16 @@ from typing import Any
 
 from qwick.errors import UnsupportedError
 
-__all__ = ["FAMILIES", "Family", "SamplingDefaults", "Thinking", "ToolFormat", "family_of"]
+__all__ = [
+    "FAMILIES",
+    "MODEL_TYPES",
+    "Family",
+    "ModelType",
+    "SamplingDefaults",
+    "Thinking",
+    "ToolFormat",
+    "family_of",
+]
 
 
 class Thinking(enum.Enum):
@@ -71,6 +80,14 @@ class Family:
     system_prompt: str | None  # what the template inserts when the caller gives none
     stops: tuple[str, ...]  # literals of the stop tokens, likeliest first
     fim_stops: tuple[str, ...]  # further stop literals of a fill-in-the-middle completion
+
+
+@dataclass(frozen=True, slots=True)
+class ModelType:
+    """A computation: the class that `architectures` names, the family when no name says more."""
+
+    architecture: str
+    family: str
 
 
 END_OF_TURN = "<|im_end|>"
@@ -186,13 +203,11 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"qwen-?3(?![.\d]).*instruct", "qwen3-instruct-2507"),
     (r"qwen-?3(?![.\d])", "qwen3"),
 )
-# When the name says nothing. The three generations of `qwen2` share sampling and stops; 2.5 is the
-# one nearly every fine-tune starts from.
-_TYPES: Mapping[str, str] = {
-    "qwen2": "qwen2.5",
-    "qwen2_moe": "qwen2",
-    "qwen3": "qwen3",
-    "qwen3_moe": "qwen3",
+# What runs, by `model_type` in a config.json and `general.architecture` in a GGUF file. The three
+# generations of `qwen2` share sampling and stops; nearly every fine-tune starts from 2.5.
+MODEL_TYPES: Mapping[str, ModelType] = {
+    "qwen2": ModelType("Qwen2ForCausalLM", "qwen2.5"),
+    "qwen3": ModelType("Qwen3ForCausalLM", "qwen3"),
 }
 _SMALL = re.compile(r"(?<![\d.])(?:0\.5|1\.5)b(?![a-z0-9])")
 
@@ -206,16 +221,16 @@ def family_of(config: Mapping[str, Any], name: str | None) -> Family:
     `model_type` outside the table.
     """
     model_type = config.get("model_type")
-    if model_type not in _TYPES:
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise UnsupportedError(
-            f"no Qwen family is known for model_type {model_type!r}",
-            hint=f"known: {', '.join(sorted(_TYPES))}",
+            f"no Qwen family is known for model_type {model_type!r:.100}",
+            hint=f"known: {', '.join(MODEL_TYPES)}",
         )
     text = re.sub(r"[\s_/\\-]+", "-", (name or "").lower())
     found = next((FAMILIES[key] for pattern, key in _NAMES if re.search(pattern, text)), None)
-    third = str(model_type).startswith("qwen3")
+    third = model_type.startswith("qwen3")
     if found is None or found.name.startswith("qwen3") is not third:
-        return FAMILIES[_TYPES[str(model_type)]]
+        return FAMILIES[MODEL_TYPES[model_type].family]
     if _is_base(found, text):
         return replace(
             found,

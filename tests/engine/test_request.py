@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,30 @@ def test_a_bad_value_is_named_with_its_range(field: str, value: Any) -> None:
     assert str(value) in message
 
 
+HUGE: dict[str, Any] = {
+    "whole": 10**5000,
+    "negative": -(10**5000),
+    "fraction": Fraction(10**400),
+    "in a list": [10**5000],
+    "text": "x" * 10**6,
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Sampling)])
+@pytest.mark.parametrize("name", HUGE)
+def test_a_value_of_any_size_is_refused_in_one_short_line(field: str, name: str) -> None:
+    value = HUGE[name]
+    with pytest.raises(ParameterError) as caught:
+        Sampling(**{field: value})
+    assert field in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_the_limits_of_stops_are_allowed() -> None:
+    Sampling(stop=["a" * 256] * 32, stop_ids=range(64))
+    assert Sampling(stop={"a"}, stop_ids={3}) == Sampling(stop=("a",), stop_ids=(3,))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "part"),
     [
@@ -48,6 +74,12 @@ def test_a_bad_value_is_named_with_its_range(field: str, value: Any) -> None:
         ("stop", [""], "''"),
         ("stop", [1], "1"),
         ("stop", 7, "7"),
+        ("stop", b"ab", "b'ab'"),
+        ("stop", {"a": 1}, "a"),
+        ("stop", iter(["a"]), "list_iterator"),
+        ("stop", ["a", "b\ud800"], "half a UTF-16 pair"),
+        ("stop_ids", iter([1]), "list_iterator"),
+        ("stop_ids", {1: 2}, "1: 2"),
         ("stop", ["x" * 257], "257 characters"),
         ("stop", ["x"] * 33, "33 strings"),
     ],

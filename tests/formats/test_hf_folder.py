@@ -315,16 +315,6 @@ CONFIGS: dict[str, tuple[str, type[Exception], str]] = {
         UnsupportedError,
         r"quantized with 'awq'.*take the unquantized",
     ),
-    "rope": (
-        '{"model_type": "qwen2", "rope_theta": 1, "rope_parameters": {"rope_theta": 2}}',
-        ConfigError,
-        r"rope_theta is 1, but rope_parameters say 2",
-    ),
-    "rope by layer": (
-        '{"model_type": "qwen2", "rope_parameters": {"full": {"rope_theta": 2}}}',
-        ConfigError,
-        r"a flat object is wanted",
-    ),
 }
 
 
@@ -335,16 +325,6 @@ def test_configs_are_refused(tmp_path: Path, case: str) -> None:
     with pytest.raises(kind, match=message) as caught:
         open_checkpoint(tmp_path)
     assert str(tmp_path) in str(caught.value)
-
-
-def test_rope_parameters_become_the_older_keys(tmp_path: Path) -> None:
-    config = {key: value for key, value in CONFIG.items() if key != "rope_theta"}
-    plain = {**config, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
-    write_folder(tmp_path, plain, arrays())
-    assert open_checkpoint(tmp_path).config == {**config, "rope_theta": 5e5, "rope_scaling": None}
-    yarn = {"rope_type": "yarn", "factor": 4.0}
-    write_folder(tmp_path, {**config, "rope_parameters": {**yarn, "rope_theta": 5e5}}, arrays())
-    assert open_checkpoint(tmp_path).config == {**config, "rope_theta": 5e5, "rope_scaling": yarn}
 
 
 def test_where_the_chat_template_comes_from(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         {"rope_type": "default", "type": "dynamic"},
         {"rope_type": None},
         {"factor": 2.0},
+        {"full_attention": {"rope_type": "default"}},
     ],
 )
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])

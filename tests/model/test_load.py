@@ -121,6 +121,14 @@ def test_an_untied_head_must_be_there_and_a_tied_copy_may() -> None:
     load_model(in_memory(CONFIG, {**tensors(), frequencies: np.ones(64, np.float32)}))
 
 
+def test_a_folder_with_the_rotation_where_newer_transformers_write_it(tmp_path: Path) -> None:
+    bare = {key: value for key, value in CONFIG.items() if key != "rope_theta"}
+    rope = {"rope_type": "default", "rope_theta": 12345.0}
+    write_folder(tmp_path, {**bare, "rope_parameters": rope}, tensors())
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert load_model(checkpoint).arch.rope_theta == 12345.0
+
+
 def test_nothing_is_packed_before_all_is_checked() -> None:
     held = tensors()
     del held["model.norm.weight"]
@@ -174,7 +182,7 @@ def test_a_config_beyond_the_tensors_costs_nothing(tmp_path: Path) -> None:
 def test_a_wrong_context_is_named(context: Any) -> None:
     with pytest.raises(ParameterError) as caught:
         load_model(in_memory(CONFIG, tensors()), context=context)
-    assert str(caught.value) == f"context is {context!r}; allowed: a whole number from 1"
+    assert str(caught.value) == f"ctx is {context!r}; allowed: whole numbers from 1 to 256"
 
 
 def test_a_context_beyond_the_models_is_refused() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwick.errors import ParameterError
-from qwick.text.stops import MAX_STOP_LENGTH, MAX_STOPS, StopMatcher
+from qwick.text.stops import StopMatcher
 
 LETTERS = "ab\n中"
 STOPS = st.lists(st.text(LETTERS, min_size=1, max_size=5), max_size=5)
@@ -83,26 +81,3 @@ def test_flush_gives_what_was_held() -> None:
     assert matcher.push("xab") == ("x", False)
     assert matcher.flush() == "ab"
     assert matcher.flush() == ""
-
-
-@pytest.mark.parametrize(
-    ("strings", "words"),
-    [
-        ("END", "list of strings"),
-        (None, "list of strings"),
-        ({"a"}, "list of strings"),
-        ([""], r"stop\[0\] has 0 characters"),
-        (["a", 3], r"stop\[1\]"),
-        ([None], r"stop\[0\]"),
-        (["\ud800"], "surrogate"),
-        (["a" * (MAX_STOP_LENGTH + 1)], "257 characters"),
-        ([str(i) for i in range(MAX_STOPS + 1)], "33 strings"),
-    ],
-)
-def test_refused(strings: object, words: str) -> None:
-    with pytest.raises(ParameterError, match=words):
-        StopMatcher(strings)
-
-
-def test_limits_are_allowed() -> None:
-    StopMatcher(["a" * MAX_STOP_LENGTH] * MAX_STOPS)

@@ -9,11 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwick.errors import ParameterError, ResourceError, UnsupportedError
+from qwick.errors import ResourceError
 from qwick.machine.cpu import Memory, read_memory
-from qwick.model.arch import Arch, read_arch
-
-KV_BYTES: Mapping[str, int] = {"bf16": 2, "f32": 4}  # of one element of the cache
+from qwick.model.arch import read_arch
 
 DEFAULT_CONTEXT = 32_768  # tokens; what the family was trained on before any scaling of positions
 LEAST_CONTEXT = 512  # tokens; a default below this would be a surprise, not a help
@@ -63,12 +61,11 @@ def plan_memory(
     Raises ResourceError with the numbers when it cannot fit, UnsupportedError for a context beyond
     the model's, ParameterError, and ConfigError as `read_arch` does.
     """
-    if kv not in KV_BYTES:
-        raise ParameterError(f"kv is {kv!r}; allowed: {', '.join(KV_BYTES)}")
     arch = read_arch(config)
-    _check_context(context, arch)
+    kv_per_token = arch.kv_bytes(kv)
+    if context is not None:
+        arch.check_context(context)
     memory = read_memory() if memory is None else memory
-    kv_per_token = 2 * arch.layers * arch.kv_dim * KV_BYTES[kv]
     widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + 3 * arch.intermediate
     scratch = PROCESS_BYTES + 4 * (rows * widths + logit_rows * (arch.vocab + 2 * arch.hidden))
     left = memory.available - weights - scratch
@@ -83,18 +80,6 @@ def plan_memory(
     if plan.needed > memory.available:
         raise ResourceError(_too_much(plan, memory), hint=_way_out(plan, left))
     return plan
-
-
-def _check_context(context: int | None, arch: Arch) -> None:
-    if context is None:
-        return
-    if isinstance(context, bool) or not isinstance(context, int) or context < 1:
-        raise ParameterError(f"ctx is {context!r}; allowed: whole numbers from 1 to {arch.context}")
-    if context > arch.context:
-        raise UnsupportedError(
-            f"ctx is {context}; the model was trained for {arch.context} tokens",
-            hint=f"ask for at most {arch.context}",
-        )
 
 
 def _too_much(plan: MemoryPlan, memory: Memory) -> str:

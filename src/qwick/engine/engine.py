@@ -31,6 +31,7 @@ from qwick.errors import (
     QwickError,
     ResourceError,
     UnsupportedError,
+    shown,
 )
 from qwick.model.batch import Batch
 
@@ -160,7 +161,9 @@ class Engine:
         prompt, sampling = len(request.ids), request.sampling
         for name, ids in (("the prompt", request.ids), ("stop_ids", sampling.stop_ids)):
             if ids and max(ids) >= vocab:
-                raise ParameterError(f"an id in {name} is {max(ids)}; allowed: 0 to {vocab - 1}")
+                raise ParameterError(
+                    f"an id in {name} is {shown(max(ids))}; allowed: 0 to {vocab - 1}"
+                )
         if sampling.stop and self._steer_factory is None:
             raise UnsupportedError("stop strings need a tokenizer, and this engine was given none")
         scoring = request.kind == "score"

@@ -10,20 +10,21 @@ from __future__ import annotations
 import enum
 import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwick.errors import ParameterError, QwickError
+from qwick.errors import ParameterError, QwickError, shown
 
 Kind = Literal["generate", "score"]
 
+MAX_ID = 2**31 - 1  # ids travel as int32; a vocabulary is far smaller
 MAX_STOP_IDS = 64  # each is a set lookup per token; more is a mistake or an attack
-MAX_STOP_STRINGS = 32
-MAX_STOP_CHARS = 256  # the matcher may hold back so many characters of a stream
+MAX_STOP_STRINGS = 32  # each is searched for in every piece of text
+MAX_STOP_CHARS = 256  # so much text of a stream may be held back
 MAX_LOGPROBS = 20  # as in the OpenAI API (top_logprobs)
 MAX_TEMPERATURE = 100.0
 SEED_BITS = 64  # the Philox key's first word
@@ -38,52 +39,50 @@ class FinishReason(enum.Enum):
     ERROR = "error"
 
 
-def _whole(name: str, value: object, low: int, high: int, allowed: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ParameterError(f"{name} is {value!r}; allowed: {allowed}")
-    number = int(value)
-    if not low <= number <= high:
-        raise ParameterError(f"{name} is {number}; allowed: {allowed}")
-    return number
+def _whole(name: str, value: Any, low: int, high: int, allowed: str) -> int:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (whole and low <= value <= high):
+        raise ParameterError(f"{name} is {shown(value)}; allowed: {allowed}")
+    return int(value)
 
 
-def _real(name: str, value: object, low: float, high: float, allowed: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ParameterError(f"{name} is {value!r}; allowed: {allowed}")
-    number = float(value)
-    if math.isnan(number) or not low <= number <= high:
-        raise ParameterError(f"{name} is {number}; allowed: {allowed}")
-    return number
+def _real(name: str, value: Any, low: float, high: float, allowed: str) -> float:
+    # Compared before it becomes a float, which not every number can; NaN compares false.
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (real and low <= value <= high):
+        raise ParameterError(f"{name} is {shown(value)}; allowed: {allowed}")
+    return float(value)
 
 
 def _ids(name: str, values: object) -> tuple[int, ...]:
     """Return `values` as a tuple of Python ints >= 0; raises ParameterError otherwise."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Iterable, np.ndarray)):
-        raise ParameterError(f"{name} is {values!r}; allowed: a sequence of token ids")
-    ids = tuple(values)
-    if not all(type(i) is int for i in ids):  # the quick way through a long prompt
-        for i in ids:
-            _whole(f"an id in {name}", i, 0, 2**31 - 1, "whole numbers from 0")
-        ids = tuple(int(i) for i in ids)
-    if ids and min(ids) < 0:
-        raise ParameterError(f"an id in {name} is {min(ids)}; allowed: whole numbers from 0")
-    return ids
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, Set, np.ndarray)):
+        raise ParameterError(f"{name} is {shown(values)}; allowed: a sequence of token ids")
+    ids = tuple(np.atleast_1d(values) if isinstance(values, np.ndarray) else values)
+    quick = all(type(i) is int for i in ids) and (not ids or (min(ids) >= 0 and max(ids) <= MAX_ID))
+    if quick:  # the way through a long prompt
+        return ids
+    return tuple(_whole(f"an id in {name}", i, 0, MAX_ID, "whole numbers from 0") for i in ids)
 
 
 def _strings(values: object) -> tuple[str, ...]:
     allowed = f"up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_CHARS} characters"
     if isinstance(values, str):
         values = (values,)
-    if not isinstance(values, Iterable):
-        raise ParameterError(f"stop is {values!r}; allowed: {allowed}")
+    if isinstance(values, bytes) or not isinstance(values, (Sequence, Set)):
+        raise ParameterError(f"stop is {shown(values)}; allowed: {allowed}")
+    if len(values) > MAX_STOP_STRINGS:
+        raise ParameterError(f"stop holds {len(values)} strings; allowed: {allowed}")
     strings = tuple(values)
     for text in strings:
         if not isinstance(text, str) or not text:
-            raise ParameterError(f"a string in stop is {text!r}; allowed: {allowed}")
+            raise ParameterError(f"a string in stop is {shown(text)}; allowed: {allowed}")
         if len(text) > MAX_STOP_CHARS:
             raise ParameterError(f"a string in stop has {len(text)} characters; allowed: {allowed}")
-    if len(strings) > MAX_STOP_STRINGS:
-        raise ParameterError(f"stop holds {len(strings)} strings; allowed: {allowed}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ParameterError(
+                f"a string in stop is {shown(text)}, with half a UTF-16 pair, which no text has"
+            )
     return strings
 
 
@@ -167,10 +166,10 @@ class Request:
         """Check what can be checked without a model."""
         if self.kind not in get_args(Kind):
             raise ParameterError(
-                f"kind is {self.kind!r}; allowed: {' or '.join(map(repr, get_args(Kind)))}"
+                f"kind is {shown(self.kind)}; allowed: {' or '.join(map(repr, get_args(Kind)))}"
             )
         if not isinstance(self.sampling, Sampling):
-            raise ParameterError(f"sampling is {self.sampling!r}; allowed: a Sampling")
+            raise ParameterError(f"sampling is {shown(self.sampling)}; allowed: a Sampling")
         ids = _ids("ids", self.ids)
         object.__setattr__(self, "ids", ids)
         if not ids:

@@ -15,12 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.errors import UnsupportedError, UsageError
+from qwick.family import MODEL_TYPES
 from qwick.formats.mapped import TensorInfo
 from qwick.quant.types import StoredType
-
-# Hugging Face `model_type` (GGUF's `general.architecture` has the same values) -> the class in
-# `architectures`. Qwen1.5 and Qwen2.5 are stored as qwen2.
-KNOWN_MODELS = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
 @dataclass(frozen=True)
@@ -100,10 +97,10 @@ class Checkpoint:
 
 def check_known(path: Path, what: str, value: object) -> str:
     """Return `value` if it is a model type that qwick runs, else raise UnsupportedError."""
-    if isinstance(value, str) and value in KNOWN_MODELS:
+    if isinstance(value, str) and value in MODEL_TYPES:
         return value
     raise UnsupportedError(
-        f"{path}: the {what} {value!r} is not supported; known: {', '.join(KNOWN_MODELS)}"
+        f"{path}: the {what} {value!r:.100} is not supported; known: {', '.join(MODEL_TYPES)}"
     )
 
 

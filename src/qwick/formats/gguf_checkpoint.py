@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from qwick.errors import ConfigError, UnsupportedError
+from qwick.family import MODEL_TYPES
 from qwick.formats.checkpoint import (
-    KNOWN_MODELS,
     Checkpoint,
     Tensor,
     TokenizerData,
@@ -202,7 +202,7 @@ def gguf_name(name: str) -> str | None:
 def _config(file: GgufFile, meta: _Metadata, arch: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "model_type": arch,
-        "architectures": [KNOWN_MODELS[arch]],
+        "architectures": [MODEL_TYPES[arch].architecture],
         "hidden_act": "silu",
         "use_sliding_window": False,
         "rope_theta": 10000.0,

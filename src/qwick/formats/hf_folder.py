@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from qwick.errors import ConfigError, FormatError, UnsupportedError
+from qwick.family import MODEL_TYPES
 from qwick.formats.checkpoint import (
-    KNOWN_MODELS,
     Checkpoint,
     Tensor,
     TokenizerData,
@@ -84,11 +84,12 @@ def _config(path: Path) -> dict[str, Any]:
     if "model_type" not in config:
         raise ConfigError(f"{path}: config.json lacks model_type")
     kind = check_known(path, "model_type", config["model_type"])
-    classes = config.get("architectures") or [KNOWN_MODELS[kind]]
-    if classes != [KNOWN_MODELS[kind]]:
+    known = MODEL_TYPES[kind].architecture
+    classes = config.get("architectures") or [known]
+    if classes != [known]:
         raise UnsupportedError(
             f"{path}: the architectures {classes!r:.100} of a {kind} are not supported; "
-            f"known: {KNOWN_MODELS[kind]}"
+            f"known: {known}"
         )
     if config.get("quantization_config"):
         quantization = config["quantization_config"]
@@ -97,31 +98,7 @@ def _config(path: Path) -> dict[str, Any]:
             f"{path}: the weights are quantized with {method!r}, which is not supported",
             hint="take the unquantized checkpoint or a GGUF file of this model",
         )
-    _flatten_rope(path, config)
     return config
-
-
-def _flatten_rope(path: Path, config: dict[str, Any]) -> None:
-    """Bring the newer `rope_parameters` into the older keys `rope_theta` and `rope_scaling`."""
-    rope = config.pop("rope_parameters", None)
-    if rope is None:
-        return
-    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
-        raise ConfigError(f"{path}: rope_parameters is {rope!r:.100}; a flat object is wanted")
-    rest = dict(rope)
-    flat: dict[str, Any] = {}
-    if "rope_theta" in rest:
-        flat["rope_theta"] = rest.pop("rope_theta")
-    plain = rest.get("rope_type", "default") == "default"
-    if plain and set(rest) - {"rope_type"}:
-        raise ConfigError(f"{path}: rope_parameters of type 'default' hold {sorted(rest)}")
-    flat["rope_scaling"] = None if plain else rest
-    for key, value in flat.items():
-        if config.get(key, value) != value:
-            raise ConfigError(
-                f"{path}: {key} is {config[key]!r:.100}, but rope_parameters say {value!r:.100}"
-            )
-        config[key] = value
 
 
 def _weight_files(path: Path) -> list[SafetensorsFile]:

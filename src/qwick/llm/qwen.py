@@ -260,7 +260,8 @@ class Qwen:
         tools: Sequence[Mapping[str, Any]] | None,
         keywords: Mapping[str, Any],
     ) -> tuple[Assembler, Submit]:
-        sampling, variables = split_keywords(keywords, self._variables())
+        options = frozenset[str]() if self._template is None else self._template.options
+        sampling, variables = split_keywords(keywords, options)
         prompt = self._render(messages, tools, variables)
         thinking = self._defaults.family.thinking is Thinking.ALWAYS or (
             self._defaults.family.thinking is Thinking.HYBRID
@@ -309,11 +310,6 @@ class Qwen:
                 raise ParameterError("the prompt is empty; allowed: 1 character or more")
             messages = [{"role": "user", "content": messages}]
         return encode_chat(self.tokenizer, self._template, messages, tools=tools, **variables)
-
-    def _variables(self) -> frozenset[str]:
-        if self._template is None:
-            return frozenset()
-        return self._template.variables - {"messages", "tools", "add_generation_prompt"}
 
 
 def _many(things: Any) -> Any:

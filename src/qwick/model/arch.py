@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwick.errors import ConfigError
+import numpy as np
+
+from qwick.errors import ConfigError, ParameterError, UnsupportedError, shown
+from qwick.family import MODEL_TYPES
+
+# The cache's numbers: how they are called, and how an array holds them (bf16 as uint16).
+KV_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "bf16": np.dtype(np.uint16),
+    "f32": np.dtype(np.float32),
+}
 
 # Meaningless for the forward pass of a trained decoder.
 _INERT = frozenset(
@@ -71,6 +80,29 @@ class Arch:
     def kv_dim(self) -> int:
         """Width of all keys (or values) of a token."""
         return self.kv_heads * self.head_dim
+
+    def check_context(self, context: object) -> None:
+        """Raise ParameterError or UnsupportedError unless the model can hold so many positions."""
+        if type(context) is not int or context < 1:
+            raise ParameterError(
+                f"ctx is {shown(context)}; allowed: whole numbers from 1 to {self.context}"
+            )
+        if context > self.context:
+            raise UnsupportedError(
+                f"ctx is {shown(context)}; the model was trained for {self.context} tokens",
+                hint=f"ask for at most {self.context}",
+            )
+
+    def kv_bytes(self, kv: str) -> int:
+        """Bytes of a token's keys and values in all layers; ParameterError unless in KV_DTYPES."""
+        return 2 * self.layers * self.kv_dim * kv_dtype(kv).itemsize
+
+
+def kv_dtype(kv: str) -> np.dtype[Any]:
+    """Return the dtype of the cache's numbers; ParameterError unless `kv` is in KV_DTYPES."""
+    if not isinstance(kv, str) or kv not in KV_DTYPES:
+        raise ParameterError(f"kv is {shown(kv)}; allowed: {', '.join(KV_DTYPES)}")
+    return KV_DTYPES[kv]
 
 
 class _Config:
@@ -194,8 +226,9 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
     """
     config = _Config(values)
     model_type = values.get("model_type")
-    if model_type not in ("qwen2", "qwen3"):
-        raise _refused("model_type", model_type, "implemented: 'qwen2', 'qwen3'")
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+        known = ", ".join(map(repr, MODEL_TYPES))
+        raise _refused("model_type", model_type, f"implemented: {known}")
     config.expect("hidden_act", "silu")
     config.expect("use_sliding_window", False)
     config.expect("attention_bias", model_type == "qwen2")

@@ -12,18 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.errors import ResourceError
-from qwick.model.arch import Arch
+from qwick.model.arch import Arch, kv_dtype
 from qwick.native.ops import PAGE_SIZE
-
-KV_DTYPES: dict[str, np.dtype[Any]] = {
-    "bf16": np.dtype(np.uint16),
-    "f32": np.dtype(np.float32),
-}
 
 
 def page_bytes(arch: Arch, kv: str) -> int:
     """Bytes of one page in all layers, keys and values."""
-    return 2 * arch.layers * arch.kv_dim * PAGE_SIZE * KV_DTYPES[kv].itemsize
+    return PAGE_SIZE * arch.kv_bytes(kv)
 
 
 class KVCache:
@@ -35,7 +30,7 @@ class KVCache:
     """
 
     def __init__(self, arch: Arch, pages: int, kv: str = "bf16") -> None:
-        dtype = KV_DTYPES[kv]
+        dtype = kv_dtype(kv)
         self.pages = pages
         try:
             self.keys: list[NDArray[Any]] = [

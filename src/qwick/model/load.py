@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qwick.errors import FormatError, ParameterError, UnsupportedError
-from qwick.model.arch import Arch, read_arch
-from qwick.model.cache import KV_DTYPES
+from qwick.errors import FormatError
+from qwick.model.arch import Arch, kv_dtype, read_arch
 from qwick.model.decoder import MLP, Attention, Block, Decoder, Weights, tensor_table
 from qwick.model.layers import F32, Embedding, Linear, RMSNorm
 from qwick.native import ops
@@ -41,16 +40,8 @@ def load_model(
     arch = read_arch(checkpoint.config)
     if context is None:
         context = arch.context
-    if type(context) is not int or context < 1:
-        raise ParameterError(f"context is {context!r}; allowed: a whole number from 1")
-    if context > arch.context:
-        raise UnsupportedError(
-            f"a context of {context:,} tokens was asked for; "
-            f"the model was trained for {arch.context:,}",
-            hint=f"ask for at most {arch.context}",
-        )
-    if kv not in KV_DTYPES:
-        raise ParameterError(f"kv is {kv!r}; allowed: {', '.join(KV_DTYPES)}")
+    arch.check_context(context)
+    kv_dtype(kv)
     _check(checkpoint, arch)
     return Decoder(arch, _Loader(checkpoint, arch, progress).weights(), context=context, kv=kv)
 

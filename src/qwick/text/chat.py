@@ -26,7 +26,6 @@ from qwick.text.tokenizer import Tokenizer
 
 __all__ = ["Prompt", "encode_chat"]
 
-_OWN = frozenset({"messages", "tools", "add_generation_prompt"})
 _RENDERINGS = 3  # a template may read the clock, and it may tick between two renderings
 
 
@@ -99,8 +98,8 @@ def _check_reads(
 ) -> None:
     """Refuse what the template would drop in silence."""
     for name, value in kwargs.items():
-        if name not in template.variables:
-            known = ", ".join(sorted(template.variables - _OWN)) or "none"
+        if name not in template.options:
+            known = ", ".join(sorted(template.options)) or "none"
             raise ParameterError(
                 f"{name} is not a variable of this checkpoint's chat template; it reads: {known}"
             )

@@ -9,13 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qwick.errors import ParameterError
-from qwick.text.tokenizer import check_text
-
-__all__ = ["MAX_STOPS", "MAX_STOP_LENGTH", "StopMatcher", "check_stops"]
-
-MAX_STOPS = 32  # strings; each is searched for in every piece of text
-MAX_STOP_LENGTH = 256  # characters; so much text may be held back
+__all__ = ["StopMatcher"]
 
 
 class StopMatcher:
@@ -23,11 +17,11 @@ class StopMatcher:
 
     First is the one that is complete first, and among those the one that begins first. However the
     text is cut, the pieces returned, joined, are the text before that stop; the stop and what
-    follows are never returned. Raises ParameterError as `check_stops` does.
+    follows are never returned. The strings are not empty: a request has checked them.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
-        self._stops = check_stops(strings)
+        self._stops = tuple(strings)
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
         self.matched: str | None = None  # the stop string that was found
@@ -68,22 +62,3 @@ class StopMatcher:
             if any(stop.startswith(end) for stop in self._stops):
                 return start
         return len(buffer)
-
-
-def check_stops(strings: Sequence[str]) -> tuple[str, ...]:
-    """Return the stop strings without repeats.
-
-    Raises ParameterError for anything but a list of at most MAX_STOPS non-empty strings of at most
-    MAX_STOP_LENGTH characters each.
-    """
-    if isinstance(strings, str) or not isinstance(strings, Sequence):
-        raise ParameterError(f"stop is {strings!r:.100}; it must be a list of strings")
-    if len(strings) > MAX_STOPS:
-        raise ParameterError(f"stop has {len(strings)} strings; at most {MAX_STOPS} are allowed")
-    for index, string in enumerate(strings):
-        check_text(string, f"stop[{index}]")
-        if not 1 <= len(string) <= MAX_STOP_LENGTH:
-            raise ParameterError(
-                f"stop[{index}] has {len(string)} characters; allowed: 1 to {MAX_STOP_LENGTH}"
-            )
-    return tuple(dict.fromkeys(strings))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatTemplate"]
 
+OWN = frozenset({"messages", "tools", "add_generation_prompt"})  # parameters of `render`
+
 MAX_SOURCE = 1 << 20  # characters; the largest template of the family has 9,000
 MAX_OUTPUT = 1 << 26  # characters; sixteen times what a context of a million tokens holds
 
@@ -37,7 +39,8 @@ MAX_OUTPUT = 1 << 26  # characters; sixteen times what a context of a million to
 class ChatTemplate:
     """A compiled template; threads may share one.
 
-    `variables` are the names it takes from its caller ("messages", "tools", "enable_thinking" ...).
+    `variables` are the names it takes from its caller ("messages", "tools", "enable_thinking" ...),
+    `options` those of them that `render` takes as keywords.
     Raises FormatError when the source is no template: too long, or a syntax error.
     """
 
@@ -55,6 +58,7 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except Exception as error:  # whatever a stranger's source makes the compiler raise
             raise FormatError(f"the chat template does not compile: {_reason(error)}") from error
+        self.options = self.variables - OWN
         self.source = source
 
     def render(
