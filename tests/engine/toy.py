@@ -55,9 +55,6 @@ class ToyModel:
     def new_cache(self, pages: int) -> Cache:
         return np.full((pages, self.page_size, 2), -1, np.int64)
 
-    def cache_bytes(self, pages: int) -> int:
-        return pages * self.page_size * 16
-
     def forward(self, batch: Batch, cache: Cache) -> F32:
         self.before_forward(batch)
         self.batches.append(batch)

@@ -61,10 +61,6 @@ class Model(Protocol):
         """Return an opaque cache; its memory should cost nothing until it is touched."""
         ...
 
-    def cache_bytes(self, pages: int) -> int:
-        """Return the bytes of such a cache once all of it is touched."""
-        ...
-
     def forward(self, batch: Batch, cache: Any) -> F32:
         """Return F32[r, hidden]: final states of batch.logit_rows, valid until the next call."""
         ...

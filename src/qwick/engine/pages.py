@@ -51,7 +51,10 @@ class PagePool:
         return taken
 
     def share(self, pages: Sequence[int]) -> None:
-        """Hold pages once more; every one must be held already."""
+        """Hold pages once more; every one must be held already.
+
+        Nobody shares yet: prefix reuse will, and until then the tests keep the counts honest.
+        """
         for page in pages:
             if self._refs[page] < 1:
                 raise ValueError(f"page {page} is free and cannot be shared")

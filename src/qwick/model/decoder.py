@@ -13,7 +13,7 @@ import numpy as np
 
 from qwick.model.arch import Arch
 from qwick.model.batch import Batch
-from qwick.model.cache import KVCache, page_bytes
+from qwick.model.cache import KVCache
 from qwick.model.layers import F32, Buffers, Embedding, Linear, RMSNorm, Rope
 from qwick.native import ops
 
@@ -126,10 +126,6 @@ class Decoder:
     def new_cache(self, pages: int) -> KVCache:
         """Memory for `pages` pages of PAGE_SIZE tokens."""
         return KVCache(self.arch, pages, self.kv)
-
-    def cache_bytes(self, pages: int) -> int:
-        """Bytes that `pages` pages take once written."""
-        return pages * page_bytes(self.arch, self.kv)
 
     @property
     def linears(self) -> list[Linear]:

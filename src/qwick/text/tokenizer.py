@@ -163,10 +163,6 @@ class Tokenizer:
             return literal.encode("utf-8")
         return _unmap(self._parsing.id_to_token(id) or "")
 
-    def byte_table(self) -> list[bytes]:
-        """Return the bytes of every id, b"" for the ids below n_tokens that have no token."""
-        return [b"" if id in self._holes else self.token_bytes(id) for id in range(self.n_tokens)]
-
     def stream(self, *, skip_control: bool = True) -> Detokenizer:
         """Return a fresh decoder for ids that arrive one by one."""
         return Detokenizer(self, skip_control=skip_control)
