@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from qwick.choose.memory import plan_memory
 from qwick.errors import ContextLengthError, ParameterError, UnsupportedError
+from qwick.formats.open import open_checkpoint
 from qwick.llm import Qwen
+from qwick.model.decoder import Decoder
 
 pytestmark = pytest.mark.model
 
@@ -66,6 +69,22 @@ def test_defaults_come_from_the_family_as_a_gguf_has_none(qwen: Qwen) -> None:
     s = qwen.defaults.sampling({}, thinking=False, prompt=9, room=9)
     assert (s.temperature, s.top_p, s.top_k, s.repetition_penalty) == (0.7, 0.8, 20, 1.1)
     assert len(s.stop_ids) == 2
+
+
+def test_the_weights_take_the_memory_that_the_plan_said(
+    qwen: Qwen, default_checkpoint: Path
+) -> None:
+    """Packing keeps sizes; the embedding is not packed but read from the mapped file."""
+    model = qwen._engine._loop.engine.model
+    assert isinstance(model, Decoder)
+    with open_checkpoint(default_checkpoint) as checkpoint:
+        stored = sum(tensor.data.nbytes for tensor in checkpoint.tensors.values())
+        plan = plan_memory(checkpoint.config, stored, rows=576, logit_rows=64, context=2048)
+    packed = sum(linear.weight.bytes for linear in model.linears)
+    vectors = sum(linear.bias.nbytes for linear in model.linears if linear.bias is not None)
+    mapped = model.weights.embedding.data.nbytes
+    assert packed + vectors + mapped == pytest.approx(plan.weights, rel=0.02)
+    assert packed + mapped > 0.99 * stored, "nothing was forgotten in the count"
 
 
 def test_what_cannot_be(qwen: Qwen, default_checkpoint: Path) -> None:

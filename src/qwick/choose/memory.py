@@ -50,8 +50,9 @@ def plan_memory(
 ) -> MemoryPlan:
     """Return context and cache size for a checkpoint, or say that it does not fit.
 
-    config: Hugging Face keys. weights: bytes of all tensors (packing keeps their size). context: as
-    wished, or None: the model's, at most DEFAULT_CONTEXT, and less where memory allows less. rows,
+    config: Hugging Face keys. weights: bytes of all tensors: packing keeps their size, and the
+    embedding stays in the file, whose pages come into memory as they are read. context: as wished,
+    or None: the model's, at most DEFAULT_CONTEXT, and less where memory allows less. rows,
     logit_rows: most tokens, and most rows of logits, of a step. memory: default: this machine's.
 
     The cache is virtual memory until a page is first used, so it is sized for several requests:
