@@ -190,7 +190,7 @@ double peak_rate() {
   }
 }
 
-void set_threads(int count) { Pool::instance().resize(count); }
+void set_threads(int count) { Pool::set_threads(count); }
 int threads() { return Pool::instance().threads(); }
 
 }  // namespace qwick

@@ -325,11 +325,16 @@ Packed::Packed(const std::vector<Source>& sources) {
   madvise(data_, mapped_, MADV_HUGEPAGE);
   for (Segment& seg : segments_) seg.data = data_ + reinterpret_cast<size_t>(seg.data);
 
-  Pool::Use pool;
-  for (size_t i = 0; i < sources.size(); ++i)
-    pool->run(segments_[i].tiles, 4, [&](int, Range mine) {
-      for (int tile = mine.begin; tile < mine.end; ++tile) pack_tile(sources[i], segments_[i], tile);
-    });
+  try {
+    Pool::Use pool;
+    for (size_t i = 0; i < sources.size(); ++i)
+      pool->run(segments_[i].tiles, 4, [&](int, Range mine) {
+        for (int tile = mine.begin; tile < mine.end; ++tile) pack_tile(sources[i], segments_[i], tile);
+      });
+  } catch (...) {  // no destructor runs for what was never constructed
+    munmap(data_, mapped_);
+    throw;
+  }
 }
 
 Packed::~Packed() {

@@ -9,9 +9,11 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace qwick {
@@ -47,6 +49,8 @@ int usable_cores() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+std::atomic<int> wished{0};  // threads asked for; 0: as many as there are cores
+
 struct alignas(64) Cursor {  // a thread's own range: the next item of it, and its end
   std::atomic<int> next{0};
   int end = 0;
@@ -61,12 +65,14 @@ struct Pool::Impl {
   const std::function<void(int, Range)>* job = nullptr;
   std::vector<Cursor> cursors;
   int chunk = 1;
+  std::exception_ptr failure;  // under `mutex`
   std::atomic<bool> open{false};
   std::atomic<int> active{0};  // workers inside the region
 
   std::mutex mutex;  // of the two sleeps
   std::condition_variable wake, left;
   std::atomic<uint32_t> generation{0};
+  std::atomic<int> count{1};
   std::atomic<int> sleepers{0};
   std::atomic<bool> caller_sleeps{false}, stop{false};
   std::vector<std::thread> workers;
@@ -79,7 +85,12 @@ struct Pool::Impl {
       for (;;) {
         const int begin = c.next.fetch_add(chunk, std::memory_order_relaxed);
         if (begin >= c.end) break;
-        (*job)(t, {begin, std::min(begin + chunk, c.end)});
+        try {
+          (*job)(t, {begin, std::min(begin + chunk, c.end)});
+        } catch (...) {
+          std::lock_guard<std::mutex> lock(mutex);
+          if (!failure) failure = std::current_exception();
+        }
       }
     }
   }
@@ -114,15 +125,18 @@ struct Pool::Impl {
     if (sleepers.load() > 0) wake.notify_all();
   }
 
-  void start(int count) {
-    cursors = std::vector<Cursor>(count);
+  void start(int threads) {
+    cursors = std::vector<Cursor>(threads);
+    count = threads;
     stop = false;
     const uint32_t seen = generation.load();
     try {
-      for (int t = 1; t < count; ++t) workers.emplace_back([=] { work(t, seen); });
+      for (int t = 1; t < threads; ++t) workers.emplace_back([=] { work(t, seen); });
     } catch (...) {  // the system gives no more threads: work with the calling one, and say so
       halt();
       cursors = std::vector<Cursor>(1);
+      count = 1;
+      wished = 1;
       throw;
     }
   }
@@ -135,7 +149,7 @@ struct Pool::Impl {
   }
 };
 
-Pool::Pool() : impl_(new Impl) { impl_->start(usable_cores()); }
+Pool::Pool() : impl_(new Impl) { impl_->start(wished > 0 ? wished.load() : usable_cores()); }
 
 namespace {
 std::atomic<Pool*> current{nullptr};
@@ -158,7 +172,12 @@ Pool& Pool::instance() {
   return *current.load();
 }
 
-int Pool::threads() const { return static_cast<int>(impl_->cursors.size()); }
+int Pool::threads() const { return impl_->count.load(); }
+
+void Pool::set_threads(int count) {
+  wished = count;  // first, so that a new pool does not start more than that
+  instance().resize(count);
+}
 
 void Pool::resize(int threads) {
   std::lock_guard<std::mutex> use(impl_->use);
@@ -185,11 +204,13 @@ void Pool::run(int items, int chunk, const std::function<void(int, Range)>& job)
   p.take_chunks(0);
   p.open.store(false);
   auto done = [&] { return p.active.load() == 0; };
-  if (spin(done)) return;
-  std::unique_lock<std::mutex> lock(p.mutex);
-  p.caller_sleeps.store(true);
-  p.left.wait(lock, done);
-  p.caller_sleeps.store(false);
+  if (!spin(done)) {
+    std::unique_lock<std::mutex> lock(p.mutex);
+    p.caller_sleeps.store(true);
+    p.left.wait(lock, done);
+    p.caller_sleeps.store(false);
+  }
+  if (p.failure) std::rethrow_exception(std::exchange(p.failure, nullptr));
 }
 
 void* Pool::scratch(int slot, size_t bytes) {

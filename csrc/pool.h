@@ -23,10 +23,14 @@ class Pool {
   static Pool& instance();
 
   int threads() const;
-  void resize(int threads);  // waits for a running region
+
+  // Uses `count` threads from now on, in this process and in the children it forks; waits for a running region.
+  // Throws std::system_error when the system gives no more threads: the calling one then works alone.
+  static void set_threads(int count);
 
   // Calls job(t, range) until the ranges, of `chunk` items at most, have covered 0..items-1 once; t is the calling
-  // thread's number, for scratch. The caller holds `Use`, so that two callers' kernels never mix.
+  // thread's number, for scratch. The caller holds `Use`, so that two callers' kernels never mix. What a job throws
+  // comes out here, when all threads are done.
   void run(int items, int chunk, const std::function<void(int, Range)>& job);
 
   // Scratch of at least `bytes`, page-aligned, valid while `Use` is held; slot: one buffer per purpose.
@@ -45,6 +49,7 @@ class Pool {
 
  private:
   Pool();
+  void resize(int threads);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
