@@ -19,7 +19,7 @@ import qwick
 from engine.toy import Sink, ToyModel, engine_of, greedy, run
 from qwick.engine.request import Event, Finished, FinishReason, Request, Sampling
 from qwick.engine.thread import EngineThread
-from qwick.errors import ContextLengthError, EngineError
+from qwick.errors import ContextLengthError, EngineError, ResourceError
 from qwick.model.batch import Batch
 
 
@@ -302,3 +302,15 @@ def test_the_interpreter_exits_without_close(busy: bool) -> None:
     ended = in_a_process(code)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "end of main\n", "")
     assert time.monotonic() - started < 20
+
+
+def test_a_thread_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = threading.active_count()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(ResourceError, match="can't start new thread"):
+        EngineThread(engine_of(ToyModel()))
+    monkeypatch.undo()
+    assert threading.active_count() == before

@@ -128,3 +128,42 @@ def test_errors_reach_the_task() -> None:
         asyncio.run(qwen.achat("x", sed=3))
     with pytest.raises(EngineError, match="closed"):
         asyncio.run(qwen.achat("x"))
+
+
+def test_an_answer_keeps_its_model_alive() -> None:
+    """Nobody need hold the model while its answer is read."""
+
+    def ask() -> Any:
+        qwen = small_qwen()
+        return qwen.stream("a", max_tokens=30, **FREE)
+
+    stream = ask()
+    gc.collect()
+    assert len(stream.read().ids) == 30
+
+
+def test_closing_while_a_stream_begins_sends_nothing() -> None:
+    with small_qwen(model=endless()) as qwen:
+
+        async def main() -> None:
+            stream = qwen.astream("a", **FREE)
+            reader = asyncio.ensure_future(anext(stream, None))
+            await asyncio.sleep(0)  # it is in the thread that renders the prompt
+            await stream.aclose()
+            assert await reader is None
+
+        asyncio.run(main())
+        assert qwen.stats.steps == 0
+
+
+def test_a_stream_has_one_reader() -> None:
+    with small_qwen(model=endless()) as qwen:
+
+        async def main() -> None:
+            stream = qwen.astream("a", **FREE)
+            readers = [asyncio.ensure_future(anext(stream)) for _ in range(2)]
+            done = await asyncio.gather(*readers, return_exceptions=True)
+            assert [isinstance(d, UsageError) for d in done] == [False, True]
+            await stream.aclose()
+
+        asyncio.run(main())

@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from qwick.engine.engine import Engine
 from qwick.engine.request import Deliver, Finished, FinishReason, Request, Timings
 from qwick.engine.stats import Stats
-from qwick.errors import EngineError, QwickError
+from qwick.errors import EngineError, QwickError, ResourceError
 
 EXIT_SECONDS = 10.0  # a step takes far less; a hung one may not keep the process
 
@@ -67,7 +67,11 @@ class EngineThread:
         _running[self._loop] = self._thread
         # SimpleQueue.put may be called from a destructor; taking a lock there could deadlock.
         weakref.finalize(self, self._loop.inbox.put, _Close(cancel=True)).atexit = False
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            del _running[self._loop]
+            raise ResourceError(f"the engine's thread cannot be started: {error}") from None
 
     @property
     def stats(self) -> Stats:

@@ -26,6 +26,7 @@ class _Answer:
         self._ticket: Ticket | None = None
         self._reply: Reply | None = None
         self._closed = False
+        self._model: Submit | None = None  # holds the model, which must outlive its answers
 
     @property
     def reply(self) -> Reply:
@@ -36,6 +37,7 @@ class _Answer:
 
     def _cancel(self) -> None:
         self._closed = True
+        self._model = None
         if self._ticket is not None and self._reply is None:
             self._ticket.cancel()
 
@@ -45,6 +47,7 @@ class _Answer:
         if not isinstance(event, Finished):
             return self._assembler.push(event)
         self._closed = True
+        self._model = None
         chunk, self._reply = self._assembler.finish(event)
         return chunk
 
@@ -59,6 +62,7 @@ class Stream(_Answer):
         super().__init__()
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._assembler = assembler
+        self._model = submit
         self._ticket = submit(self._events.put)
 
     def __iter__(self) -> Stream:
@@ -100,6 +104,7 @@ class AsyncStream(_Answer):
     def __init__(self, prepare: Callable[[], Awaitable[tuple[Assembler, Submit]]]) -> None:
         super().__init__()
         self._prepare = prepare
+        self._beginning = False
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
     def __aiter__(self) -> AsyncStream:
@@ -109,6 +114,9 @@ class AsyncStream(_Answer):
         """Wait for the next piece; cancelling the waiting task cancels the request."""
         try:
             if self._ticket is None and not self._closed:
+                if self._beginning:
+                    raise UsageError("another task reads this stream", hint="one reader a stream")
+                self._beginning = True
                 await self._begin()
             while not self._closed:
                 chunk = self._take(await self._events.get())
@@ -121,6 +129,9 @@ class AsyncStream(_Answer):
 
     async def _begin(self) -> None:
         self._assembler, submit = await self._prepare()
+        if self._closed:  # meanwhile, by another task
+            return
+        self._model = submit
         loop, events = asyncio.get_running_loop(), self._events
         tickets: list[
             Ticket
