@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qwick.errors import FormatError
+from qwick.errors import FormatError, ResourceError
 from qwick.model.arch import Arch, kv_dtype, read_arch
 from qwick.model.decoder import MLP, Attention, Block, Decoder, Weights, tensor_table
 from qwick.model.layers import F32, Embedding, Linear, RMSNorm
@@ -122,7 +122,14 @@ class _Loader:
 
     def _pack(self, *names: str) -> ops.Packed:
         tensors = [self.tensors[name] for name in names]
-        packed = ops.pack([_part(t) for t in tensors])
+        try:
+            packed = ops.pack([_part(t) for t in tensors])
+        except MemoryError:
+            raise ResourceError(
+                f"packing {' and '.join(names)} needs {sum(t.data.nbytes for t in tensors):,} bytes, "
+                "which this machine does not give",
+                hint="use a smaller model or quantisation",
+            ) from None
         self._count(*tensors)
         return packed
 
