@@ -125,9 +125,9 @@ class _Loader:
         try:
             packed = ops.pack([_part(t) for t in tensors])
         except MemoryError:
+            size = sum(t.data.nbytes for t in tensors)
             raise ResourceError(
-                f"packing {' and '.join(names)} needs {sum(t.data.nbytes for t in tensors):,} bytes, "
-                "which this machine does not give",
+                f"packing {' and '.join(names)} needs {size:,} bytes that this machine does not give",
                 hint="use a smaller model or quantisation",
             ) from None
         self._count(*tensors)
