@@ -127,7 +127,7 @@ class _Loader:
         except MemoryError:
             size = sum(t.data.nbytes for t in tensors)
             raise ResourceError(
-                f"packing {' and '.join(names)} needs {size:,} bytes that this machine does not give",
+                f"packing {' and '.join(names)} needs {size:,} bytes; this machine gives no more",
                 hint="use a smaller model or quantisation",
             ) from None
         self._count(*tensors)
