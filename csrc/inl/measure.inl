@@ -16,27 +16,31 @@ static uint64_t read(const uint8_t* p, size_t bytes) {
   return sum;
 }
 
-// The matrix unit at its best: 8-bit products on registers alone. Returns operations (a multiply-add is two).
+// The dot product at its best: on registers alone. Returns operations (a multiply-add is two).
 __attribute__((unused)) static double busy(int64_t rounds) {
   alignas(64) uint8_t bytes[128];
-  int8_t x[24], minus_x[24];
+  int8_t x[24];
   for (int i = 0; i < 128; ++i) bytes[i] = static_cast<uint8_t>((i * 37 + 11) % 64);
-  for (int i = 0; i < 24; ++i) x[i] = static_cast<int8_t>(i * 29 % 120 - 60), minus_x[i] = -x[i];
-  const U8 w0 = load_bytes(bytes), w1 = load_bytes(bytes + 64);
-  I32 acc[12];
-  for (int i = 0; i < 12; ++i) acc[i] = set1(i);
-  for (int64_t n = 0; n < rounds; ++n) {
-    __asm__ volatile("" ::"r"(x), "r"(minus_x) : "memory");  // else the compiler sees that the sum is 0
-#pragma GCC unroll 12
-    for (int i = 0; i < 12; ++i) {  // there and back, so that the sums stay within 32 bits
-      const int8_t* at = i < 6 ? x + 4 * i : minus_x + 4 * (i - 6);
-      acc[i % 6 * 2] = dot<false>(acc[i % 6 * 2], w0, at);
-      acc[i % 6 * 2 + 1] = dot<false>(acc[i % 6 * 2 + 1], w1, at);
+  for (int i = 0; i < 24; ++i) x[i] = static_cast<int8_t>(i * 5 % 7 - 3);
+  constexpr int kSums = kPanelRows > 2 ? 12 : 6;  // enough to hide the latency, few enough for the registers
+  constexpr int64_t kBlock = 1 << 15;  // 2^15 sums of four products up to 63 * 3 stay far within 32 bits
+  int64_t sink = 0;
+  for (int64_t n = 0; n < rounds; n += kBlock) {
+    __asm__ volatile("" ::"r"(x), "r"(bytes) : "memory");  // the compiler may not carry sums over
+    const U8 w0 = load_bytes(bytes), w1 = load_bytes(bytes + 64);
+    I32 acc[kSums];
+    for (int i = 0; i < kSums; ++i) acc[i] = set1(i);
+    const int64_t end = rounds - n < kBlock ? rounds - n : kBlock;
+    for (int64_t r = 0; r < end; ++r) {
+#pragma GCC unroll 6
+      for (int i = 0; i < kSums / 2; ++i) {
+        acc[2 * i] = dot<false>(acc[2 * i], w0, x + 4 * i);
+        acc[2 * i + 1] = dot<false>(acc[2 * i + 1], w1, x + 4 * i);
+      }
     }
+    for (int i = 0; i < kSums; ++i) sink += reduce_add(acc[i]);
   }
-  I32 sum = acc[0];
-  for (int i = 1; i < 12; ++i) sum = add(sum, acc[i]);
-  volatile int sink = reduce_add(sum);
-  (void)sink;
-  return static_cast<double>(rounds) * 24 * 128;
+  volatile int64_t result = sink;
+  (void)result;
+  return static_cast<double>(rounds) * kSums * 128;
 }
