@@ -22,7 +22,7 @@ __attribute__((unused)) static double busy(int64_t rounds) {
   int8_t x[24];
   for (int i = 0; i < 128; ++i) bytes[i] = static_cast<uint8_t>((i * 37 + 11) % 64);
   for (int i = 0; i < 24; ++i) x[i] = static_cast<int8_t>(i * 5 % 7 - 3);
-  constexpr int kSums = kPanelRows > 2 ? 12 : 6;  // enough to hide the latency, few enough for the registers
+  constexpr int kSums = kPanelRows > 2 ? 12 : 4;  // enough to hide the latency, few enough for the registers
   constexpr int64_t kBlock = 1 << 15;  // 2^15 sums of four products up to 63 * 3 stay far within 32 bits
   int64_t sink = 0;
   for (int64_t n = 0; n < rounds; n += kBlock) {
