@@ -61,9 +61,11 @@ def _build(folder: Path, python: Path) -> None:
     log = folder / "build.log"
     environment = settings.child_environment(CMAKE_ARGS=_cmake_arguments())
     requirement = f"llama-cpp-python=={LLAMA_CPP_PYTHON}"
+    # No cache: pip would take a wheel compiled earlier with whatever options.
+    install = ["install", "--no-cache-dir", "--no-binary", "llama-cpp-python", requirement]
     commands = (
         [sys.executable, "-m", "venv", "--clear", str(folder)],
-        [str(python), "-m", "pip", "install", "--no-binary", "llama-cpp-python", requirement],
+        [str(python), "-m", "pip", *install],
     )
     status = Console(stderr=True).status(f"compiling {requirement} (minutes)")
     with status:
