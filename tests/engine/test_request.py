@@ -70,7 +70,9 @@ def test_the_limits_of_stops_are_allowed() -> None:
         ("stop_ids", ["a"], "'a'"),
         ("stop_ids", "abc", "'abc'"),
         ("stop_ids", 5, "5"),
-        ("stop_ids", range(65), "65 ids; allowed: at most 64"),
+        ("stop_ids", range(65), "65 items; allowed: a list of at most 64"),
+        ("stop_ids", range(2**40), "holds 1099511627776 items"),
+        ("stop_ids", range(2**70), "items; allowed: a list of at most 64"),
         ("stop", [""], "''"),
         ("stop", [1], "1"),
         ("stop", 7, "7"),
@@ -81,7 +83,7 @@ def test_the_limits_of_stops_are_allowed() -> None:
         ("stop_ids", iter([1]), "list_iterator"),
         ("stop_ids", {1: 2}, "1: 2"),
         ("stop", ["x" * 257], "257 characters"),
-        ("stop", ["x"] * 33, "33 strings"),
+        ("stop", ["x"] * 33, "33 items"),
     ],
 )
 def test_bad_stops(field: str, value: Any, part: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import math
 import numbers
+import sys
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -22,6 +23,7 @@ from qwick.errors import ParameterError, QwickError, shown
 Kind = Literal["generate", "score"]
 
 MAX_ID = 2**31 - 1  # ids travel as int32; a vocabulary is far smaller
+MAX_IDS = 1 << 24  # sixteen times the longest context of the family
 MAX_STOP_IDS = 64  # each is a set lookup per token; more is a mistake or an attack
 MAX_STOP_STRINGS = 32  # each is searched for in every piece of text
 MAX_STOP_CHARS = 256  # so much text of a stream may be held back
@@ -54,11 +56,25 @@ def _real(name: str, value: Any, low: float, high: float, allowed: str) -> float
     return float(value)
 
 
-def _ids(name: str, values: object) -> tuple[int, ...]:
+def _items(name: str, values: Any, most: int, allowed: str) -> tuple[Any, ...]:
+    """Return the items of a list, a set or an array, unless there are too many to look at."""
+    listed = isinstance(values, (Sequence, Set)) and not isinstance(values, (str, bytes))
+    if isinstance(values, np.ndarray):
+        listed = values.ndim == 1
+    if not listed:
+        raise ParameterError(f"{name} is {shown(values)}; allowed: {allowed}")
+    try:
+        length = len(values)
+    except OverflowError:  # range(2**70)
+        length = sys.maxsize
+    if length > most:
+        raise ParameterError(f"{name} holds {length} items; allowed: {allowed}")
+    return tuple(values)
+
+
+def _ids(name: str, values: object, most: int) -> tuple[int, ...]:
     """Return `values` as a tuple of Python ints >= 0; raises ParameterError otherwise."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, Set, np.ndarray)):
-        raise ParameterError(f"{name} is {shown(values)}; allowed: a sequence of token ids")
-    ids = tuple(np.atleast_1d(values) if isinstance(values, np.ndarray) else values)
+    ids = _items(name, values, most, f"a list of at most {most} token ids")
     quick = all(type(i) is int for i in ids) and (not ids or (min(ids) >= 0 and max(ids) <= MAX_ID))
     if quick:  # the way through a long prompt
         return ids
@@ -69,11 +85,7 @@ def _strings(values: object) -> tuple[str, ...]:
     allowed = f"up to {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_CHARS} characters"
     if isinstance(values, str):
         values = (values,)
-    if isinstance(values, bytes) or not isinstance(values, (Sequence, Set)):
-        raise ParameterError(f"stop is {shown(values)}; allowed: {allowed}")
-    if len(values) > MAX_STOP_STRINGS:
-        raise ParameterError(f"stop holds {len(values)} strings; allowed: {allowed}")
-    strings = tuple(values)
+    strings = _items("stop", values, MAX_STOP_STRINGS, allowed)
     for text in strings:
         if not isinstance(text, str) or not text:
             raise ParameterError(f"a string in stop is {shown(text)}; allowed: {allowed}")
@@ -135,11 +147,7 @@ class Sampling:
             value = getattr(self, name)
             if value is not None or name == "top_k":
                 self._set(name, _whole(name, value, least, most, allowed))
-        self._set("stop_ids", _ids("stop_ids", self.stop_ids))
-        if len(self.stop_ids) > MAX_STOP_IDS:
-            raise ParameterError(
-                f"stop_ids holds {len(self.stop_ids)} ids; allowed: at most {MAX_STOP_IDS}"
-            )
+        self._set("stop_ids", _ids("stop_ids", self.stop_ids, MAX_STOP_IDS))
         self._set("stop", _strings(self.stop))
 
     def _set(self, name: str, value: Any) -> None:
@@ -170,7 +178,7 @@ class Request:
             )
         if not isinstance(self.sampling, Sampling):
             raise ParameterError(f"sampling is {shown(self.sampling)}; allowed: a Sampling")
-        ids = _ids("ids", self.ids)
+        ids = _ids("ids", self.ids, MAX_IDS)
         object.__setattr__(self, "ids", ids)
         if not ids:
             raise ParameterError("the prompt is empty (0 tokens); allowed: 1 token or more")

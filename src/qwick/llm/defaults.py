@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwick.engine.request import Sampling
-from qwick.errors import ConfigError, ContextLengthError, ParameterError
+from qwick.errors import ConfigError, ContextLengthError, ParameterError, shown
 from qwick.family import Family, SamplingDefaults
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Sampling))
@@ -86,8 +86,8 @@ class Defaults:
         for key, neutral in NEUTRAL.items():
             if self.generation.get(key) not in neutral:
                 raise ConfigError(
-                    f"generation_config.json says {key}={self.generation[key]!r}, which is not "
-                    f"implemented",
+                    f"generation_config.json says {key}={shown(self.generation[key])}, which is "
+                    f"not implemented",
                     hint=f"remove {key} from it",
                 )
         for key in ("max_new_tokens", "max_length"):
@@ -168,7 +168,7 @@ def stop_ids_of(generation: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _refused(key: str, value: object, allowed: str) -> ConfigError:
-    return ConfigError(f"generation_config.json says {key}={value!r:.100}; allowed: {allowed}")
+    return ConfigError(f"generation_config.json says {key}={shown(value)}; allowed: {allowed}")
 
 
 def split_keywords(
@@ -183,5 +183,5 @@ def split_keywords(
             known = [*FIELDS, *sorted(variables)]
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            raise ParameterError(f"there is no parameter {name!r}", hint=hint)
+            raise ParameterError(f"there is no parameter {shown(name)}", hint=hint)
     return sampling, others

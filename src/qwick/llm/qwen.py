@@ -312,8 +312,8 @@ class Qwen:
         return encode_chat(self.tokenizer, self._template, messages, tools=tools, **variables)
 
 
-def _many(things: Any) -> Any:
-    if isinstance(things, (str, bytes, Mapping)):
+def _many(things: Any) -> Sequence[Any]:
+    if isinstance(things, (str, bytes)) or not isinstance(things, Sequence):
         raise ParameterError(
             f"a batch is of type {type(things).__name__}; allowed: a list of prompts"
         )

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from qwick.errors import ParameterError, UnsupportedError
+from qwick.errors import ParameterError, UnsupportedError, shown
 from qwick.text.tokenizer import check_text
 
 __all__ = ["ROLES", "check_json", "check_messages", "check_tools", "map_strings", "strings_of"]
@@ -48,16 +48,16 @@ def _message(message: object, where: str) -> dict[str, Any]:
     unknown = [key for key in message if key not in _KEYS]
     if unknown:
         raise ParameterError(
-            f"{where} has the unknown key {unknown[0]!r}; known: {', '.join(_KEYS)}"
+            f"{where} has the unknown key {shown(unknown[0])}; known: {', '.join(_KEYS)}"
         )
     role = message.get("role")
-    if role not in ROLES:
-        raise ParameterError(f"{where}.role is {role!r:.60}; allowed: {', '.join(ROLES)}")
+    if not isinstance(role, str) or role not in ROLES:
+        raise ParameterError(f"{where}.role is {shown(role)}; allowed: {', '.join(ROLES)}")
     checked: dict[str, Any] = {"role": role}
-    optional = role == "assistant" and (
-        message.get("tool_calls") or message.get("reasoning_content")
+    optional = role == "assistant" and any(
+        not _nothing(message.get(key)) for key in ("tool_calls", "reasoning_content")
     )
-    checked["content"] = _content(message.get("content"), f"{where}.content", bool(optional))
+    checked["content"] = _content(message.get("content"), f"{where}.content", optional)
     for key in ("name", "reasoning_content", "tool_call_id"):
         if message.get(key) is not None:
             checked[key] = check_text(message[key], f"{where}.{key}")
@@ -66,6 +66,10 @@ def _message(message: object, where: str) -> dict[str, Any]:
             raise ParameterError(f"{where}.tool_calls: only assistant messages have tool calls")
         checked["tool_calls"] = _tool_calls(message["tool_calls"], f"{where}.tool_calls")
     return checked
+
+
+def _nothing(value: object) -> bool:
+    return value is None or (isinstance(value, str | list | tuple) and not value)
 
 
 def _content(content: object, where: str, optional: bool) -> str:
@@ -87,11 +91,11 @@ def _part(part: object, where: str) -> str:
             f'{where} is of type {type(part).__name__}; a part is {{"type": "text", "text": "..."}}'
         )
     kind = part.get("type", "text")
-    if kind != "text":
-        raise UnsupportedError(f"{where}.type is {kind!r:.60}; only text parts can be read")
+    if not isinstance(kind, str) or kind != "text":
+        raise UnsupportedError(f"{where}.type is {shown(kind)}; only text parts can be read")
     unknown = [key for key in part if key not in ("type", "text")]
     if unknown:
-        raise ParameterError(f"{where} has the unknown key {unknown[0]!r}; known: type, text")
+        raise ParameterError(f"{where} has the unknown key {shown(unknown[0])}; known: type, text")
     return check_text(part.get("text"), f"{where}.text")
 
 
@@ -108,7 +112,7 @@ def _tool_call(call: object, where: str) -> dict[str, Any]:
     unknown = [key for key in call if key not in _CALL_KEYS]
     if unknown:
         raise ParameterError(
-            f"{where} has the unknown key {unknown[0]!r}; known: {', '.join(_CALL_KEYS)}"
+            f"{where} has the unknown key {shown(unknown[0])}; known: {', '.join(_CALL_KEYS)}"
         )
     check_json(call, where)
     if "function" in call:
@@ -122,7 +126,7 @@ def _tool_call(call: object, where: str) -> dict[str, Any]:
 def _function(function: Mapping[str, Any], where: str) -> dict[str, Any]:
     name, arguments = function.get("name"), function.get("arguments", {})
     if not isinstance(name, str) or not name:
-        raise ParameterError(f"{where}.name is {name!r:.60}; it must be the name of a tool")
+        raise ParameterError(f"{where}.name is {shown(name)}; it must be the name of a tool")
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}

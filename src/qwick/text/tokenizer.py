@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from qwick.errors import FormatError, ParameterError, UnsupportedError
+from qwick.errors import FormatError, ParameterError, UnsupportedError, shown
 
 if TYPE_CHECKING:
     import tokenizers
@@ -198,9 +198,9 @@ class Tokenizer:
     def _check_id(self, id: int) -> None:
         """Raise ParameterError for anything but a whole number that is a token's id."""
         if isinstance(id, bool) or not hasattr(id, "__index__"):  # NumPy's integers have it too
-            raise ParameterError(f"the token id {id!r:.40} is not a whole number")
+            raise ParameterError(f"the token id {shown(id)} is not a whole number")
         if not 0 <= id < self.n_tokens:
-            raise ParameterError(f"the token id {id} is outside 0 to {self.n_tokens - 1}")
+            raise ParameterError(f"the token id {shown(id)} is outside 0 to {self.n_tokens - 1}")
         if id in self._holes:
             raise ParameterError(f"the token id {id} is not in the vocabulary")
 
