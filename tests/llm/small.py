@@ -56,6 +56,7 @@ def small_qwen(
     generation: Mapping[str, Any] | None = None,
     template: str | None = TEMPLATE,
     context: int = 512,
+    cache_tokens: int = 2048,
     model: ToyModel | None = None,
 ) -> Qwen:
     found = FAMILIES[family]
@@ -67,7 +68,7 @@ def small_qwen(
         None if template is None else ChatTemplate(template),
         Defaults(found, given, stop_ids),
         name="small",
-        cache_tokens=2048,
+        cache_tokens=cache_tokens,
     )
 
 

@@ -117,7 +117,10 @@ class AsyncStream(_Answer):
                 if self._beginning:
                     raise UsageError("another task reads this stream", hint="one reader a stream")
                 self._beginning = True
-                await self._begin()
+                try:
+                    await self._begin()
+                finally:
+                    self._closed |= self._ticket is None
             while not self._closed:
                 chunk = self._take(await self._events.get())
                 if chunk.text or chunk.logprobs:
