@@ -24,7 +24,8 @@ async def main() -> None:
             print(reply.text)
         await show(qwen)
         try:
-            await asyncio.wait_for(qwen.achat("Write a long story."), timeout=0.5)
+            # Without stop ids it would go on until the context is full.
+            await asyncio.wait_for(qwen.achat("Write a story.", stop_ids=()), timeout=0.5)
         except asyncio.TimeoutError:  # the name of TimeoutError before Python 3.11
             print("[given up after half a second]")
 
