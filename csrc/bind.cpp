@@ -15,6 +15,7 @@
 #include "dispatch.h"
 #include "drivers.h"
 #include "packed.h"
+#include "profile.h"
 
 namespace nb = nanobind;
 using namespace qwick;
@@ -96,36 +97,49 @@ void py_add_rms_norm(Array<float, 2> x, Maybe<const float, 2> delta, Array<const
                static_cast<int>(x.shape(1)));
 }
 
-void py_swiglu(Array<const float, 2> gate_up, Array<float, 2> out) {
-  shape_is(gate_up, 0, out.shape(0), "gate_up");
-  shape_is(gate_up, 1, 2 * out.shape(1), "gate_up");
+void py_matmul_swiglu(const Packed& w, Array<const float, 2> x, Array<float, 2> out) {
+  require(w.segments().size() == 2 && w.segments()[0].n == w.segments()[1].n,
+          "w must be two matrices of the same height, gate and up");
+  shape_is(x, 1, w.k(), "x");
+  shape_is(out, 0, x.shape(0), "out");
+  shape_is(out, 1, w.n() / 2, "out");
   nb::gil_scoped_release release;
-  swiglu(gate_up.data(), out.data(), static_cast<int>(out.shape(0)), static_cast<int>(out.shape(1)));
+  matmul_swiglu(w, x.data(), static_cast<int>(x.shape(0)), out.data());
 }
 
-// keys [pages][kv_heads][head_dim][kPage], values [pages][kv_heads][kPage][head_dim]; float32, or bf16 as uint16
-bool check_pages(const Pages& keys, const Pages& values, int heads) {
+// The pages' number format and sizes, checked: float32 or bf16 (as uint16) keys [pages][kv_heads][head_dim][kPage] and
+// values [pages][kv_heads][kPage][head_dim]; or 8 bits as uint8: keys [pages][kv_heads][kPage][head_dim + head_dim / 8],
+// values [pages][kv_heads][kPage][head_dim + 8], their inner layout that of kernels.h.
+struct PageShape {
+  KV kv;
+  int kv_heads, head_dim;
+};
+PageShape check_pages(const Pages& keys, const Pages& values, int heads, size_t qkv_width) {
   const bool f32 = keys.dtype() == nb::dtype<float>(), bf16 = keys.dtype() == nb::dtype<uint16_t>();
-  require((f32 || bf16) && values.dtype() == keys.dtype(), "keys and values must both be float32 or uint16 (bf16)");
-  const size_t kv_heads = keys.shape(1), d = keys.shape(2);
+  const bool i8 = keys.dtype() == nb::dtype<uint8_t>();
+  require((f32 || bf16 || i8) && values.dtype() == keys.dtype(),
+          "keys and values must both be float32, uint16 (bf16) or uint8 (8 bits with scales)");
+  const size_t kv_heads = keys.shape(1);
   require(kv_heads >= 1 && heads >= 1 && heads % kv_heads == 0, "heads must be a multiple of kv_heads");
   require(heads / kv_heads <= kMaxQueryRows, "more than 64 heads share one key head");
-  require(d >= 16 && d % 16 == 0 && d <= kMaxHeadDim, "head_dim must be a multiple of 16 up to 256");
-  shape_is(keys, 3, kPage, "keys");
+  require(qkv_width % (heads + 2 * kv_heads) == 0, "qkv's width is no multiple of its heads");
+  const size_t d = qkv_width / (heads + 2 * kv_heads), unit = i8 ? kGroup : 16;
+  require(d >= unit && d % unit == 0 && d <= kMaxHeadDim,
+          "head_dim must be a multiple of 16 (of 32 for 8-bit pages) up to 256");
   shape_is(values, 0, keys.shape(0), "values");
   shape_is(values, 1, kv_heads, "values");
+  shape_is(keys, 2, i8 ? kPage : d, "keys");
+  shape_is(keys, 3, i8 ? key_page_bytes(static_cast<int>(d)) / kPage : kPage, "keys");
   shape_is(values, 2, kPage, "values");
-  shape_is(values, 3, d, "values");
-  return bf16;
+  shape_is(values, 3, i8 ? value_page_bytes(static_cast<int>(d)) / kPage : d, "values");
+  return {f32 ? KV::F32 : bf16 ? KV::BF16 : KV::I8, static_cast<int>(kv_heads), static_cast<int>(d)};
 }
 
 void py_rope_store(Array<float, 2> qkv, int heads, Array<const float, 2> cos, Array<const float, 2> sin,
                    Array<const int32_t, 1> positions, Array<const int32_t, 1> slots,
                    Maybe<const float, 1> q_norm, Maybe<const float, 1> k_norm, float eps, Pages keys,
                    Pages values) {
-  const bool bf16 = check_pages(keys, values, heads);
-  const int kv_heads = static_cast<int>(keys.shape(1)), d = static_cast<int>(keys.shape(2));
-  shape_is(qkv, 1, static_cast<size_t>(heads + 2 * kv_heads) * d, "qkv");
+  const auto [kv, kv_heads, d] = check_pages(keys, values, heads, qkv.shape(1));
   shape_is(cos, 1, d / 2, "cos");
   shape_is(sin, 1, d / 2, "sin");
   shape_is(sin, 0, cos.shape(0), "sin");
@@ -136,7 +150,7 @@ void py_rope_store(Array<float, 2> qkv, int heads, Array<const float, 2> cos, Ar
   values_within(positions, cos.shape(0), "positions");
   values_within(slots, keys.shape(0) * kPage, "slots");
   const RopeStore args{qkv.data(), heads, kv_heads, d, cos.data(), sin.data(), positions.data(), slots.data(),
-                       pointer(q_norm), pointer(k_norm), eps, keys.data(), values.data(), bf16};
+                       pointer(q_norm), pointer(k_norm), eps, keys.data(), values.data(), kv};
   const int rows = static_cast<int>(qkv.shape(0));
   nb::gil_scoped_release release;
   rope_store(args, rows);
@@ -145,10 +159,8 @@ void py_rope_store(Array<float, 2> qkv, int heads, Array<const float, 2> cos, Ar
 void py_attention(Array<const float, 2> qkv, int heads, Pages keys, Pages values,
                   Array<const int32_t, 2> pages, Array<const int32_t, 1> starts,
                   Array<const int32_t, 1> positions, Array<float, 2> out) {
-  const bool bf16 = check_pages(keys, values, heads);
-  const int kv_heads = static_cast<int>(keys.shape(1)), d = static_cast<int>(keys.shape(2));
+  const auto [kv, kv_heads, d] = check_pages(keys, values, heads, qkv.shape(1));
   const int n = static_cast<int>(qkv.shape(0)), sequences = static_cast<int>(pages.shape(0));
-  shape_is(qkv, 1, static_cast<size_t>(heads + 2 * kv_heads) * d, "qkv");
   shape_is(out, 0, n, "out");
   shape_is(out, 1, static_cast<size_t>(heads) * d, "out");
   shape_is(positions, 0, n, "positions");
@@ -159,7 +171,7 @@ void py_attention(Array<const float, 2> qkv, int heads, Pages keys, Pages values
   for (int s = 0; s < sequences; ++s)
     require(starts.data()[s] <= starts.data()[s + 1], "starts must ascend");
   const Attention args{qkv.data(), static_cast<int>(qkv.shape(1)), out.data(), heads, kv_heads, d, keys.data(),
-                       values.data(), bf16, pages.data(), static_cast<int>(pages.shape(1)), starts.data(),
+                       values.data(), kv, pages.data(), static_cast<int>(pages.shape(1)), starts.data(),
                        positions.data(), 1.0f / std::sqrt(static_cast<float>(d))};
   nb::gil_scoped_release release;
   attention(args, sequences);
@@ -191,7 +203,7 @@ NB_MODULE(_native, m) {
   m.def("unpack", &py_unpack, nb::arg("w"), nb::arg("out").noconvert());
   m.def("add_rms_norm", &py_add_rms_norm, nb::arg("x").noconvert(), nb::arg("delta").noconvert().none(),
         nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
-  m.def("swiglu", &py_swiglu, nb::arg("gate_up").noconvert(), nb::arg("out").noconvert());
+  m.def("matmul_swiglu", &py_matmul_swiglu, nb::arg("w"), nb::arg("x").noconvert(), nb::arg("out").noconvert());
   m.def("rope_store", &py_rope_store, nb::arg("qkv").noconvert(), nb::arg("heads"), nb::arg("cos").noconvert(),
         nb::arg("sin").noconvert(), nb::arg("positions").noconvert(), nb::arg("slots").noconvert(),
         nb::arg("q_norm").noconvert().none(), nb::arg("k_norm").noconvert().none(), nb::arg("eps"),
@@ -212,6 +224,12 @@ NB_MODULE(_native, m) {
     nb::gil_scoped_release release;
     return read_bandwidth(bytes);
   }, nb::arg("bytes"));
+  m.def("profile", &profile, nb::arg("on"));
+  m.def("profiled", [] {
+    std::vector<std::tuple<std::string, long, double, double, double>> out;
+    for (const Profiled& p : profiled()) out.emplace_back(p.name, p.calls, p.seconds, p.bytes, p.operations);
+    return out;
+  });
   m.def("peak_rate", [] {
     nb::gil_scoped_release release;
     return peak_rate();

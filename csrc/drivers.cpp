@@ -8,30 +8,39 @@
 
 #include "dispatch.h"
 #include "pool.h"
+#include "profile.h"
 
 namespace qwick {
 namespace {
 
-enum Slot { kActivations, kPanels, kAttention, kStream };
+enum Slot { kActivations, kPanels, kAttention, kPartial };
 
 size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Rows with room for the forms asked for.
 Rows make_rows(Pool& pool, const float* x, int m, int k, unsigned forms) {
-  Rows rows{m, k, x, nullptr, nullptr, nullptr, nullptr, (k + 31) / 32 * 32};
-  const size_t n = m;
-  const size_t q = rounded(n * k), scale = rounded(n * (k / 32) * sizeof(float));
-  const size_t sums = rounded(n * (k / 16) * sizeof(int32_t)), bf16 = rounded(n * rows.k_even * 2);
-  const size_t bytes = (forms & kFormI8 ? q + scale + sums : 0) + (forms & kFormBF16 ? bf16 : 0);
+  Rows rows{m, k, x, nullptr, nullptr, nullptr, {}, nullptr, (k + 31) / 32 * 32};
+  const size_t n = m, groups = n * (k / kGroup);
+  // Where each array begins, and at last how long all of them are.
+  size_t bytes = 0;
+  auto take = [&bytes](size_t size) { return (bytes = rounded(bytes + size), bytes - rounded(size)); };
+  size_t q = 0, scale = 0, minus = 0, start[3] = {}, bf16 = 0;
+  if (forms & kFormI8) {
+    q = take(n * k);
+    scale = take(n * rows.scales() * sizeof(float));
+    minus = take(groups * sizeof(float));
+    for (int i = 0; i < 3; ++i) start[i] = take(2 * groups * sizeof(int32_t));
+  }
+  if (forms & kFormBF16) bf16 = take(n * rows.k_even * sizeof(uint16_t));
   if (!bytes) return rows;
   auto* at = static_cast<uint8_t*>(pool.scratch(kActivations, bytes));
   if (forms & kFormI8) {
-    rows.q = reinterpret_cast<int8_t*>(at);
-    rows.scale = reinterpret_cast<float*>(at + q);
-    rows.sums = reinterpret_cast<int32_t*>(at + q + scale);
-    at += q + scale + sums;
+    rows.q = reinterpret_cast<int8_t*>(at + q);
+    rows.scale = reinterpret_cast<float*>(at + scale);
+    rows.minus = reinterpret_cast<float*>(at + minus);
+    for (int i = 0; i < 3; ++i) rows.start[i] = reinterpret_cast<int32_t*>(at + start[i]);
   }
-  if (forms & kFormBF16) rows.bf16 = reinterpret_cast<uint16_t*>(at);
+  if (forms & kFormBF16) rows.bf16 = reinterpret_cast<uint16_t*>(at + bf16);
   return rows;
 }
 
@@ -42,25 +51,68 @@ double seconds() {
 
 }  // namespace
 
+// "matmul 9728x896 i5+i5", and what it moves at least: each weight once, x and y once.
+auto label(const char* what, const Packed& w) {
+  return [what, &w] {
+    std::string name = std::string(what) + " " + std::to_string(w.n()) + "x" + std::to_string(w.k());
+    char separator = ' ';
+    for (const Segment& s : w.segments()) name += separator + std::string(kind_name(s.kind)), separator = '+';
+    return name;
+  };
+}
+double product_bytes(const Packed& w, int m, int outputs) {
+  return w.bytes() + sizeof(float) * static_cast<double>(m) * (w.k() + outputs);
+}
+double product_operations(const Packed& w, int m) { return 2.0 * m * w.n() * w.k(); }
+
+auto label(const char* what) {
+  return [what] { return std::string(what); };
+}
+constexpr double kFloat = sizeof(float);
+
+// What every product of this many rows needs, once: x in the forms that the kernels of w's classes read.
+struct Product {
+  const Kernels& kernels = qwick::kernels();
+  Pool& pool;
+  bool few;
+  Rows rows;
+  uint8_t* scratch;     // per thread, `panel` bytes apart: what `panel` needs, then `extra`
+  size_t panel, extra;
+
+  Product(Pool& pool, const Packed& w, const float* x, int m, size_t extra) : pool(pool), extra(extra) {
+    few = m <= kernels.small_rows;
+    unsigned forms = 0;
+    for (const Segment& s : w.segments())
+      forms |= (few ? kernels.small_forms : kernels.panel_forms)[static_cast<int>(s.kind)];
+    forms &= ~kFormF32;
+    rows = make_rows(pool, x, m, w.k(), forms);
+    const int count = pool.threads();
+    // Few rows are prepared faster than a second parallel region starts.
+    if (forms && few) kernels.prepare(rows, 0, m, forms);
+    if (forms && !few)
+      pool.run((m + kRowBlock - 1) / kRowBlock, std::max(1, m / (4 * kRowBlock * count)), [&](int, Range mine) {
+        kernels.prepare(rows, mine.begin * kRowBlock, std::min(mine.end * kRowBlock, m), forms);
+      });
+    panel = rounded(few ? 0 : kernels.panel_bytes(m, w.k())) + rounded(extra);
+    scratch = panel ? static_cast<uint8_t*>(pool.scratch(kPanels, panel * count)) : nullptr;
+  }
+  float* extra_of(int thread) const { return reinterpret_cast<float*>(scratch + (thread + 1) * panel - rounded(extra)); }
+
+  void tiles(int thread, const Segment& s, int t0, int t1, const Output& out) const {
+    if (few) {
+      kernels.small(s, t0, t1, rows, out);
+    } else {
+      kernels.panel(s, t0, t1, rows, out, scratch + thread * panel);
+    }
+  }
+};
+
 void matmul(const Packed& w, const float* x, int m, const float* bias, float* y) {
   if (m < 1) return;
-  const Kernels& kernels = qwick::kernels();
-  const bool few = m <= kMaxSmallRows;
-  unsigned forms = 0;
-  for (const Segment& s : w.segments())
-    forms |= (few ? kernels.small_forms : kernels.panel_forms)[static_cast<int>(s.kind)];
-  forms &= ~kFormF32;
-
+  const Timed timed(label("matmul", w), product_bytes(w, m, w.n()), product_operations(w, m));
   Pool::Use pool;
-  const Rows rows = make_rows(*pool, x, m, w.k(), forms);
+  const Product product(*pool, w, x, m, 0);
   const Output out{y, w.n(), bias};
-  const int count = pool->threads();
-  // Few rows are prepared faster than a second parallel region starts.
-  if (forms && few) kernels.prepare(rows, 0, m, forms);
-  if (forms && !few)
-    pool->run(m, std::max(1, m / (4 * count)),
-              [&](int, Range mine) { kernels.prepare(rows, mine.begin, mine.end, forms); });
-
   // An item is a pair of tiles, because a panel holds two; the segments' items follow each other.
   std::vector<int> first;
   int items = 0;
@@ -68,20 +120,35 @@ void matmul(const Packed& w, const float* x, int m, const float* bias, float* y)
     first.push_back(items);
     items += (s.tiles + 1) / 2;
   }
-  const size_t panel = few ? 0 : rounded(kernels.panel_bytes(w.k()));
-  auto* scratch = few ? nullptr : static_cast<uint8_t*>(pool->scratch(kPanels, panel * count));
-  const int chunk = std::max(1, items / (8 * count));
-  pool->run(items, chunk, [&](int t, Range mine) {
+  pool->run(items, std::max(1, items / (8 * pool->threads())), [&](int t, Range mine) {
     for (size_t i = 0; i < first.size(); ++i) {
       const Segment& s = w.segments()[i];
       const int t0 = std::max(0, mine.begin - first[i]) * 2;
       const int t1 = std::min((mine.end - first[i]) * 2, s.tiles);
-      if (t0 >= t1) continue;
-      if (few) {
-        kernels.small(s, t0, t1, rows, out);
-      } else {
-        kernels.panel(s, t0, t1, rows, out, scratch + t * panel);
-      }
+      if (t0 < t1) product.tiles(t, s, t0, t1, out);
+    }
+  });
+}
+
+// Gate and up meet while they are in the cache: their product, twice as wide as what is wanted, never reaches memory.
+void matmul_swiglu(const Packed& w, const float* x, int m, float* y) {
+  if (m < 1) return;
+  constexpr int kPair = 2, kWidth = kPair * kTile;  // tiles of each, and their columns
+  const Timed timed(label("matmul_swiglu", w), product_bytes(w, m, w.n() / 2), product_operations(w, m));
+  Segment gate = w.segments()[0], up = w.segments()[1];
+  Pool::Use pool;
+  const Product product(*pool, w, x, m, static_cast<size_t>(m) * 2 * kWidth * sizeof(float));
+  const int items = (gate.tiles + kPair - 1) / kPair;
+  pool->run(items, std::max(1, items / (8 * pool->threads())), [&](int t, Range mine) {
+    float* both = product.extra_of(t);
+    for (int i = mine.begin; i < mine.end; ++i) {
+      const int t0 = i * kPair, t1 = std::min(t0 + kPair, gate.tiles), column = t0 * kTile;
+      Segment left = gate, right = up;
+      left.first = -column;  // so that the tiles' columns begin at 0 and at kWidth
+      right.first = kWidth - column;
+      product.tiles(t, left, t0, t1, {both, 2 * kWidth, nullptr});
+      product.tiles(t, right, t0, t1, {both, 2 * kWidth, nullptr});
+      product.kernels.swiglu(both, 2 * kWidth, kWidth, y + column, gate.n, m, std::min(kWidth, gate.n - column));
     }
   });
 }
@@ -99,6 +166,7 @@ void over_rows(int rows, size_t width, const Job& job) {
 
 void gather_rows(const Source& w, const int32_t* ids, int count, float* out) {
   const size_t stride = stored_row_bytes(w.type, w.k);
+  const Timed timed(label("gather_rows"), static_cast<double>(count) * (stride + kFloat * w.k), 0);
   over_rows(count, w.k, [&](int begin, int end) {
     for (int i = begin; i < end; ++i)
       decode_stored_row(w.type, w.data + ids[i] * stride, w.k, out + static_cast<size_t>(i) * w.k);
@@ -112,44 +180,85 @@ void unpack(const Packed& w, float* out) {
 }
 
 void add_rms_norm(float* x, const float* delta, const float* weight, float eps, float* out, int rows, int n) {
+  const double cells = static_cast<double>(rows) * n;
+  const Timed timed(label("add_rms_norm"), kFloat * cells * (delta ? 4 : 2), 4 * cells);
   over_rows(rows, n, [&](int begin, int end) {
     const size_t at = static_cast<size_t>(begin) * n;
     kernels().add_rms_norm(x + at, delta ? delta + at : nullptr, weight, eps, out + at, end - begin, n);
   });
 }
 
-void swiglu(const float* gate_up, float* out, int rows, int n) {
-  over_rows(rows, n, [&](int begin, int end) {
-    kernels().swiglu(gate_up + static_cast<size_t>(begin) * 2 * n, out + static_cast<size_t>(begin) * n,
-                     end - begin, n);
-  });
-}
-
 void rope_store(const RopeStore& args, int rows) {
-  over_rows(rows, static_cast<size_t>(args.heads + 2 * args.kv_heads) * args.head_dim,
+  const int width = (args.heads + 2 * args.kv_heads) * args.head_dim;
+  const Timed timed(label("rope_store"), kFloat * rows * 2.0 * width, 6.0 * rows * width);
+  over_rows(rows, width,
             [&](int begin, int end) { kernels().rope_store(args, begin, end); });
 }
 
+// Queries and results once, and each sequence's keys and values once.
+struct AttentionCost {
+  double bytes = 0, operations = 0;
+
+  AttentionCost(const Attention& a, int sequences) {
+    const double element = a.kv == KV::F32 ? 4 : a.kv == KV::BF16 ? 2 : 1 + 0.5 * (8.0 / a.head_dim + 1.0 / 8);
+    for (int s = 0; s < sequences; ++s) {
+      int most = 0;
+      for (int row = a.starts[s]; row < a.starts[s + 1]; ++row) {
+        most = std::max(most, a.positions[row] + 1);
+        operations += 4.0 * (a.positions[row] + 1) * a.heads * a.head_dim;
+      }
+      bytes += 2 * element * most * a.kv_heads * a.head_dim;
+    }
+    bytes += 2 * kFloat * a.starts[sequences] * a.heads * a.head_dim;
+  }
+};
+
 void attention(const Attention& args, int sequences) {
-  struct Item {
-    int sequence, kv_head, q0, q1;
-  };
+  const AttentionCost cost = profiling() ? AttentionCost(args, sequences) : AttentionCost(args, 0);
+  const Timed timed(label("attention"), cost.bytes, cost.operations);
   const int group = args.heads / args.kv_heads;
   const int tokens = std::max(1, std::min(16, kMaxQueryRows / group));  // queries per item
-  std::vector<Item> items;
+  std::vector<AttentionItem> items;
   for (int s = 0; s < sequences; ++s)
     for (int h = 0; h < args.kv_heads; ++h)
-      for (int q0 = args.starts[s]; q0 < args.starts[s + 1]; q0 += tokens)
-        items.push_back({s, h, q0, std::min(q0 + tokens, args.starts[s + 1])});
+      for (int q0 = args.starts[s]; q0 < args.starts[s + 1]; q0 += tokens) {
+        const int q1 = std::min(q0 + tokens, args.starts[s + 1]);
+        const int most = *std::max_element(args.positions + q0, args.positions + q1) + 1;
+        items.push_back({s, h, q0, q1, 0, (most + kSegment * kPage - 1) / (kSegment * kPage), nullptr});
+      }
   const Kernels& kernels = qwick::kernels();
   Pool::Use pool;
-  const size_t scratch = rounded(kernels.attention_scratch * sizeof(float));
+  const size_t scratch = rounded(kernels.attention_scratch);
   auto* buffer = static_cast<uint8_t*>(pool->scratch(kAttention, scratch * pool->threads()));
-  pool->run(static_cast<int>(items.size()), 1, [&](int t, Range mine) {
-    for (int i = mine.begin; i < mine.end; ++i)
-      kernels.attention(args, items[i].sequence, items[i].kv_head, items[i].q0, items[i].q1,
-                        reinterpret_cast<float*>(buffer + t * scratch));
-  });
+  auto run = [&](const std::vector<AttentionItem>& work) {
+    pool->run(static_cast<int>(work.size()), 1, [&](int t, Range mine) {
+      for (int i = mine.begin; i < mine.end; ++i) kernels.attention(args, work[i], buffer + t * scratch);
+    });
+  };
+  // Too few items to keep all threads busy to the end: long ones are cut along their tokens.
+  if (pool->threads() == 1 || static_cast<int>(items.size()) >= 4 * pool->threads()) return run(items);
+  std::vector<AttentionItem> parts;
+  std::vector<size_t> at;  // where each item's partial sums lie, in floats
+  size_t floats = 0;
+  for (const AttentionItem& item : items) {
+    at.push_back(floats);
+    if (item.segment1 > 1)
+      floats += static_cast<size_t>(item.segment1) * (item.q1 - item.q0) * group * (args.head_dim + 16);
+  }
+  if (!floats) return run(items);
+  auto* partial = static_cast<float*>(pool->scratch(kPartial, floats * sizeof(float)));
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i].segment1 > 1) items[i].partial = partial + at[i];
+    for (int segment = 0; segment < items[i].segment1; ++segment) {
+      parts.push_back(items[i]);
+      if (!items[i].partial) break;
+      parts.back().segment0 = segment;
+      parts.back().segment1 = segment + 1;
+    }
+  }
+  run(parts);
+  for (const AttentionItem& item : items)
+    if (item.partial) kernels.attention_join(args, item);
 }
 
 double read_bandwidth(size_t bytes) {

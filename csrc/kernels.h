@@ -15,8 +15,9 @@ namespace qwick {
 // rows are one 512-bit, two 256-bit or four 128-bit vectors of 32-bit lanes. Packing moves bits and never
 // rounds: a packed matrix decodes to exactly the values of the stored one.
 constexpr int kTile = 16;
-constexpr int kGroup = 32;        // k per integer dot product and per scale
-constexpr int kSuper = 256;       // k per second-level scale (the "K" formats)
+constexpr int kGroup = 32;        // k per integer dot product and per scale of weights
+constexpr int kBlock = 128;       // k per scale of activations
+constexpr int kSuper = 256;       // k per second-level scale of weights (the "K" formats)
 
 enum class Kind : int { I4, I5, I6, I8, BF16, F16, F32 };
 constexpr int kKinds = 7;
@@ -41,6 +42,9 @@ constexpr bool is_integer(Kind kind) { return kind <= Kind::I8; }
 constexpr int zero_point(Kind kind) {
   return kind == Kind::I5 ? 16 : kind == Kind::I6 ? 32 : kind == Kind::I8 ? 128 : 0;
 }
+constexpr int largest_quant(Kind kind) {
+  return kind == Kind::I4 ? 15 : kind == Kind::I5 ? 31 : kind == Kind::I6 ? 63 : 255;
+}
 
 struct Segment {           // one stored matrix inside a packed one
   Kind kind;
@@ -60,14 +64,23 @@ struct Segment {           // one stored matrix inside a packed one
 // Rows of x in the forms that a kernel may ask for.
 enum Form : unsigned { kFormF32 = 1, kFormI8 = 2, kFormBF16 = 4 };
 
+// The 8-bit form goes by blocks of kRowBlock rows (the last may have fewer), R rows each, side by side: a kernel walks
+// through all rows of a block with one pointer.
+constexpr int kRowBlock = 8;
+
 struct Rows {
   int m, k;
   const float* x;     // [m][k]
-  int8_t* q;          // [m][k] round(x / scale), scale = max|x| of the group / 127
-  float* scale;       // [m][k / 32]
-  int32_t* sums;      // [m][k / 16] sums of q
+  int8_t* q;          // per block [k / 4][R][4] round(x / scale), scale = max|x| of kBlock columns / 127
+  float* scale;       // per block [ceil(k / kBlock)][R]
+  float* minus;       // per block [k / 32][R] minus the sum of q: what a stored minimum is multiplied with
+  int32_t* start[3];  // minus the sum of q times the zero point, where integer sums start: of I5 and I8
+                      // per block [k / 32][R], of I6 [k / 16][R]
   uint16_t* bf16;     // [m][k_even], k rounded up to 32 and zero-filled
   int k_even;
+
+  int scales() const { return (k + kBlock - 1) / kBlock; }
+  int groups() const { return k / kGroup; }
 };
 
 struct Output {
@@ -77,9 +90,21 @@ struct Output {
 };
 
 // ---- attention ------------------------------------------------------------------------------------------
-// Keys are stored [page][kv_head][head_dim][kPage], values [page][kv_head][kPage][head_dim], so that both
-// products run over contiguous vectors without a horizontal sum.
+// Pages of kPage tokens, a layer's keys and its values apart; per page and key head:
+//   F32, BF16   keys [head_dim][kPage], values [kPage][head_dim], so that both products run over contiguous vectors
+//               without a horizontal sum
+//   I8          keys: quant + 128 [head_dim / 4][kPage][4], then f32 scale [head_dim / 32][kPage]
+//               values: quant [kPage / 4][head_dim][4] (signed), then f32 log2(scale) [kPage], f32 1 / scale [kPage]
+//               The operand order of the 8-bit dot product. A scale is max|x| / 127 over 32 components of a key, or over
+//               all of a value (1 where all are zero).
 constexpr int kPage = 32;
+constexpr int kSegment = 16;  // pages whose attention is summed before it is joined to the rest
+
+enum class KV : int { F32, BF16, I8 };
+constexpr size_t key_page_bytes(int head_dim) {  // I8
+  return static_cast<size_t>(kPage) * (head_dim + head_dim / kGroup * sizeof(float));
+}
+constexpr size_t value_page_bytes(int head_dim) { return static_cast<size_t>(kPage) * (head_dim + 2 * sizeof(float)); }
 
 struct Attention {
   const float* q;          // [n][q_stride], head h at h * head_dim
@@ -87,12 +112,20 @@ struct Attention {
   float* out;              // [n][heads * head_dim]
   int heads, kv_heads, head_dim;
   const void *keys, *values;  // one layer's pages
-  bool bf16;               // else float32
+  KV kv;
   const int32_t* pages;    // [s][pages_stride]
   int pages_stride;
   const int32_t* starts;   // [s + 1]
   const int32_t* positions;  // [n]
   float scale;             // 1 / sqrt(head_dim)
+};
+
+// Queries q0..q1-1 (rows of the batch, all of one sequence) against one key head, over some segments of its tokens.
+struct AttentionItem {
+  int sequence, kv_head, q0, q1;
+  int segment0, segment1;
+  float* partial;          // null when all segments are here: results go to `out`. Else [segment][row][head_dim + 16]:
+                           // weighted values, largest score, sum of weights, to be joined when all are there
 };
 
 struct RopeStore {
@@ -103,10 +136,9 @@ struct RopeStore {
   const float *q_norm, *k_norm;      // [head_dim] or null
   float eps;
   void *keys, *values;
-  bool bf16;
+  KV kv;
 };
 
-constexpr int kMaxSmallRows = 4;  // `small` takes up to this many rows
 constexpr int kMaxHeadDim = 256;
 constexpr int kMaxQueryRows = 64; // rows of one attention item
 
@@ -114,12 +146,13 @@ struct Kernels {
   const char* name;
   unsigned needs;          // bits of cpu.h
   bool selectable;         // false: only when forced (an emulation for tests)
+  int small_rows;          // `small` takes up to this many rows
   unsigned small_forms[kKinds], panel_forms[kKinds];
-  size_t (*panel_bytes)(int k);  // scratch per thread for `panel`
+  size_t (*panel_bytes)(int m, int k);  // scratch per thread for `panel`
 
-  // rows r0..r1-1 of x into the forms asked for
+  // rows r0..r1-1 of x into the forms asked for; r0 begins a block of kRowBlock, r1 ends one
   void (*prepare)(const Rows& rows, int r0, int r1, unsigned forms);
-  // y[0..m)[tiles t0..t1) = x W^T + bias, m <= kMaxSmallRows: weights decoded in registers
+  // y[0..m)[tiles t0..t1) = x W^T + bias, m <= small_rows: weights decoded in registers
   void (*small)(const Segment& w, int t0, int t1, const Rows& x, const Output& out);
   // the same for many rows: two tiles at a time are decoded into scratch, then used for all rows
   void (*panel)(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch);
@@ -127,12 +160,13 @@ struct Kernels {
   // x += delta (when given); out = x / rms(x) * weight
   void (*add_rms_norm)(float* x, const float* delta, const float* weight, float eps, float* out, int rows,
                        int n);
-  void (*swiglu)(const float* gate_up, float* out, int rows, int n);  // [rows][2n] -> [rows][n]
+  // out[r][0..n) = silu(gate) * up; gate at gate_up[r * ld], up `apart` later; rows of out `out_ld` apart
+  void (*swiglu)(const float* gate_up, int ld, int apart, float* out, int out_ld, int rows, int n);
   void (*rope_store)(const RopeStore& a, int r0, int r1);
-  // queries q0..q1-1 (rows of the batch, all of sequence s) against one key head;
-  // (q1 - q0) * heads / kv_heads <= kMaxQueryRows
-  void (*attention)(const Attention& a, int s, int kv_head, int q0, int q1, float* scratch);
-  size_t attention_scratch;  // floats per thread
+  // (q1 - q0) * heads / kv_heads <= kMaxQueryRows; scratch: attention_scratch bytes, 64-byte aligned
+  void (*attention)(const Attention& a, const AttentionItem& item, void* scratch);
+  void (*attention_join)(const Attention& a, const AttentionItem& item);  // over the segments 0..segment1-1
+  size_t attention_scratch;
 
   // measuring the machine: bytes summed; multiply-adds done, 8-bit or the fastest this table has
   uint64_t (*read)(const uint8_t* p, size_t bytes);

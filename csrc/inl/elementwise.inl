@@ -58,13 +58,12 @@ static void add_rms_norm(float* x, const float* delta, const float* weight, floa
   }
 }
 
-static void swiglu(const float* gate_up, float* out, int rows, int n) {
-  for (int r = 0; r < rows; ++r, gate_up += 2 * n, out += n) {
+static void swiglu(const float* gate_up, int ld, int apart, float* out, int out_ld, int rows, int n) {
+  for (int r = 0; r < rows; ++r, gate_up += ld, out += out_ld) {
+    const float* up = gate_up + apart;
     int i = 0;
-    for (; i + 16 <= n; i += 16)
-      store(out + i, mul(silu(load(gate_up + i)), load(gate_up + n + i)));
-    if (i < n)
-      store_some(out + i, mul(silu(load_some(gate_up + i, n - i)), load_some(gate_up + n + i, n - i)), n - i);
+    for (; i + 16 <= n; i += 16) store(out + i, mul(silu(load(gate_up + i)), load(up + i)));
+    if (i < n) store_some(out + i, mul(silu(load_some(gate_up + i, n - i)), load_some(up + i, n - i)), n - i);
   }
 }
 
@@ -80,20 +79,57 @@ static void rotate(float* head, const float* cos, const float* sin, int half) {
 }
 
 // A key goes into a column of its page (components kPage apart), a value into a row.
+template <class T, class Convert>
+static void store_floats(T* keys, T* values, size_t offset, int d, const float* key, const float* value,
+                         const Convert& convert) {
+  T buffer[kMaxHeadDim];
+  for (int i = 0; i < d; i += 16) convert(buffer + i, load(key + i));
+  for (int i = 0; i < d; ++i) keys[i * kPage + offset] = buffer[i];
+  for (int i = 0; i < d; i += 16) convert(values + offset * d + i, load(value + i));
+}
+
+static float largest(const float* x, int n) {  // of |x|; NaN if there is one
+  F32 top = set1(0.0f);
+  bool nan = false;
+  for (int i = 0; i < n; i += 16) {
+    const F32 v = load(x + i);
+    nan |= unordered(v, v);
+    top = max(top, abs(v));
+  }
+  return nan ? __builtin_nanf("") : reduce_max(top);
+}
+
+static void store_bytes(uint8_t* keys, uint8_t* values, size_t offset, int d, const float* key, const float* value) {
+  int8_t q[kMaxHeadDim];
+  float* scales = reinterpret_cast<float*>(keys + kPage * d) + offset;
+  for (int g = 0; g < d; g += kGroup) {
+    const float amax = largest(key + g, kGroup);
+    const F32 inverse = set1(amax > 0 ? 127.0f / amax : 0.0f);
+    for (int i = g; i < g + kGroup; i += 16) store_i8(q + i, round_to_int(mul(load(key + i), inverse)));
+    scales[g / kGroup * kPage] = amax / 127.0f;
+  }
+  for (int i = 0; i < d; ++i) keys[i / 4 * 4 * kPage + 4 * offset + i % 4] = static_cast<uint8_t>(q[i]) ^ 0x80;
+  const float amax = largest(value, d);
+  const F32 inverse = set1(amax > 0 ? 127.0f / amax : 0.0f);
+  for (int i = 0; i < d; i += 16) store_i8(q + i, round_to_int(mul(load(value + i), inverse)));
+  for (int i = 0; i < d; ++i) values[offset / 4 * 4 * d + 4 * i + offset % 4] = static_cast<uint8_t>(q[i]);
+  const float scale = amax == 0 ? 1.0f : amax / 127.0f;
+  float* of_values = reinterpret_cast<float*>(values + kPage * d) + offset;
+  of_values[0] = __builtin_log2f(scale);
+  of_values[kPage] = 1.0f / scale;
+}
+
 static void store_key_value(const RopeStore& a, int slot, int head, const float* key, const float* value) {
-  const size_t page = slot / kPage, offset = slot % kPage, d = a.head_dim;
-  const size_t base = (page * a.kv_heads + head) * d * kPage;
-  if (a.bf16) {
-    uint16_t* keys = static_cast<uint16_t*>(a.keys) + base + offset;
-    uint16_t buffer[kMaxHeadDim];
-    for (size_t i = 0; i < d; i += 16) store_bf16(buffer + i, load(key + i));
-    for (size_t i = 0; i < d; ++i) keys[i * kPage] = buffer[i];
-    uint16_t* values = static_cast<uint16_t*>(a.values) + base + offset * d;
-    for (size_t i = 0; i < d; i += 16) store_bf16(values + i, load(value + i));
+  const size_t page = static_cast<size_t>(slot / kPage) * a.kv_heads + head, offset = slot % kPage, d = a.head_dim;
+  if (a.kv == KV::I8) {
+    store_bytes(static_cast<uint8_t*>(a.keys) + page * key_page_bytes(a.head_dim),
+                static_cast<uint8_t*>(a.values) + page * value_page_bytes(a.head_dim), offset, a.head_dim, key, value);
+  } else if (a.kv == KV::BF16) {
+    store_floats(static_cast<uint16_t*>(a.keys) + page * d * kPage, static_cast<uint16_t*>(a.values) + page * d * kPage,
+                 offset, a.head_dim, key, value, [](uint16_t* p, F32 v) { store_bf16(p, v); });
   } else {
-    float* keys = static_cast<float*>(a.keys) + base + offset;
-    for (size_t i = 0; i < d; ++i) keys[i * kPage] = key[i];
-    memcpy(static_cast<float*>(a.values) + base + offset * d, value, d * sizeof(float));
+    store_floats(static_cast<float*>(a.keys) + page * d * kPage, static_cast<float*>(a.values) + page * d * kPage, offset,
+                 a.head_dim, key, value, [](float* p, F32 v) { store(p, v); });
   }
 }
 

@@ -32,16 +32,6 @@ static void small_float_tile(const Segment& w, int t, const Rows& x, const Outpu
   }
 }
 
-template <Kind kind>
-static void small_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
-  for (int t = t0; t < t1; ++t) {
-    if (x.m == 1) small_float_tile<kind, 1>(w, t, x, out);
-    if (x.m == 2) small_float_tile<kind, 2>(w, t, x, out);
-    if (x.m == 3) small_float_tile<kind, 3>(w, t, x, out);
-    if (x.m == 4) small_float_tile<kind, 4>(w, t, x, out);
-  }
-}
-
 template <Kind kind, int M>
 static void panel_float_rows(const Segment& w, int t0, int tiles, const Rows& x, int r0, const Output& out) {
   const uint8_t *tile0 = w.tile(t0), *tile1 = w.tile(tiles > 1 ? t0 + 1 : t0);
@@ -71,6 +61,17 @@ static void panel_float(const Segment& w, int t0, int t1, const Rows& x, const O
     for (; r + M <= x.m; r += M) panel_float_rows<kind, M>(w, t, tiles, x, r, out);
     for (; r + 2 <= x.m; r += 2) panel_float_rows<kind, 2>(w, t, tiles, x, r, out);
     if (r < x.m) panel_float_rows<kind, 1>(w, t, tiles, x, r, out);
+  }
+}
+
+template <Kind kind>
+static void small_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
+  if (x.m > 4) return panel_float<kind>(w, t0, t1, x, out, nullptr);
+  for (int t = t0; t < t1; ++t) {
+    if (x.m == 1) small_float_tile<kind, 1>(w, t, x, out);
+    if (x.m == 2) small_float_tile<kind, 2>(w, t, x, out);
+    if (x.m == 3) small_float_tile<kind, 3>(w, t, x, out);
+    if (x.m == 4) small_float_tile<kind, 4>(w, t, x, out);
   }
 }
 

@@ -24,10 +24,11 @@ namespace {
 
 extern const Kernels kScalar = {
     "scalar", 0, true,
-    {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
+    4, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     scalar::int_panel_bytes, scalar::prepare, scalar::small, scalar::panel, scalar::add_rms_norm,
-    scalar::swiglu, scalar::rope_store, scalar::attention, kMaxQueryRows * kMaxHeadDim, scalar::read,
+    scalar::swiglu, scalar::rope_store, scalar::attention, scalar::attention_join,
+    sizeof(scalar::Item), scalar::read,
     scalar::busy,
 };
 

@@ -13,6 +13,7 @@ struct U8 {
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
+constexpr int kStepsAtOnce = 4;
 constexpr int kPanelRows = 2;  // 16 registers: 4 integer sums take 8; the float sums of a group wait in memory
 constexpr int kFloatPanelRows = 3;
 
@@ -91,6 +92,11 @@ QWICK_INLINE void store_i8(int8_t* p, I32 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(a, b));
 }
 
+QWICK_INLINE void store_u8(uint8_t* p, I32 v) {
+  const __m128i a = low_halves(v, false), b = low_halves(v, true);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(a, b));
+}
+
 QWICK_INLINE F32 load_bf16(const uint16_t* p) {
   const __m128i *h = reinterpret_cast<const __m128i*>(p), *l = reinterpret_cast<const __m128i*>(p + 8);
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(h)), 16)),
@@ -157,8 +163,7 @@ QWICK_INLINE U8 with_bits(U8 low, U8 plane) {
 // One register of `dot`. Without VNNI, pairs of products are summed in 16 bits: exact for quants up to 129; wider ones
 // are multiplied as 16-bit numbers, even bytes and odd bytes apart.
 template <bool wide>
-QWICK_INLINE __m256i dot_half(__m256i acc, __m256i w, int32_t four) {
-  const __m256i x = _mm256_set1_epi32(four);
+QWICK_INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x) {
 #ifdef QWICK_AVXVNNI
   return _mm256_dpbusd_avx_epi32(acc, w, x);
 #else
@@ -172,9 +177,62 @@ QWICK_INLINE __m256i dot_half(__m256i acc, __m256i w, int32_t four) {
   }
 #endif
 }
-template <bool wide>
-QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
+QWICK_INLINE __m256i four_bytes(const int8_t* x) {
   int32_t four;
   memcpy(&four, x, 4);
+  return _mm256_set1_epi32(four);
+}
+template <bool wide>
+QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
+  const __m256i four = four_bytes(x);
   return {dot_half<wide>(acc.a, w.a, four), dot_half<wide>(acc.b, w.b, four)};
+}
+
+// acc[lane] += sum over b of v[4 lane + b] * p[b]; v signed, p four unsigned bytes.
+QWICK_INLINE __m256i dot_signed_half(__m256i acc, __m256i v, __m256i p) {
+#ifdef QWICK_AVXVNNI
+  return _mm256_dpbusd_avx_epi32(acc, p, v);
+#else
+  const __m256i v_even = _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), v_odd = _mm256_srai_epi16(v, 8);
+  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_and_si256(p, _mm256_set1_epi16(255)), v_even));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_srli_epi16(p, 8), v_odd));
+#endif
+}
+QWICK_INLINE I32 dot_signed(I32 acc, U8 v, const uint8_t* p) {
+  const __m256i four = four_bytes(reinterpret_cast<const int8_t*>(p));
+  return {dot_signed_half(acc.a, v.a, four), dot_signed_half(acc.b, v.b, four)};
+}
+
+// One register of four steps. Without VNNI: as many as fit 16 bits are summed there, which saves the widening.
+template <Kind kind>
+QWICK_INLINE __m256i dot4_half(__m256i acc, __m256i w0, __m256i w1, __m256i w2, __m256i w3, __m256i x0, __m256i x1,
+                               __m256i x2, __m256i x3) {
+#ifndef QWICK_AVXVNNI
+  if constexpr (largest_quant(kind) < 64) {
+    const __m256i one = _mm256_set1_epi16(1);
+    __m256i a = _mm256_add_epi16(_mm256_maddubs_epi16(w0, x0), _mm256_maddubs_epi16(w1, x1));
+    __m256i b = _mm256_add_epi16(_mm256_maddubs_epi16(w2, x2), _mm256_maddubs_epi16(w3, x3));
+    if constexpr (8 * 127 * largest_quant(kind) < 32768) {  // eight products fit
+      return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_add_epi16(a, b), one));
+    } else {
+      return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(a, one), _mm256_madd_epi16(b, one)));
+    }
+  }
+#endif
+  constexpr bool wide = largest_quant(kind) > 129;
+  return dot_half<wide>(dot_half<wide>(dot_half<wide>(dot_half<wide>(acc, w0, x0), w1, x1), w2, x2), w3, x3);
+}
+// Four steps: acc += op[t] * the four bytes at x + t * apart.
+template <Kind kind>
+QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
+  const __m256i x0 = four_bytes(x), x1 = four_bytes(x + apart), x2 = four_bytes(x + 2 * apart),
+                x3 = four_bytes(x + 3 * apart);
+  return {dot4_half<kind>(acc.a, op[0].a, op[1].a, op[2].a, op[3].a, x0, x1, x2, x3),
+          dot4_half<kind>(acc.b, op[0].b, op[1].b, op[2].b, op[3].b, x0, x1, x2, x3)};
+}
+// kStepsAtOnce steps, their operands `stride` bytes apart.
+template <Kind kind>
+QWICK_INLINE I32 dot_steps(I32 acc, const uint8_t* w, int stride, const int8_t* x, int apart) {
+  const U8 op[4] = {load_bytes(w), load_bytes(w + stride), load_bytes(w + 2 * stride), load_bytes(w + 3 * stride)};
+  return dot4<kind>(acc, op, x, apart);
 }

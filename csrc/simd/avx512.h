@@ -7,7 +7,8 @@ typedef __m512i U8;
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
-constexpr int kPanelRows = 6;  // 12 integer and 12 float sums: 24 of 32 registers
+constexpr int kPanelRows = 8;  // 16 integer sums in registers; the float sums of a group wait in memory
+constexpr int kStepsAtOnce = 1;
 constexpr int kFloatPanelRows = 8;
 
 QWICK_INLINE __mmask16 lanes(int n) {
@@ -42,6 +43,10 @@ QWICK_INLINE F32 exponent_of(I32 n) {
 QWICK_INLINE int reduce_add(I32 v) { return _mm512_reduce_add_epi32(v); }
 QWICK_INLINE void store_i8(int8_t* p, I32 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(v));
+}
+
+QWICK_INLINE void store_u8(uint8_t* p, I32 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(v));
 }
 
 QWICK_INLINE F32 load_bf16(const uint16_t* p) {
@@ -94,4 +99,21 @@ QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
   int32_t four;
   memcpy(&four, x, 4);
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+}
+// acc[lane] += sum over b of v[4 lane + b] * p[b]; v signed, p four unsigned bytes.
+QWICK_INLINE I32 dot_signed(I32 acc, U8 v, const uint8_t* p) {
+  int32_t four;
+  memcpy(&four, p, 4);
+  return _mm512_dpbusd_epi32(acc, _mm512_set1_epi32(four), v);
+}
+// Four steps: acc += op[t] * the four bytes at x + t * apart.
+template <Kind kind>
+QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
+  for (int t = 0; t < 4; ++t) acc = dot<true>(acc, op[t], x + t * apart);
+  return acc;
+}
+// kStepsAtOnce steps, their operands `stride` bytes apart.
+template <Kind kind>
+QWICK_INLINE I32 dot_steps(I32 acc, const uint8_t* w, int, const int8_t* x, int) {
+  return dot<true>(acc, load_bytes(w), x);
 }

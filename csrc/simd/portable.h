@@ -11,6 +11,7 @@ typedef int16_t I16x32 __attribute__((vector_size(64), aligned(2)));
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
 constexpr int kPanelRows = 2;  // rows of x that `panel` takes at a time, by the registers there are
+constexpr int kStepsAtOnce = 1;
 constexpr int kFloatPanelRows = 2;
 
 QWICK_INLINE F32 load(const float* p) { return *reinterpret_cast<const F32*>(p); }
@@ -77,6 +78,9 @@ QWICK_INLINE void store_i8(int8_t* p, I32 v) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(v[i]);
 }
 
+QWICK_INLINE void store_u8(uint8_t* p, I32 v) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(v[i]);
+}
 QWICK_INLINE F32 load_bf16(const uint16_t* p) {
   U32 bits;
   for (int i = 0; i < 16; ++i) bits[i] = static_cast<uint32_t>(p[i]) << 16;
@@ -139,4 +143,23 @@ QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
   const I32 p02 = reinterpret_cast<I32>((reinterpret_cast<I16x32>(w) & 255) * x02);
   const I32 p13 = reinterpret_cast<I32>((reinterpret_cast<I16x32>(w) >> 8 & 255) * x13);
   return acc + (p02 << 16 >> 16) + (p02 >> 16) + (p13 << 16 >> 16) + (p13 >> 16);
+}
+// acc[lane] += sum over b of v[4 lane + b] * p[b]; v signed, p four unsigned bytes: each product fits 16 bits.
+QWICK_INLINE I32 dot_signed(I32 acc, U8 v, const uint8_t* p) {
+  const I16x32 p02 = reinterpret_cast<I16x32>(set1(static_cast<int32_t>(p[2] * 65536 | p[0])));
+  const I16x32 p13 = reinterpret_cast<I16x32>(set1(static_cast<int32_t>(p[3] * 65536 | p[1])));
+  const I32 v02 = reinterpret_cast<I32>((reinterpret_cast<I16x32>(v) << 8 >> 8) * p02);
+  const I32 v13 = reinterpret_cast<I32>((reinterpret_cast<I16x32>(v) >> 8) * p13);
+  return acc + (v02 << 16 >> 16) + (v02 >> 16) + (v13 << 16 >> 16) + (v13 >> 16);
+}
+// Four steps: acc += op[t] * the four bytes at x + t * apart.
+template <Kind kind>
+QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
+  for (int t = 0; t < 4; ++t) acc = dot<(largest_quant(kind) > 129)>(acc, op[t], x + t * apart);
+  return acc;
+}
+// kStepsAtOnce steps, their operands `stride` bytes apart.
+template <Kind kind>
+QWICK_INLINE I32 dot_steps(I32 acc, const uint8_t* w, int, const int8_t* x, int) {
+  return dot<(largest_quant(kind) > 129)>(acc, load_bytes(w), x);
 }

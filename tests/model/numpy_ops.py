@@ -23,7 +23,6 @@ class Definitions:
     """`native.reference` behind the signatures of `native.ops`, for one instruction set's forms."""
 
     add_rms_norm = staticmethod(reference.add_rms_norm)
-    swiglu = staticmethod(reference.swiglu)
     rope_store = staticmethod(reference.rope_store)
     attention = staticmethod(reference.attention)
 
@@ -48,6 +47,11 @@ class Definitions:
             own = None if bias is None else bias[part]
             reference.matmul(x, self.weights(w)[part], out[:, part], own, packed, form)
             at += n
+
+    def matmul_swiglu(self, x: np.ndarray, w: ops.Packed, out: np.ndarray) -> None:
+        both = np.empty((len(x), w.n))
+        self.matmul(x, w, both)
+        reference.swiglu(both, out)
 
     def gather_rows(
         self, stored: str, data: np.ndarray, n: int, ids: np.ndarray, out: np.ndarray
@@ -108,11 +112,12 @@ class Checked:
         self.note("residual", x, theirs, 1e-30)
         self.note("add_rms_norm", out, expected, 1e-6 * np.abs(expected) + 1e-7)
 
-    def swiglu(self, gate_up: np.ndarray, out: np.ndarray) -> None:
-        expected = np.empty(out.shape)
-        ops.swiglu(gate_up, out)
-        reference.swiglu(gate_up, expected)
-        self.note("swiglu", out, expected, 1e-6 * np.abs(expected) + 1e-30)
+    def matmul_swiglu(self, x: np.ndarray, w: ops.Packed, out: np.ndarray) -> None:
+        both, expected = np.empty((len(x), w.n), np.float32), np.empty(out.shape)
+        self.matmul(x, w, both)
+        ops.matmul_swiglu(x, w, out)
+        reference.swiglu(both, expected)
+        self.note("matmul_swiglu", out, expected, 1e-6 * np.abs(expected) + 1e-30)
 
     def rope_store(
         self, qkv: np.ndarray, heads: int, cos: Any, sin: Any, positions: Any, slots: Any,

@@ -195,7 +195,7 @@ def test_a_context_beyond_the_models_is_refused() -> None:
 
 @pytest.mark.parametrize("kv", ["f16", "", "BF16", None, 16])
 def test_a_wrong_cache_type_is_named(kv: Any) -> None:
-    with pytest.raises(ParameterError, match=r"^kv is .*; allowed: bf16, f32$"):
+    with pytest.raises(ParameterError, match=r"^kv is .*; allowed: bf16, f32, int8$"):
         load_model(in_memory(CONFIG, tensors()), kv=kv)
 
 

@@ -163,3 +163,22 @@ def test_defects_of_the_caller_are_refused() -> None:
         ops.pack([("q9", np.zeros(22, np.uint8), 1, 32)])
     with pytest.raises(IndexError, match="holds 4"):
         ops.gather_rows("f32", np.zeros(64, np.uint8), 4, np.array([4], np.int32), out[:1])
+
+
+@pytest.mark.parametrize("kinds", [("Q5_0", "Q5_0"), ("Q4_K", "Q6_K"), ("F32", "BF16")])
+@pytest.mark.parametrize(("m", "n"), [(1, 100), (3, 17), (12, 48), (40, 33), (70, 1)])
+def test_matmul_swiglu(isa: str, kinds: tuple[str, str], m: int, n: int) -> None:
+    rng = np.random.default_rng(n)
+    raws = [
+        encode(StoredType[kind], rng.standard_normal((n, 512)).astype(np.float32)) for kind in kinds
+    ]
+    parts = [(k.lower(), r.reshape(-1), n, 512) for k, r in zip(kinds, raws, strict=True)]
+    packed = ops.pack(parts)
+    x = wild_rows(m, 512, rng)  # large enough for e^-gate to overflow float32: silu must still be 0
+    both = np.empty((m, 2 * n), np.float32)
+    ops.matmul(x, packed, both)
+    assert np.abs(both).max() > 100
+    out, expected = np.full((m, n), np.nan, np.float32), np.empty((m, n))
+    ops.matmul_swiglu(x, packed, out)
+    reference.swiglu(both, expected)
+    np.testing.assert_allclose(out, expected, rtol=2e-6, atol=1e-30)

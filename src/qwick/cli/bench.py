@@ -45,6 +45,7 @@ _streams = _numbers(512)
 @click.option("--repeat", "-r", type=click.IntRange(1, 100), default=3, help="Repetitions [3].")
 @click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Kernel threads.")
 @click.option("--ctx", type=click.IntRange(1), help="Context in tokens.")
+@click.option("--profile", is_flag=True, help="Show each kernel's time, GB/s and GFLOP/s.")
 @json_option
 def bench(
     model: str | None,
@@ -54,6 +55,7 @@ def bench(
     repeat: int,
     threads: int | None,
     ctx: int | None,
+    profile: bool,
     as_json: bool,
 ) -> None:
     """Time prompts (pp), one stream (tg) and batches of MODEL (a name, folder or .gguf file).
@@ -94,7 +96,7 @@ def bench(
         "peak": machine.peak,
         "tests": [],
     }
-    plan = Plan(prompt, generate, batch, repeat)
+    plan = Plan(prompt, generate, batch, repeat, profile)
     if not as_json:
         _print_head(report)
     tell = None if as_json else (lambda test: click.echo(f"{test} ...\r", err=True, nl=False))
@@ -103,6 +105,7 @@ def bench(
         report["tests"].append(row)
         if not as_json:
             _print_row(report, row)
+            _print_kernels(row)
     if as_json:
         print_json(report)
 
@@ -119,6 +122,17 @@ def _row(test: Measured, machine: Limits) -> dict[str, Any]:
         "operations_per_second": test.operations / best,
         "fraction_of_limit": least / best,
         "python_share": test.python_share,
+        "kernels": [
+            {
+                "name": kernel.name,
+                "calls": kernel.calls,
+                "seconds": kernel.seconds,
+                "share": kernel.seconds / sum(test.seconds),
+                "bytes_per_second": kernel.bytes / kernel.seconds,
+                "operations_per_second": kernel.operations / kernel.seconds,
+            }
+            for kernel in test.kernels
+        ],
     }
 
 
@@ -160,3 +174,14 @@ def _print_row(report: dict[str, Any], row: dict[str, Any]) -> None:
             f"{row['fraction_of_limit']:.0%}",
         )
     )
+
+
+def _print_kernels(row: dict[str, Any]) -> None:
+    """Print where a test's time went; what is missing from 100 % was spent outside the kernels."""
+    for kernel in row["kernels"]:
+        click.echo(
+            f"    {kernel['name']:<36} {kernel['share']:>6.1%} {kernel['calls']:>7} calls "
+            f"{kernel['seconds'] / kernel['calls'] * 1e6:>10.1f} us "
+            f"{kernel['bytes_per_second'] / 1e9:>7.1f} GB/s "
+            f"{kernel['operations_per_second'] / 1e9:>7.1f} GFLOP/s"
+        )

@@ -6,6 +6,7 @@ refused with its name. Free metadata is free. Knows nothing of weights or files.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ import numpy as np
 
 from qwick.errors import ConfigError, ParameterError, UnsupportedError, shown
 from qwick.family import MODEL_TYPES
+from qwick.native.ops import PAGE_SIZE
 
-# The cache's numbers: how they are called, and how an array holds them (bf16 as uint16).
+# The cache's numbers: how they are called, and how an array holds them (bf16 as uint16; int8 with its
+# scales as bytes, see `ops.rope_store`).
 KV_DTYPES: Mapping[str, np.dtype[Any]] = {
     "bf16": np.dtype(np.uint16),
     "f32": np.dtype(np.float32),
+    "int8": np.dtype(np.uint8),
 }
 
 # Meaningless for the forward pass of a trained decoder.
@@ -95,7 +99,23 @@ class Arch:
 
     def kv_bytes(self, kv: str) -> int:
         """Bytes of a token's keys and values in all layers; ParameterError unless in KV_DTYPES."""
-        return 2 * self.layers * self.kv_dim * kv_dtype(kv).itemsize
+        keys, values = (math.prod(shape) for shape in self.kv_page_shapes(kv))
+        return self.layers * (keys + values) * kv_dtype(kv).itemsize // PAGE_SIZE
+
+    def kv_page_shapes(self, kv: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Shapes of one page of a layer's keys and values, in elements of `kv_dtype`.
+
+        UnsupportedError where heads do not fit the 8-bit layout (groups of 32 components).
+        """
+        heads, d = self.kv_heads, self.head_dim
+        if kv_dtype(kv) != np.uint8:
+            return (heads, d, PAGE_SIZE), (heads, PAGE_SIZE, d)
+        if d % 32:
+            raise UnsupportedError(
+                f"kv is 'int8' and the heads have {d} components; it needs a multiple of 32",
+                hint="use kv='bf16'",
+            )
+        return (heads, PAGE_SIZE, d + d // 8), (heads, PAGE_SIZE, d + 8)
 
 
 def kv_dtype(kv: str) -> np.dtype[Any]:

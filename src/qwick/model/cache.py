@@ -22,25 +22,21 @@ def page_bytes(arch: Arch, kv: str) -> int:
 
 
 class KVCache:
-    """`keys[layer]`: [pages, kv_heads, head_dim, PAGE_SIZE], `values[layer]`: [pages, kv_heads,
-    PAGE_SIZE, head_dim]; float32, or bf16 held as uint16.
+    """`keys[layer]` and `values[layer]`: [pages, *Arch.kv_page_shapes], as `ops.rope_store` fills them.
 
-    Keys lie transposed so that the scores of PAGE_SIZE tokens are vectors. The memory is virtual
-    until a page is first written.
+    The memory is virtual until a page is first written.
     """
 
     def __init__(self, arch: Arch, pages: int, kv: str = "bf16") -> None:
         dtype = kv_dtype(kv)
+        key, value = arch.kv_page_shapes(kv)
         self.pages = pages
+        self.keys: list[NDArray[Any]] = []
+        self.values: list[NDArray[Any]] = []
         try:
-            self.keys: list[NDArray[Any]] = [
-                np.zeros((pages, arch.kv_heads, arch.head_dim, PAGE_SIZE), dtype)
-                for _ in range(arch.layers)
-            ]
-            self.values: list[NDArray[Any]] = [
-                np.zeros((pages, arch.kv_heads, PAGE_SIZE, arch.head_dim), dtype)
-                for _ in range(arch.layers)
-            ]
+            for _ in range(arch.layers):
+                self.keys.append(np.zeros((pages, *key), dtype))
+                self.values.append(np.zeros((pages, *value), dtype))
         except MemoryError:
             raise ResourceError(
                 f"the KV cache needs {pages * page_bytes(arch, kv):,} bytes for {pages:,} pages, "

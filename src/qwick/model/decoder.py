@@ -83,8 +83,7 @@ class MLP:
 
     def __call__(self, b: Buffers) -> None:
         """b.normed -> b.delta, F32[m, hidden]."""
-        self.gate_up(b.normed, b.gate_up)
-        ops.swiglu(b.gate_up, b.activated)
+        ops.matmul_swiglu(b.normed, self.gate_up.weight, b.activated)
         self.down(b.activated, b.delta)
 
 

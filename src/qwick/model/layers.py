@@ -93,7 +93,6 @@ class Buffers:
         self.normed = rows(arch.hidden)
         self.qkv = rows(arch.q_dim + 2 * arch.kv_dim)
         self.attended = rows(arch.q_dim)
-        self.gate_up = rows(2 * arch.intermediate)
         self.activated = rows(arch.intermediate)
         self.delta = rows(arch.hidden)  # a block's output, added by the next norm
 

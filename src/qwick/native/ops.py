@@ -82,11 +82,19 @@ def pack(parts: Sequence[tuple[str, U8, int, int]]) -> Packed:
 def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None) -> None:
     """out = x W^T + bias.  x: F32[m, k] · out: F32[m, n] · bias: F32[n].
 
-    Integer weights meet x in 8 bits with a scale per 32 (or in bf16, on a matrix unit); float
+    Integer weights meet x in 8 bits with a scale per 128 columns (or in bf16, on a matrix unit); float
     weights meet it in float32 (bf16 weights on a matrix unit: in bf16). `reference.matmul` states
     it exactly.
     """
     _ext.matmul(w.handle, x, out, bias)
+
+
+def matmul_swiglu(x: F32, w: Packed, out: F32) -> None:
+    """out = silu(x G^T) * (x U^T), w: G above U, each [n, k].  x: F32[m, k] · out: F32[m, n].
+
+    As `matmul`, without the doubly wide product ever reaching memory. Shazeer 2020.
+    """
+    _ext.matmul_swiglu(w.handle, x, out)
 
 
 def unpack(w: Packed) -> F32:
@@ -112,11 +120,6 @@ def add_rms_norm(x: F32, delta: F32 | None, weight: F32, eps: float, out: F32) -
     _ext.add_rms_norm(x, delta, weight, eps, out)
 
 
-def swiglu(gate_up: F32, out: F32) -> None:
-    """out = silu(gate) * up.  gate_up: F32[m, 2n], gate first · out: F32[m, n]. Shazeer 2020."""
-    _ext.swiglu(gate_up, out)
-
-
 def rope_store(
     qkv: F32,
     heads: int,
@@ -135,7 +138,9 @@ def rope_store(
     head_dim / 2] · positions, slots: I32[m] · norms: RMSNorm weights F32[head_dim] of queries and
     keys, applied per head before the rotation (Qwen3) · keys: [pages, kv_heads, head_dim,
     PAGE_SIZE], values: [pages, kv_heads, PAGE_SIZE, head_dim], both float32 or both bf16 held as
-    uint16. Component i turns with component i + head_dim / 2 (Su et al. 2021, in the GPT-NeoX
+    uint16; or 8 bits with scales as uint8: keys [pages, kv_heads, PAGE_SIZE, head_dim + head_dim /
+    8], values [pages, kv_heads, PAGE_SIZE, head_dim + 8], laid out as csrc/kernels.h says (head_dim
+    a multiple of 32). Component i turns with component i + head_dim / 2 (Su et al. 2021, in the GPT-NeoX
     pairing).
     """
     q_norm, k_norm = norms if norms is not None else (None, None)
@@ -184,6 +189,30 @@ def _choose_once() -> None:
         if count is not None:
             _ext.set_threads(count)
         _choice_made = True
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """Calls of one kind of kernel, and the least that such calls must move and compute.
+
+    seconds: wall time. bytes: each weight, activation, key and value counted once a call.
+    """
+
+    name: str
+    calls: int
+    seconds: float
+    bytes: float
+    operations: float
+
+
+def profile(on: bool) -> None:
+    """Count every kernel call from now on, or stop. Switching on forgets what was counted."""
+    _ext.profile(on)
+
+
+def profiled() -> list[KernelTime]:
+    """Return what was counted since `profile(True)`, each kind in the order of its first call."""
+    return [KernelTime(*entry) for entry in _ext.profiled()]
 
 
 def available() -> list[InstructionSet]:

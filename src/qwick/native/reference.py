@@ -16,7 +16,8 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
-GROUP = 32
+BLOCK = 128
+AMX_SMALL_ROWS = 12  # up to so many rows the matrix unit is not used
 INTEGER = ("i4", "i5", "i6", "i8")
 
 
@@ -34,22 +35,27 @@ def from_bf16(bits: NDArray[np.uint16]) -> F32:
 
 
 def quantize(x: F32) -> tuple[NDArray[np.int8], F32]:
-    """Rows in 8 bits: x ~ q * scale, one scale per 32.  x: F32[m, k] -> I8[m, k], F32[m, k / 32].
+    """Rows in 8 bits: x ~ q * scale, one scale per 128 columns (the last block may be shorter).
 
-    q = round(x * (127 / max|x|)) in float32, ties to even; scale = max|x| / 127.
+    x: F32[m, k] -> I8[m, k], F32[m, ceil(k / 128)]. q = round(x * (127 / max|x|)) in float32, ties
+    to even; scale = max|x| / 127.
     """
-    groups = x.reshape(x.shape[0], -1, GROUP)
-    top = np.abs(groups).max(axis=2)
+    starts = np.arange(0, x.shape[1], BLOCK)
+    top = np.maximum.reduceat(np.abs(x), starts, axis=1)
     inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
-    q = np.rint(groups * inverse[:, :, None]).astype(np.int8)
-    return q.reshape(x.shape), top / np.float32(127)
+    q = np.rint(x * _per_column(inverse, x)).astype(np.int8)
+    return q, top / np.float32(127)
+
+
+def _per_column(blocks: NDArray[Any], x: F32) -> NDArray[Any]:
+    return np.repeat(blocks, BLOCK, axis=1)[:, : x.shape[1]]
 
 
 def seen_by(x: F32, packed: str, form: str) -> F64:
-    """Activations as a kernel sees them: form "i8" (group-wise 8-bit), "bf16", or "f32"."""
+    """Activations as a kernel sees them: form "i8" (block-wise 8-bit), "bf16", or "f32"."""
     if form == "i8":
         q, scale = quantize(x)
-        return q.astype(np.float64) * np.repeat(scale.astype(np.float64), GROUP, axis=1)
+        return q.astype(np.float64) * _per_column(scale.astype(np.float64), x)
     if form == "bf16":
         return from_bf16(to_bf16(x)).astype(np.float64)
     return x.astype(np.float64)
@@ -57,7 +63,7 @@ def seen_by(x: F32, packed: str, form: str) -> F64:
 
 def form_of(isa: str, packed: str, rows: int) -> str:
     """In which form `ops.matmul` reads activations: by instruction set, packed class and rows."""
-    if isa.startswith("amx") and rows > 4 and packed in (*INTEGER, "bf16"):
+    if isa.startswith("amx") and rows > AMX_SMALL_ROWS and packed in (*INTEGER, "bf16"):
         return "bf16"
     return "i8" if packed in INTEGER else "f32"
 
@@ -89,7 +95,7 @@ def add_rms_norm(
 def swiglu(gate_up: F32, out: NDArray[Any]) -> None:
     """out = silu(gate) * up."""
     gate, up = np.split(gate_up.astype(np.float64), 2, axis=1)
-    out[...] = gate / (1 + np.exp(-gate)) * up
+    out[...] = gate / (1 + np.exp(np.minimum(-gate, 700))) * up  # e^710 is too large for float64
 
 
 def _rotate(x: F64, cos: F32, sin: F32) -> F64:
@@ -99,9 +105,47 @@ def _rotate(x: F64, cos: F32, sin: F32) -> F64:
     return np.concatenate([a * c - b * s, b * c + a * s], axis=2)
 
 
-def _write(cache: NDArray[Any], index: Any, x: F64) -> None:
+def write_slot(cache: NDArray[Any], page: int, offset: int, x: F64, *, key: bool) -> None:
+    """Put x: F64[kv_heads, head_dim] into one slot, in the cache's own format and layout."""
     wide = x.astype(np.float32)
+    if cache.dtype == np.uint8:
+        _write_bytes(cache[page], offset, wide, key=key)
+        return
+    index = (page, slice(None), slice(None), offset) if key else (page, slice(None), offset)
     cache[index] = to_bf16(wide) if cache.dtype == np.uint16 else wide
+
+
+def _byte_parts(
+    page: NDArray[np.uint8], *, key: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Views of an 8-bit page's quants (in their operand order) and of the floats behind them."""
+    kv_heads, tokens, width = page.shape
+    d = width * 8 // 9 if key else width - 8
+    flat = page.reshape(kv_heads, -1)
+    shape = (kv_heads, d // 4, tokens, 4) if key else (kv_heads, tokens // 4, d, 4)
+    floats = flat[:, tokens * d :].view(np.float32).reshape(kv_heads, -1, tokens)
+    return flat[:, : tokens * d].reshape(shape), floats
+
+
+def _quants(x: F32) -> tuple[NDArray[np.int8], F32]:
+    """Round each row of x: F32[n, w] to 8 bits with one scale."""
+    top = np.abs(x).max(axis=1, keepdims=True)
+    inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
+    return np.rint(x * inverse).astype(np.int8), top[:, 0] / np.float32(127)
+
+
+def _write_bytes(page: NDArray[np.uint8], offset: int, x: F32, *, key: bool) -> None:
+    quants, floats = _byte_parts(page, key=key)
+    kv_heads, d = x.shape
+    if key:
+        q, scale = _quants(x.reshape(-1, 32))
+        quants[:, :, offset] = q.reshape(kv_heads, -1, 4).view(np.uint8) ^ 0x80
+        floats[:, :, offset] = scale.reshape(kv_heads, -1)
+        return
+    q, scale = _quants(x)
+    quants[:, offset // 4, :, offset % 4] = q.view(np.uint8)
+    scale[scale == 0] = 1
+    floats[:, :, offset] = np.stack([np.log2(scale), 1 / scale], axis=1)
 
 
 def rope_store(
@@ -117,7 +161,8 @@ def rope_store(
     values: NDArray[Any],
 ) -> None:
     """Normalise (Qwen3), rotate, and store keys and values into their slots."""
-    _, kv_heads, head_dim, page_size = keys.shape
+    kv_heads, page_size = keys.shape[1], values.shape[2]
+    head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
     rows = qkv.reshape(len(qkv), -1, head_dim).astype(np.float64)
     turned, stored = rows[:, : heads + kv_heads].copy(), rows[:, heads + kv_heads :]
     if norms is not None:
@@ -129,13 +174,31 @@ def rope_store(
     qkv[:, : turned[0].size] = turned.reshape(len(qkv), -1)
     for row, slot in enumerate(slots):
         page, offset = divmod(int(slot), page_size)
-        _write(keys, (page, slice(None), slice(None), offset), turned[row, heads:])
-        _write(values, (page, slice(None), offset), stored[row])
+        write_slot(keys, page, offset, turned[row, heads:], key=True)
+        write_slot(values, page, offset, stored[row], key=False)
 
 
-def _read(cache: NDArray[Any], pages: I32) -> F64:
+def read_pages(cache: NDArray[Any], pages: I32, *, key: bool) -> F64:
+    """Decode some pages of keys or values to F64[kv_heads, tokens, head_dim]."""
     some = cache[pages]
-    return (from_bf16(some) if some.dtype == np.uint16 else some).astype(np.float64)
+    if some.dtype == np.uint8:
+        return np.concatenate([_read_bytes(page, key=key) for page in some], axis=1)
+    wide = (from_bf16(some) if some.dtype == np.uint16 else some).astype(np.float64)
+    heads = some.shape[1]
+    d = some.shape[2 if key else 3]
+    return wide.transpose((1, 0, 3, 2) if key else (1, 0, 2, 3)).reshape(heads, -1, d)
+
+
+def _read_bytes(page: NDArray[np.uint8], *, key: bool) -> F64:
+    quants, floats = _byte_parts(page, key=key)
+    kv_heads, tokens = page.shape[:2]
+    if key:
+        q = (quants ^ 0x80).view(np.int8).transpose(0, 2, 1, 3).reshape(kv_heads, tokens, -1, 32)
+        wide = q * floats.transpose(0, 2, 1)[..., None].astype(np.float64)
+    else:
+        q = quants.view(np.int8).transpose(0, 1, 3, 2).reshape(kv_heads, tokens, -1)
+        wide = q * np.exp2(floats[:, 0].astype(np.float64))[..., None]
+    return wide.reshape(kv_heads, tokens, -1)
 
 
 def attention(
@@ -148,19 +211,26 @@ def attention(
     positions: I32,
     out: NDArray[Any],
 ) -> None:
-    """Softmax attention of each row over positions 0 to its own; groups of heads share a key."""
-    _, kv_heads, head_dim, page_size = keys.shape
+    """Softmax attention of each row over positions 0 to its own; groups of heads share a key.
+
+    With 8-bit pages queries are rounded to 8 bits per 32 components; the rounding of the weights to
+    8 bits per page is left out: it is an error of the kernel, at most 1/510 of a page's largest.
+    """
+    kv_heads, page_size = keys.shape[1], values.shape[2]
+    head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
     group = heads // kv_heads
     queries = qkv[:, : heads * head_dim].reshape(-1, heads, head_dim).astype(np.float64)
+    if keys.dtype == np.uint8:
+        q, scale = _quants(queries.reshape(-1, 32).astype(np.float32))
+        queries = (q * scale[:, None].astype(np.float64)).reshape(queries.shape)
     for s in range(len(pages)):
         for row in range(starts[s], starts[s + 1]):
             seen = int(positions[row]) + 1
             mine = pages[s, : -(-seen // page_size)]
-            # [pages, kv_heads, head_dim, tokens] -> [kv_heads, head_dim, seen]
-            k = _read(keys, mine).transpose(1, 2, 0, 3).reshape(kv_heads, head_dim, -1)[..., :seen]
-            v = _read(values, mine).transpose(1, 0, 2, 3).reshape(kv_heads, -1, head_dim)[:, :seen]
+            k = read_pages(keys, mine, key=True)[:, :seen]
+            v = read_pages(values, mine, key=False)[:, :seen]
             for h in range(heads):
-                scores = queries[row, h] @ k[h // group] / np.sqrt(head_dim)
+                scores = k[h // group] @ queries[row, h] / np.sqrt(head_dim)
                 weights = np.exp(scores - scores.max())
                 result = weights @ v[h // group] / weights.sum()
                 out[row, h * head_dim : (h + 1) * head_dim] = result
