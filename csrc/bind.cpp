@@ -48,13 +48,20 @@ void values_within(const A& a, int64_t limit, const char* name) {
 template <class A>
 auto pointer(const std::optional<A>& a) { return a ? a->data() : nullptr; }
 
-Packed* pack(const std::vector<std::tuple<std::string, Array<const uint8_t, 1>, int, int>>& parts) {
-  std::vector<Source> sources;
-  for (const auto& part : parts)
-    sources.push_back({stored_type(std::get<0>(part)), std::get<1>(part).data(), std::get<1>(part).size(),
-                       std::get<2>(part), std::get<3>(part)});
+using Part = std::tuple<std::string, Array<const uint8_t, 1>, int, int>;
+
+std::vector<Packed*> pack(const std::vector<std::vector<Part>>& matrices, bool mapped) {
+  std::vector<std::vector<Source>> sources;
+  for (const auto& parts : matrices) {
+    auto& matrix = sources.emplace_back();
+    for (const Part& part : parts)
+      matrix.push_back({stored_type(std::get<0>(part)), std::get<1>(part).data(), std::get<1>(part).size(),
+                        std::get<2>(part), std::get<3>(part)});
+  }
   nb::gil_scoped_release release;
-  return new Packed(sources);  // owned by the Python object
+  std::vector<Packed*> out;
+  for (auto& packed : Packed::pack(sources, mapped)) out.push_back(packed.release());  // Python owns them
+  return out;
 }
 
 void py_matmul(const Packed& w, Array<const float, 2> x, Array<float, 2> out, Maybe<const float, 1> bias) {
@@ -183,7 +190,8 @@ NB_MODULE(_native, m) {
         for (const Segment& s : p.segments()) out.emplace_back(kind_name(s.kind), s.n);
         return out;
       });
-  m.def("pack", &pack, nb::arg("parts").noconvert());
+  m.def("pack", &pack, nb::arg("matrices").noconvert(), nb::arg("mapped"),
+        nb::rv_policy::take_ownership);
   m.def("matmul", &py_matmul, nb::arg("w"), nb::arg("x").noconvert(), nb::arg("out").noconvert(),
         nb::arg("bias").noconvert().none());
   m.def("gather_rows", &py_gather_rows, nb::arg("type"), nb::arg("data").noconvert(), nb::arg("n"),

@@ -26,17 +26,20 @@ class Tensor:
 
     `shape` is row-major ([n, k] for a matrix of n outputs); a row of the last axis is
     `type.row_bytes(shape[-1])` bytes. The view need not be aligned to more than a byte.
+    mapped: it is a file's own pages, which may be given back to the system and come again.
     """
 
     name: str
     type: StoredType
     shape: tuple[int, ...]
     data: NDArray[np.uint8]
+    mapped: bool = False
 
     @classmethod
     def at(cls, info: TensorInfo, file: NDArray[np.uint8], name: str) -> Tensor:
         """Return the tensor that lies in a mapped `file`: U8[bytes], under its name here."""
-        return cls(name, info.type, info.shape, file[info.start : info.start + info.size])
+        data = file[info.start : info.start + info.size]
+        return cls(name, info.type, info.shape, data, mapped=True)
 
 
 @dataclass(frozen=True)

@@ -68,15 +68,28 @@ class Packed:
         self.segments = handle.segments
 
 
-def pack(parts: Sequence[tuple[str, U8, int, int]]) -> Packed:
+Part = tuple[str, "U8", int, int]  # stored type, bytes, n, k
+
+
+def pack(parts: Sequence[Part]) -> Packed:
     """Pack matrices that share their input: each part is (stored type, bytes, n, k).
 
     Stored types: "f32", "f16", "bf16", "q4_k", "q5_0", "q6_k", "q8_0"; bytes: U8[n * row bytes],
     rows of whole blocks as a GGUF file has them. Packing never rounds. Raises ValueError where
     sizes disagree.
     """
+    return pack_all([parts])[0]
+
+
+def pack_all(matrices: Sequence[Sequence[Part]], *, mapped: bool = False) -> list[Packed]:
+    """Pack several, each as `pack` does, in one go: all threads work from the first byte on.
+
+    They share one memory, which is given back with the last of them. mapped: every part is a view
+    of a file mapped read-only; its pages are then read ahead, and given back to the system as they
+    are packed (reading them again costs time only).
+    """
     _choose_once()
-    return Packed(_ext.pack(list(parts)))
+    return [Packed(handle) for handle in _ext.pack([list(m) for m in matrices], mapped)]
 
 
 def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None) -> None:
