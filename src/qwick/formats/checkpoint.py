@@ -44,7 +44,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class TokenizerData:
-    """What a checkpoint says of its tokenizer: `json` from a folder, or GGUF's three arrays."""
+    """What a checkpoint says of its tokenizer: `json` from a folder, or GGUF's three arrays.
+
+    The strings of a GGUF file are decoded where they are looked at: FormatError if one is no UTF-8.
+    """
 
     json: str | None = None  # text of tokenizer.json
     tokens: Sequence[str] | None = None  # GGUF: [n] in the byte-to-unicode alphabet of GPT-2
@@ -81,7 +84,7 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self) -> TokenizerData:
-        """Read on first use: decoding 300,000 strings takes time that loading weights can hide."""
+        """Read on first use, for not every use of a checkpoint needs it."""
         return self.read_tokenizer()
 
     def close(self) -> None:
@@ -89,6 +92,7 @@ class Checkpoint:
 
         Arrays in use stay valid. Closing twice is fine.
         """
+        self.__dict__.pop("tokenizer", None)  # its strings lie in the file
         self.release()
 
     def __enter__(self) -> Checkpoint:

@@ -307,9 +307,9 @@ def _tokenizer(meta: _Metadata, rows: int) -> TokenizerData:
             )
         ids[name] = token
     return TokenizerData(
-        tokens=tokens.decode(),
+        tokens=tokens,
         token_types=types.tolist(),
-        merges=merges.decode(),
+        merges=merges,
         pre=meta.get("tokenizer.ggml.pre", str, None),
         eos_id=ids["eos"],
         bos_id=ids["bos"],

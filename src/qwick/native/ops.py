@@ -174,6 +174,19 @@ def attention(
     _ext.attention(qkv, heads, keys, values, pages, starts, positions, out)
 
 
+# ---- text ----------------------------------------------------------------------------------------
+
+Bpe = _ext.Bpe
+"""Byte pair encoding (csrc/bpe.h): `Bpe(tokens, token_starts, merges, merge_starts)`.
+
+tokens, merges: U8[bytes], strings as GGUF stores them, each behind its length in 8 bytes ·
+starts: I64[count], where each length stands. The id of a token is its number; merges are
+"left right", best first. ValueError for what is no UTF-8, a token listed twice, a merge that is not
+made of two tokens and one itself. `token(id)`: its string. `encode(words)`: list of the ids of
+words with a blank between two; a character that is no token is left out. Threads may share one.
+"""
+
+
 # ---- the machine ---------------------------------------------------------------------------------
 
 _choice = threading.Lock()
