@@ -285,6 +285,8 @@ std::vector<std::unique_ptr<Packed>> Packed::pack(const std::vector<std::vector<
         if (mapped) advise(work.begin(), work.end(), MADV_DONTNEED);
       }
     });
+    // Once more, for the pages around a fault that the system maps unasked, some of which were given back already.
+    for (size_t i = at; mapped && i < next; ++i) advise(works[i].begin(), works[i].end(), MADV_DONTNEED);
   }
   return all;
 }

@@ -90,7 +90,7 @@ class Checkpoint:
     def close(self) -> None:
         """Forget the tensors; the files are unmapped once no array taken from them is left.
 
-        Arrays in use stay valid. Closing twice is fine.
+        Arrays in use stay valid, and are read from the file again. Closing twice is fine.
         """
         self.__dict__.pop("tokenizer", None)  # its strings lie in the file
         self.release()

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # stored bytes that are ready, stored bytes in all
 
+GROUP_BYTES = 512 << 20
+"""Stored bytes that are packed in one go, between two words about progress: 0.1 s from memory."""
+
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+
 
 def load_model(
     checkpoint: Checkpoint,
@@ -46,13 +52,23 @@ def load_model(
     return Decoder(arch, _Loader(checkpoint, arch, progress).weights(), context=context, kv=kv)
 
 
+def weight_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of memory that the weights of a checkpoint will take; ConfigError.
+
+    Each tensor once, for packing keeps its size and gives the file's pages back. The rows of an
+    embedding are read where the file is mapped, and leave memory when it is short: not counted.
+    """
+    spare = _HEAD if read_arch(checkpoint.config).tied else _EMBEDDING
+    return sum(t.data.nbytes for name, t in checkpoint.tensors.items() if name != spare)
+
+
 def _check(checkpoint: Checkpoint, arch: Arch) -> None:
     """Compare the checkpoint's tensors with the architecture's table."""
     expected = {spec.name: spec.shape for spec in tensor_table(arch)}
     found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     # Saved by old exporters: a constant, and a copy of the tied embedding.
     spare = {n for n in found if n.endswith("rotary_emb.inv_freq")}
-    spare |= {"lm_head.weight"} if arch.tied else set()
+    spare |= {_HEAD} if arch.tied else set()
     faults = [f"missing: {n} {list(s)}" for n, s in expected.items() if n not in found]
     faults += [
         f"unexpected: {n} {list(found[n])}" for n in found if n not in expected and n not in spare
@@ -69,12 +85,6 @@ def _check(checkpoint: Checkpoint, arch: Arch) -> None:
         )
 
 
-GROUP_BYTES = 512 << 20
-"""Stored bytes that are packed in one go, between two words about progress: 0.1 s from memory."""
-
-_EMBEDDING = "model.embed_tokens.weight"
-
-
 class _Loader:
     def __init__(self, checkpoint: Checkpoint, arch: Arch, progress: Progress | None) -> None:
         self.tensors = checkpoint.tensors
@@ -86,7 +96,7 @@ class _Loader:
 
     def weights(self) -> Weights:
         layers = [f"model.layers.{i}." for i in range(self.arch.layers)]
-        head = (_EMBEDDING if self.arch.tied else "lm_head.weight",)
+        head = (_EMBEDDING if self.arch.tied else _HEAD,)
         self._pack([*(names for layer in layers for names in _matrices(layer)), head])
         return Weights(
             embedding=self._embedding(),
