@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]  # stored bytes that are ready, stored bytes in all
 
 GROUP_BYTES = 512 << 20
-"""Stored bytes that are packed in one go, between two words about progress: 0.1 s from memory."""
+"""Stored bytes that are packed in one go, between two words about progress."""
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
