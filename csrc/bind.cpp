@@ -5,12 +5,14 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
 #include <optional>
 
+#include "bpe.h"
 #include "cpu.h"
 #include "dispatch.h"
 #include "drivers.h"
@@ -49,13 +51,33 @@ void values_within(const A& a, int64_t limit, const char* name) {
 template <class A>
 auto pointer(const std::optional<A>& a) { return a ? a->data() : nullptr; }
 
-Packed* pack(const std::vector<std::tuple<std::string, Array<const uint8_t, 1>, int, int>>& parts) {
-  std::vector<Source> sources;
-  for (const auto& part : parts)
-    sources.push_back({stored_type(std::get<0>(part)), std::get<1>(part).data(), std::get<1>(part).size(),
-                       std::get<2>(part), std::get<3>(part)});
+using Part = std::tuple<std::string, Array<const uint8_t, 1>, int, int>;
+
+std::vector<Packed*> pack(const std::vector<std::vector<Part>>& matrices, bool mapped) {
+  std::vector<std::vector<Source>> sources;
+  for (const auto& parts : matrices) {
+    auto& matrix = sources.emplace_back();
+    for (const Part& part : parts)
+      matrix.push_back({stored_type(std::get<0>(part)), std::get<1>(part).data(), std::get<1>(part).size(),
+                        std::get<2>(part), std::get<3>(part)});
+  }
   nb::gil_scoped_release release;
-  return new Packed(sources);  // owned by the Python object
+  std::vector<Packed*> out;
+  for (auto& packed : Packed::pack(sources, mapped)) out.push_back(packed.release());  // Python owns them
+  return out;
+}
+
+void make_bpe(Bpe* self, Array<const uint8_t, 1> tokens, Array<const int64_t, 1> token_starts,
+              Array<const uint8_t, 1> merges, Array<const int64_t, 1> merge_starts) {
+  const Strings vocabulary{tokens.data(), tokens.size(), token_starts.data(), token_starts.size()};
+  const Strings rules{merges.data(), merges.size(), merge_starts.data(), merge_starts.size()};
+  nb::gil_scoped_release release;
+  new (self) Bpe(vocabulary, rules);
+}
+
+std::string_view bpe_token(const Bpe& bpe, int64_t id) {
+  if (id < 0 || static_cast<size_t>(id) >= bpe.size()) throw nb::index_error("no token has this id");
+  return bpe.token(id);
 }
 
 void py_matmul(const Packed& w, Array<const float, 2> x, Array<float, 2> out, Maybe<const float, 1> bias) {
@@ -195,7 +217,14 @@ NB_MODULE(_native, m) {
         for (const Segment& s : p.segments()) out.emplace_back(kind_name(s.kind), s.n);
         return out;
       });
-  m.def("pack", &pack, nb::arg("parts").noconvert());
+  nb::class_<Bpe>(m, "Bpe")
+      .def("__init__", &make_bpe, nb::arg("tokens").noconvert(), nb::arg("token_starts").noconvert(),
+           nb::arg("merges").noconvert(), nb::arg("merge_starts").noconvert())
+      .def("__len__", &Bpe::size)
+      .def("token", &bpe_token, nb::arg("id"))
+      .def("encode", &Bpe::encode, nb::arg("words"), nb::call_guard<nb::gil_scoped_release>());
+  m.def("pack", &pack, nb::arg("matrices").noconvert(), nb::arg("mapped"),
+        nb::rv_policy::take_ownership);
   m.def("matmul", &py_matmul, nb::arg("w"), nb::arg("x").noconvert(), nb::arg("out").noconvert(),
         nb::arg("bias").noconvert().none());
   m.def("gather_rows", &py_gather_rows, nb::arg("type"), nb::arg("data").noconvert(), nb::arg("n"),

@@ -1,39 +1,25 @@
-// Block formats: ggml's Q4_K, Q5_0, Q6_K and Q8_0 (struct definitions in ggml-common.h of the GGML project).
+// Memory of packed matrices, the threads that fill it, and the way back to numbers; pack.cpp moves the bits.
 #include "packed.h"
 
 #include <string.h>
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <functional>
 #include <new>
 #include <stdexcept>
 
+#include "blocks.h"
+#include "pack.h"
 #include "pool.h"
 
 namespace qwick {
 namespace {
 
-// Bytes only: a mapped file need not be aligned.
-struct BlockQ8_0 {
-  uint8_t d[2];
-  int8_t q[32];
-};
-struct BlockQ5_0 {
-  uint8_t d[2];
-  uint8_t high[4];
-  uint8_t q[16];
-};
-struct BlockQ4_K {
-  uint8_t d[2], dmin[2];
-  uint8_t scales[12];
-  uint8_t q[128];
-};
-struct BlockQ6_K {
-  uint8_t low[128], high[64];
-  int8_t scales[16];
-  uint8_t d[2];
-};
-static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ5_0) == 22);
-static_assert(sizeof(BlockQ4_K) == 144 && sizeof(BlockQ6_K) == 210);
+constexpr size_t kPageBytes = 4096, kHugeBytes = size_t{2} << 20;
+constexpr size_t kWorkBytes = size_t{1} << 20;  // stored bytes that one thread packs at a time
+constexpr size_t kSlice = 32;                   // of these between two looks ahead
+constexpr int kPopulateRead = 22;               // MADV_POPULATE_READ, Linux 5.14
 
 struct StoredInfo {
   const char* name;
@@ -62,11 +48,6 @@ size_t tile_bytes(Kind kind, int k) {
   return (bytes + 63) / 64 * 64;
 }
 
-uint16_t half_at(const uint8_t* p, size_t i) {
-  uint16_t h;
-  memcpy(&h, p + 2 * i, 2);
-  return h;
-}
 float half_value(const uint8_t* p) { return f16_to_f32(half_at(p, 0)); }
 
 // ---- stored block -> 32 unsigned quants -----------------------------------------------------------------
@@ -108,17 +89,6 @@ void quants(Stored type, const uint8_t* row, int group, uint8_t* q) {
   }
 }
 
-// The 6-bit scale and minimum of group `j` of a Q4_K block.
-void scale_min(const uint8_t* s, int j, uint8_t& scale, uint8_t& min) {
-  if (j < 4) {
-    scale = s[j] & 63;
-    min = s[j + 4] & 63;
-  } else {
-    scale = (s[j + 4] & 15) | s[j - 4] >> 6 << 4;
-    min = s[j + 4] >> 4 | s[j] >> 6 << 4;
-  }
-}
-
 // What a group's quants are multiplied with (k 0..15, 16..31), and what is subtracted.
 void group_values(Stored type, const uint8_t* row, int g, float scale[2], float& offset) {
   offset = 0;
@@ -135,94 +105,6 @@ void group_values(Stored type, const uint8_t* row, int g, float scale[2], float&
     const auto& b = reinterpret_cast<const BlockQ6_K*>(row)[g / 8];
     for (int h = 0; h < 2; ++h) scale[h] = half_value(b.d) * b.scales[g % 8 * 2 + h];
   }
-}
-
-void pack_scales(Stored type, const uint8_t* const row[kTile], int rows, int k, uint8_t* out) {
-  const int groups = k / kGroup;
-  uint8_t* super = out + groups * 32;
-  for (int r = 0; r < rows; ++r) {
-    for (int g = 0; g < groups; ++g) {
-      uint8_t* at = out + g * 32;
-      if (type == Stored::Q8_0) memcpy(at + 2 * r, reinterpret_cast<const BlockQ8_0*>(row[r])[g].d, 2);
-      if (type == Stored::Q5_0) memcpy(at + 2 * r, reinterpret_cast<const BlockQ5_0*>(row[r])[g].d, 2);
-      if (type == Stored::Q4_K) {
-        const auto& b = reinterpret_cast<const BlockQ4_K*>(row[r])[g / 8];
-        scale_min(b.scales, g % 8, at[r], at[kTile + r]);
-      }
-      if (type == Stored::Q6_K) {
-        const auto& b = reinterpret_cast<const BlockQ6_K*>(row[r])[g / 8];
-        at[r] = static_cast<uint8_t>(b.scales[g % 8 * 2]);
-        at[kTile + r] = static_cast<uint8_t>(b.scales[g % 8 * 2 + 1]);
-      }
-    }
-    for (int s = 0; s < k / kSuper; ++s) {
-      if (type == Stored::Q4_K) {
-        const auto& b = reinterpret_cast<const BlockQ4_K*>(row[r])[s];
-        memcpy(super + s * 64 + 2 * r, b.d, 2);
-        memcpy(super + s * 64 + 32 + 2 * r, b.dmin, 2);
-      }
-      if (type == Stored::Q6_K)
-        memcpy(super + s * 32 + 2 * r, reinterpret_cast<const BlockQ6_K*>(row[r])[s].d, 2);
-    }
-  }
-}
-
-using Steps = uint32_t[8][kTile];
-
-void pack_planes(Kind kind, const Steps& step, uint8_t* out) {
-  uint32_t plane[kTile];
-  if (kind == Kind::I8) {
-    memcpy(out, step, sizeof step);
-    return;
-  }
-  for (int j = 0; j < 4; ++j, out += 64) {
-    for (int r = 0; r < kTile; ++r)
-      plane[r] = (step[2 * j][r] & 0x0f0f0f0f) | (step[2 * j + 1][r] & 0x0f0f0f0f) << 4;
-    memcpy(out, plane, 64);
-  }
-  if (kind == Kind::I5) {
-    for (int r = 0; r < kTile; ++r) {
-      plane[r] = 0;
-      for (int t = 0; t < 8; ++t) plane[r] |= (step[t][r] >> 4 & 0x01010101) << t;
-    }
-    memcpy(out, plane, 64);
-  }
-  if (kind == Kind::I6) {
-    for (int j = 0; j < 2; ++j, out += 64) {
-      for (int r = 0; r < kTile; ++r) {
-        plane[r] = 0;
-        for (int t = 0; t < 4; ++t) plane[r] |= (step[4 * j + t][r] >> 4 & 0x03030303) << 2 * t;
-      }
-      memcpy(out, plane, 64);
-    }
-  }
-}
-
-template <class T>
-void pack_floats(const uint8_t* const row[kTile], int rows, int k, uint8_t* out) {
-  T* to = reinterpret_cast<T*>(out);
-  for (int r = 0; r < rows; ++r)
-    for (int i = 0; i < k; ++i) memcpy(&to[static_cast<size_t>(i) * kTile + r], row[r] + i * sizeof(T), sizeof(T));
-}
-
-void pack_tile(const Source& s, const Segment& seg, int t) {
-  uint8_t* out = const_cast<uint8_t*>(seg.tile(t));
-  const size_t stride = stored_row_bytes(s.type, s.k);
-  const uint8_t* row[kTile];
-  const int rows = s.n - t * kTile < kTile ? s.n - t * kTile : kTile;
-  for (int r = 0; r < rows; ++r) row[r] = s.data + (static_cast<size_t>(t) * kTile + r) * stride;
-  if (seg.kind == Kind::F32) return pack_floats<uint32_t>(row, rows, s.k, out);
-  if (!is_integer(seg.kind)) return pack_floats<uint16_t>(row, rows, s.k, out);
-  for (int g = 0; g < s.k / kGroup; ++g) {
-    Steps step = {};
-    uint32_t q[8];
-    for (int r = 0; r < rows; ++r) {
-      quants(s.type, row[r], g, reinterpret_cast<uint8_t*>(q));
-      for (int i = 0; i < 8; ++i) step[i][r] = q[i];
-    }
-    pack_planes(seg.kind, step, out + static_cast<size_t>(g) * quant_bytes(seg.kind));
-  }
-  pack_scales(s.type, row, rows, s.k, const_cast<uint8_t*>(seg.scales(t)));
 }
 
 uint8_t quant_at(Kind kind, const uint8_t* group, int r, int i) {
@@ -294,10 +176,27 @@ float f16_to_f32(uint16_t h) {
   return out;
 }
 
-Packed::Packed(const std::vector<Source>& sources) {
+// ---- packing --------------------------------------------------------------------------------------------
+
+Tiles::Tiles(size_t bytes) : bytes_((bytes + kPageBytes - 1) / kPageBytes * kPageBytes) {
+  // Room to begin at a huge page, where there is one to fill; anonymous memory arrives zeroed.
+  const size_t room = bytes_ < kHugeBytes ? 0 : kHugeBytes;
+  void* data = mmap(nullptr, bytes_ + room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) throw std::bad_alloc();
+  data_ = static_cast<uint8_t*>(data);
+  if (!room) return;
+  const size_t before = (kHugeBytes - reinterpret_cast<uintptr_t>(data_) % kHugeBytes) % kHugeBytes;
+  if (before) munmap(data_, before);
+  munmap(data_ + before + bytes_, room - before);
+  data_ += before;
+  madvise(data_, bytes_, MADV_HUGEPAGE);
+}
+
+Tiles::~Tiles() { munmap(data_, bytes_); }
+
+Packed::Packed(const std::vector<Source>& sources, size_t offset) {
   if (sources.empty()) throw std::invalid_argument("nothing to pack");
   k_ = sources[0].k;
-  size_t offset = 0;
   for (const Source& s : sources) {
     if (s.n < 1 || s.k < 1 || s.k != k_) throw std::invalid_argument("sizes of packed matrices disagree");
     if (s.k % info(s.type).block)
@@ -311,34 +210,85 @@ Packed::Packed(const std::vector<Source>& sources) {
     seg.tiles = (s.n + kTile - 1) / kTile;
     seg.first = n_;
     seg.tile_bytes = tile_bytes(seg.kind, s.k);
-    seg.data = reinterpret_cast<const uint8_t*>(offset);  // made an address below
-    offset += seg.tile_bytes * seg.tiles;
+    seg.data = reinterpret_cast<const uint8_t*>(offset + bytes_);  // made an address by `pack`
+    bytes_ += seg.tile_bytes * seg.tiles;
     n_ += s.n;
     segments_.push_back(seg);
   }
-  // Anonymous memory arrives zeroed, which pads the last tile, and may be backed by huge pages.
-  bytes_ = offset;
-  mapped_ = (offset + 4095) / 4096 * 4096;
-  void* data = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) throw std::bad_alloc();
-  data_ = static_cast<uint8_t*>(data);
-  madvise(data_, mapped_, MADV_HUGEPAGE);
-  for (Segment& seg : segments_) seg.data = data_ + reinterpret_cast<size_t>(seg.data);
-
-  try {
-    Pool::Use pool;
-    for (size_t i = 0; i < sources.size(); ++i)
-      pool->run(segments_[i].tiles, 4, [&](int, Range mine) {
-        for (int tile = mine.begin; tile < mine.end; ++tile) pack_tile(sources[i], segments_[i], tile);
-      });
-  } catch (...) {  // no destructor runs for what was never constructed
-    munmap(data_, mapped_);
-    throw;
-  }
 }
 
-Packed::~Packed() {
-  if (data_) munmap(data_, mapped_);
+namespace {
+
+struct Work {  // tiles t0..t1-1 of a source
+  const Source* source;
+  const Segment* segment;
+  int t0, t1;
+
+  const uint8_t* begin() const { return row(t0 * kTile); }
+  const uint8_t* end() const { return row(t1 * kTile < source->n ? t1 * kTile : source->n); }
+  void run() const {
+    const size_t row_bytes = stored_row_bytes(source->type, source->k);
+    for (int t = t0; t < t1; ++t)
+      pack_tile(*source, *segment, t, row_bytes, info(source->type).bytes, const_cast<uint8_t*>(segment->tile(t)));
+  }
+
+ private:
+  const uint8_t* row(int r) const { return source->data + r * stored_row_bytes(source->type, source->k); }
+};
+
+// Advice only: a system that does not take it, or a page that two sources share, costs time and nothing else.
+void advise(const uint8_t* begin, const uint8_t* end, int advice) {
+  const uintptr_t from = reinterpret_cast<uintptr_t>(begin) / kPageBytes * kPageBytes;
+  madvise(reinterpret_cast<void*>(from), reinterpret_cast<uintptr_t>(end) - from, advice);
+}
+
+void add_work(const Source& s, const Segment& seg, std::vector<Work>& works) {
+  const size_t stored = stored_row_bytes(s.type, s.k) * kTile;
+  const int each = stored < kWorkBytes ? static_cast<int>(kWorkBytes / stored) : 1;
+  for (int t = 0; t < seg.tiles; t += each)
+    works.push_back({&s, &seg, t, t + each < seg.tiles ? t + each : seg.tiles});
+}
+
+}  // namespace
+
+std::vector<std::unique_ptr<Packed>> Packed::pack(const std::vector<std::vector<Source>>& matrices, bool mapped) {
+  std::vector<std::unique_ptr<Packed>> all;
+  size_t bytes = 0;
+  for (const auto& sources : matrices) {
+    all.emplace_back(new Packed(sources, bytes));
+    bytes += all.back()->bytes_;
+  }
+  if (all.empty()) return all;
+  const auto tiles = std::make_shared<Tiles>(bytes);
+  std::vector<Work> works;
+  for (size_t i = 0; i < all.size(); ++i) {
+    all[i]->tiles_ = tiles;
+    for (size_t j = 0; j < matrices[i].size(); ++j) {
+      Segment& seg = all[i]->segments_[j];
+      seg.data = tiles->data() + reinterpret_cast<size_t>(seg.data);
+      add_work(matrices[i][j], seg, works);
+    }
+  }
+  // In the order of the file, one slice after the other: while one is packed the next is read, and between two the
+  // pool is free for others.
+  const auto lies_before = [](const Work& a, const Work& b) { return std::less<>()(a.begin(), b.begin()); };
+  std::sort(works.begin(), works.end(), lies_before);
+  for (size_t at = 0; at < works.size(); at += kSlice) {
+    const size_t next = std::min(at + kSlice, works.size()), last = std::min(next + kSlice, works.size());
+    for (size_t i = at ? next : 0; mapped && i < last; ++i) advise(works[i].begin(), works[i].end(), MADV_WILLNEED);
+    Pool::Use pool;
+    pool->run(static_cast<int>(next - at), 1, [&](int, Range mine) {
+      for (int i = mine.begin; i < mine.end; ++i) {
+        const Work& work = works[at + i];
+        if (mapped) advise(work.begin(), work.end(), kPopulateRead);
+        work.run();
+        if (mapped) advise(work.begin(), work.end(), MADV_DONTNEED);
+      }
+    });
+    // Once more, for the pages around a fault that the system maps unasked, some of which were given back already.
+    for (size_t i = at; mapped && i < next; ++i) advise(works[i].begin(), works[i].end(), MADV_DONTNEED);
+  }
+  return all;
 }
 
 void Packed::decode_row(int row, float* out) const {

@@ -28,14 +28,29 @@ size_t stored_row_bytes(Stored type, int k);
 int stored_block(Stored type);  // k per block
 void decode_stored_row(Stored type, const uint8_t* row, int k, float* out);  // out: [k]
 
+// Zeroed memory for the tiles of one or several matrices, on huge pages where the system has them.
+class Tiles {
+ public:
+  explicit Tiles(size_t bytes);  // throws std::bad_alloc
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+  ~Tiles();
+
+  uint8_t* data() const { return data_; }
+
+ private:
+  uint8_t* data_;
+  size_t bytes_;
+};
+
 class Packed {
  public:
-  // Packs the sources one below the other: they share k and their outputs lie side by side.
+  // One Packed for each list of sources, which share k and lie one below the other. All are packed together, by all
+  // threads, into one memory, which lives as long as any of them.
+  // mapped: the sources are a file mapped for reading only. What lies ahead is then asked for in time, and what was
+  // packed is given back at once: the memory holds one copy of the weights, not two.
   // Throws std::invalid_argument when sizes disagree, std::bad_alloc when memory is short.
-  explicit Packed(const std::vector<Source>& sources);
-  Packed(const Packed&) = delete;
-  Packed& operator=(const Packed&) = delete;
-  ~Packed();
+  static std::vector<std::unique_ptr<Packed>> pack(const std::vector<std::vector<Source>>& matrices, bool mapped);
 
   int n() const { return n_; }
   int k() const { return k_; }
@@ -45,10 +60,12 @@ class Packed {
   void decode_row(int row, float* out) const;  // out: [k]
 
  private:
+  Packed(const std::vector<Source>& sources, size_t offset);  // segments at offsets, not yet in memory
+
   int n_ = 0, k_ = 0;
-  size_t bytes_ = 0, mapped_ = 0;
-  uint8_t* data_ = nullptr;
+  size_t bytes_ = 0;
   std::vector<Segment> segments_;
+  std::shared_ptr<Tiles> tiles_;
 };
 
 float f16_to_f32(uint16_t h);

@@ -33,7 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "media": (),
     "model": ("native", "quant", "formats"),
     "engine": ("model", "native"),
-    "text": ("formats",),
+    "text": ("native", "formats"),
     "hub": ("formats",),
     "choose": ("hub", "machine", "quant", "model.arch"),
     "monitor": ("machine", "engine.stats"),

@@ -25,7 +25,7 @@ from qwick.formats.write import write_folder
 from qwick.model.arch import read_arch
 from qwick.model.cache import KVCache, page_bytes
 from qwick.model.decoder import tensor_table
-from qwick.model.load import load_model
+from qwick.model.load import load_model, weight_bytes
 from qwick.quant.types import StoredType
 
 NAME = "qwen3-tied"
@@ -153,6 +153,16 @@ def test_progress_ascends_to_the_whole(tied: bool) -> None:
     assert {whole for _, whole in seen} == {total}
     assert done[-1] == total
     assert len(done) > 10
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_count_once_in_memory(tied: bool) -> None:
+    """The embedding as the head, or else the head alone; a tied copy is not loaded."""
+    held = {**tensors(), "lm_head.weight": tensors()["model.embed_tokens.weight"]}
+    once = sum(values.nbytes for values in tensors().values())
+    assert weight_bytes(in_memory({**CONFIG, "tie_word_embeddings": tied}, held)) == once
+    if tied:
+        assert weight_bytes(in_memory(CONFIG, tensors())) == once
 
 
 def test_a_config_beyond_the_tensors_costs_nothing(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_pages_of_8_bits(isa: str, heads: int, kv_heads: int, head_dim: int, nor
     qkv, keys, values, out = case.run(ops, norms)
     r_qkv, r_keys, r_values, r_out = case.run(reference, norms)
     np.testing.assert_allclose(qkv, r_qkv, rtol=4e-6, atol=4e-6)
-    # A key on a rounding's edge may fall to the neighbour; each differs by one quant, and is seldom.
+    # A key on a rounding's edge may fall to the neighbour: one quant, and seldom.
     own = reference.read_pages(keys, np.arange(len(keys)), key=True)
     theirs = reference.read_pages(r_keys, np.arange(len(keys)), key=True)
     seen = ~np.isnan(theirs)
@@ -119,7 +119,7 @@ def test_pages_of_8_bits(isa: str, heads: int, kv_heads: int, head_dim: int, nor
     quants = slice(PAGE * head_dim)
     flat = (len(values), kv_heads, -1)
     assert np.array_equal(values.reshape(flat)[..., quants], r_values.reshape(flat)[..., quants])
-    # Weights are rounded by at most half a 255th of a page's largest: as many random steps as tokens.
+    # Each weight is rounded by at most half a 255th of its page's largest.
     errors = np.abs(out - r_out)
     assert errors.max() <= 0.04 * np.abs(r_out).max()
     assert np.sqrt((errors**2).mean()) <= 5e-3 * r_out.std()

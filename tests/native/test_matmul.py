@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from qwick.formats.mapped import map_file
 from qwick.native import ops, reference
 from qwick.quant.decode import decode
 from qwick.quant.encode import encode
@@ -122,6 +125,34 @@ def test_packing_is_lossless(kind: StoredType) -> None:
     rows = np.empty((4, 768), np.float32)
     ops.gather_rows(kind.name.lower(), raw.reshape(-1), 37, ids, rows)
     assert np.array_equal(rows.view(np.uint32), expected[ids].view(np.uint32))
+
+
+def test_many_matrices_out_of_a_mapped_file(tmp_path: Path) -> None:
+    """More than is packed at a time, at odd addresses; the same once the file's pages are gone."""
+    rng = np.random.default_rng(1)
+    shapes = [(2051, 4096), (37, 4096), (2500, 4096), (1, 4096), (16, 4096)]
+    values = [rng.integers(0, 1 << 15, shape, np.uint16) for shape in shapes]
+    (tmp_path / "file").write_bytes(b"odd" + b"".join(v.tobytes() for v in values))
+    file = np.frombuffer(map_file(tmp_path / "file"), np.uint8)
+    parts, at = [], 3
+    for v in values:
+        parts.append(("f16" if len(v) == 37 else "bf16", file[at : at + v.nbytes], *v.shape))
+        at += v.nbytes
+    for mapped in (True, False, True):
+        together, *alone = ops.pack_all([parts[:2], *([p] for p in parts[2:])], mapped=mapped)
+        found = [*np.split(ops.unpack(together), [2051]), *map(ops.unpack, alone)]
+        for v, w in zip(values, found, strict=True):
+            kind = StoredType.F16 if len(v) == 37 else StoredType.BF16
+            wanted = decode(kind, v.view(np.uint8))
+            np.testing.assert_array_equal(w.view(np.uint32), wanted.view(np.uint32))
+    del together
+    np.testing.assert_array_equal(ops.unpack(alone[0]), found[2])  # they share one memory
+
+
+def test_nothing_to_pack() -> None:
+    assert ops.pack_all([]) == []
+    with pytest.raises(ValueError, match="nothing to pack"):
+        ops.pack([])
 
 
 def test_threads_do_not_change_the_result(isa: str) -> None:

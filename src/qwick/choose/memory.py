@@ -17,8 +17,9 @@ DEFAULT_CONTEXT = 32_768  # tokens; what the family was trained on before any sc
 LEAST_CONTEXT = 512  # tokens; a default below this would be a surprise, not a help
 POOL_CONTEXTS = 4  # the cache of all requests together, in contexts
 POOL_SHARE = 0.5  # of the memory that weights leave, at most, for that cache
-# The interpreter with numpy, the tokenizer's maps (62 to 100 MB) and the kernels' small change.
-PROCESS_BYTES = 200 << 20
+# The interpreter with numpy, the tokenizer, what loading and sampling need for a moment, the
+# kernels' scratch: measured with steps of full size.
+PROCESS_BYTES = 112 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,10 @@ def plan_memory(
 ) -> MemoryPlan:
     """Return context and cache size for a checkpoint, or say that it does not fit.
 
-    config: Hugging Face keys. weights: bytes of all tensors: packing keeps their size, and the
-    embedding stays in the file, whose pages come into memory as they are read. context: as wished,
-    or None: the model's, at most DEFAULT_CONTEXT, and less where memory allows less. rows,
-    logit_rows: most tokens, and most rows of logits, of a step. memory: default: this machine's.
+    config: Hugging Face keys. weights: what `model.load.weight_bytes` says (packing keeps the size
+    of tensors to 3 %). context: as wished, or None: the model's, at most DEFAULT_CONTEXT, and less
+    where memory allows less. rows, logit_rows: most tokens, and most rows of logits, of a step.
+    memory: default: this machine's.
 
     The cache is virtual memory until a page is first used, so it is sized for several requests:
     POOL_CONTEXTS contexts, or what POOL_SHARE of the remaining memory holds if that is less, and

@@ -57,6 +57,8 @@ def run(
     a PROMPT it is appended to that after an empty line. A single word is a MODEL if it is a known
     name or the path of one, and any word with a "/" in it is a path while text is piped in.
     """
+    # NumPy would start threads for matrix products, of which there are none here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from qwick.engine.request import Sampling
 
     options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}

@@ -26,22 +26,28 @@ class Tensor:
 
     `shape` is row-major ([n, k] for a matrix of n outputs); a row of the last axis is
     `type.row_bytes(shape[-1])` bytes. The view need not be aligned to more than a byte.
+    mapped: it is a file's own pages, which may be given back to the system and come again.
     """
 
     name: str
     type: StoredType
     shape: tuple[int, ...]
     data: NDArray[np.uint8]
+    mapped: bool = False
 
     @classmethod
     def at(cls, info: TensorInfo, file: NDArray[np.uint8], name: str) -> Tensor:
         """Return the tensor that lies in a mapped `file`: U8[bytes], under its name here."""
-        return cls(name, info.type, info.shape, file[info.start : info.start + info.size])
+        data = file[info.start : info.start + info.size]
+        return cls(name, info.type, info.shape, data, mapped=True)
 
 
 @dataclass(frozen=True)
 class TokenizerData:
-    """What a checkpoint says of its tokenizer: `json` from a folder, or GGUF's three arrays."""
+    """What a checkpoint says of its tokenizer: `json` from a folder, or GGUF's three arrays.
+
+    The strings of a GGUF file are decoded where they are looked at: FormatError if one is no UTF-8.
+    """
 
     json: str | None = None  # text of tokenizer.json
     tokens: Sequence[str] | None = None  # GGUF: [n] in the byte-to-unicode alphabet of GPT-2
@@ -78,14 +84,15 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self) -> TokenizerData:
-        """Read on first use: decoding 300,000 strings takes time that loading weights can hide."""
+        """Read on first use, for not every use of a checkpoint needs it."""
         return self.read_tokenizer()
 
     def close(self) -> None:
         """Forget the tensors; the files are unmapped once no array taken from them is left.
 
-        Arrays in use stay valid. Closing twice is fine.
+        Arrays in use stay valid, and are read from the file again. Closing twice is fine.
         """
+        self.__dict__.pop("tokenizer", None)  # its strings lie in the file
         self.release()
 
     def __enter__(self) -> Checkpoint:

@@ -25,7 +25,7 @@ from qwick.formats.checkpoint import (
     closed,
 )
 from qwick.formats.gguf import GgufFile, Value, read_gguf
-from qwick.formats.mapped import TensorInfo, damaged
+from qwick.formats.mapped import TensorInfo, damaged, give_back
 from qwick.formats.strings import StringArray
 
 _TOP = {
@@ -104,6 +104,8 @@ def open_gguf(path: Path) -> Checkpoint:
         return _tokenizer(meta, int(config["vocab_size"]))
 
     def release() -> None:
+        for file in files:
+            give_back(file.data)
         files.clear()
         tensors.clear()
         meta.forget()
@@ -307,9 +309,9 @@ def _tokenizer(meta: _Metadata, rows: int) -> TokenizerData:
             )
         ids[name] = token
     return TokenizerData(
-        tokens=tokens.decode(),
+        tokens=tokens,
         token_types=types.tolist(),
-        merges=merges.decode(),
+        merges=merges,
         pre=meta.get("tokenizer.ggml.pre", str, None),
         eos_id=ids["eos"],
         bos_id=ids["bos"],

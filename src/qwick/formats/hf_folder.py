@@ -23,7 +23,7 @@ from qwick.formats.checkpoint import (
     closed,
 )
 from qwick.formats.jsonfile import read_object, read_text
-from qwick.formats.mapped import PICKLES, damaged, exists
+from qwick.formats.mapped import PICKLES, damaged, exists, give_back
 from qwick.formats.safetensors import SafetensorsFile, read_safetensors
 
 MAX_CONFIG = 1 << 24
@@ -52,6 +52,8 @@ def open_folder(path: Path) -> Checkpoint:
 
     def release() -> None:
         is_open.clear()
+        for file in files:
+            give_back(file.data)
         files.clear()
         tensors.clear()
 

@@ -145,6 +145,11 @@ def map_file(path: Path) -> mmap.mmap:
         raise unreadable(path, error) from None
 
 
+def give_back(data: mmap.mmap) -> None:
+    """Let the pages of a mapped file leave this process's memory; they come again when read."""
+    data.madvise(mmap.MADV_DONTNEED)
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """Where a tensor lies: row-major shape, first byte in the file, bytes."""

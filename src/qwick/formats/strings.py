@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +24,13 @@ _FEW = 64
 _LOOP = 512
 
 
-class StringArray:
-    """`count` strings of a mapped file; `decode()` makes the list."""
+Table = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Strings as a GGUF file has them: U8[bytes], and I64[count] where in it each one's length stands,
+8 bytes before its own."""
+
+
+class StringArray(Sequence[str]):
+    """`count` strings of a mapped file; `decode()` makes the list, `table()` makes nothing."""
 
     def __init__(
         self, path: Path, what: str, data: mmap.mmap, starts: NDArray[np.int64], end: int
@@ -36,6 +43,34 @@ class StringArray:
 
     def __len__(self) -> int:
         return len(self._starts)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return one string or some; FormatError when one is not UTF-8. For many: `decode`."""
+        chosen = range(len(self))[index]
+        if isinstance(chosen, int):
+            return self._text(chosen)
+        return [self._text(i) for i in chosen]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether `other` is a sequence of the same strings."""
+        if isinstance(other, str) or not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and self.decode() == list(other)
+
+    def table(self, count: int | None = None) -> Table:
+        """Return the first `count` strings (default: all) as they lie in the file, not copied."""
+        starts = self._starts[:count]
+        if not len(starts):
+            return np.empty(0, np.uint8), np.empty(0, np.int64)
+        first = int(starts[0])
+        return np.frombuffer(self._data, np.uint8, self._end - first, first), starts - first
 
     def decode(self) -> list[str]:
         """Return the strings; FormatError when one is not UTF-8."""
@@ -57,18 +92,29 @@ class StringArray:
 
     def _one_by_one(self) -> list[str]:
         """The slow way, for strings that hold zero bytes, and to name the one that is not UTF-8."""
-        out = []
-        for index, start in enumerate(self._starts.tolist()):
-            begin = start + 8
-            raw = self._data[begin : begin + _U64.unpack_from(self._data, start)[0]]
-            try:
-                out.append(raw.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise damaged(
-                    self._path,
-                    f"string {index} of {self._what} at byte {start} is not UTF-8: {error.reason}",
-                ) from None
-        return out
+        return [self._text(index) for index in range(len(self))]
+
+    def _text(self, index: int) -> str:
+        start = int(self._starts[index])
+        begin = start + 8
+        raw = self._data[begin : begin + _U64.unpack_from(self._data, start)[0]]
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise damaged(
+                self._path,
+                f"string {index} of {self._what} at byte {start} is not UTF-8: {error.reason}",
+            ) from None
+
+
+def table_of(strings: Sequence[str], count: int | None = None) -> Table:
+    """Return the first `count` of any strings as a table."""
+    if isinstance(strings, StringArray):
+        return strings.table(count)
+    coded = [string.encode("utf-8", "surrogatepass") for string in strings[:count]]
+    data = b"".join(_U64.pack(len(string)) + string for string in coded)
+    sizes = np.array([0, *(8 + len(string) for string in coded)], np.int64)
+    return np.frombuffer(data, np.uint8), np.cumsum(sizes)[:-1]
 
 
 def scan(cursor: Cursor, count: int, what: str) -> StringArray:

@@ -49,7 +49,7 @@ def load(
     from qwick.choose.memory import plan_memory
     from qwick.formats.open import open_checkpoint
     from qwick.machine.cpu import use_threads
-    from qwick.model.load import load_model
+    from qwick.model.load import load_model, weight_bytes
 
     kv = "bf16" if kv is None else kv
     listener = hub.StderrListener() if listener is None else listener
@@ -58,14 +58,14 @@ def load(
     with open_checkpoint(path) as checkpoint, ThreadPoolExecutor(1) as beside:
         plan = plan_memory(
             checkpoint.config,
-            sum(tensor.data.nbytes for tensor in checkpoint.tensors.values()),
+            weight_bytes(checkpoint),
             context=ctx,
             kv=kv,
             rows=TOKEN_BUDGET,
             logit_rows=LOGIT_ROWS,
         )
         name = _name_of(checkpoint, path)
-        # Packing leaves the interpreter free, so the vocabulary is read meanwhile.
+        # Packing leaves the interpreter free, and so does most of this.
         text = beside.submit(_load_text, checkpoint, name)
         decoder = load_model(
             checkpoint,

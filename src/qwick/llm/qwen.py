@@ -6,10 +6,9 @@ asked at the same time is computed in the same steps.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +150,7 @@ class Qwen:
         **keywords: Any,
     ) -> AsyncStream:
         """Answer a conversation piece by piece with `async for`; begins with the first piece."""
-        return AsyncStream(lambda: asyncio.to_thread(self._chat, messages, tools, keywords))
+        return AsyncStream(lambda: _in_thread(self._chat, messages, tools, keywords))
 
     def chat_batch(
         self,
@@ -180,7 +179,7 @@ class Qwen:
 
     def astream_complete(self, prompt: str, **keywords: Any) -> AsyncStream:
         """Continue a raw prompt piece by piece, as `astream` answers."""
-        return AsyncStream(lambda: asyncio.to_thread(self._raw, prompt, keywords))
+        return AsyncStream(lambda: _in_thread(self._raw, prompt, keywords))
 
     def complete_batch(self, prompts: Sequence[str], **keywords: Any) -> list[Reply]:
         """Continue many raw prompts together, in their order. One that fails cancels the rest."""
@@ -310,6 +309,14 @@ class Qwen:
                 raise ParameterError("the prompt is empty; allowed: 1 character or more")
             messages = [{"role": "user", "content": messages}]
         return encode_chat(self.tokenizer, self._template, messages, tools=tools, **variables)
+
+
+def _in_thread(
+    prepare: Callable[..., tuple[Assembler, Submit]], *arguments: Any
+) -> Awaitable[tuple[Assembler, Submit]]:
+    from asyncio import to_thread  # see AsyncStream
+
+    return to_thread(prepare, *arguments)
 
 
 def _many(things: Any) -> Sequence[Any]:

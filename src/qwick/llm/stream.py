@@ -6,14 +6,17 @@ how events travel from the engine's thread, not what was asked.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from qwick.engine.request import Deliver, Event, Finished
 from qwick.engine.thread import Ticket
 from qwick.errors import RequestCancelled, UsageError
 from qwick.llm.reply import Assembler, Chunk, Reply
+
+if TYPE_CHECKING:
+    import asyncio
 
 Submit = Callable[[Deliver], Ticket]
 
@@ -102,6 +105,8 @@ class AsyncStream(_Answer):
     """Asynchronous iterator over the chunks of one answer; it begins with the first."""
 
     def __init__(self, prepare: Callable[[], Awaitable[tuple[Assembler, Submit]]]) -> None:
+        import asyncio  # 20 ms of a start that mostly has no use for it
+
         super().__init__()
         self._prepare = prepare
         self._beginning = False
@@ -112,6 +117,8 @@ class AsyncStream(_Answer):
 
     async def __anext__(self) -> Chunk:
         """Wait for the next piece; cancelling the waiting task cancels the request."""
+        from asyncio import CancelledError
+
         try:
             if self._ticket is None and not self._closed:
                 if self._beginning:
@@ -125,7 +132,7 @@ class AsyncStream(_Answer):
                 chunk = self._take(await self._events.get())
                 if chunk.text or chunk.logprobs:
                     return chunk
-        except asyncio.CancelledError:
+        except CancelledError:
             self._cancel()
             raise
         raise StopAsyncIteration
@@ -135,7 +142,9 @@ class AsyncStream(_Answer):
         if self._closed:  # meanwhile, by another task
             return
         self._model = submit
-        loop, events = asyncio.get_running_loop(), self._events
+        from asyncio import get_running_loop
+
+        loop, events = get_running_loop(), self._events
         tickets: list[
             Ticket
         ] = []  # and not self, which the engine would then keep from being dropped

@@ -18,8 +18,8 @@ from qwick.errors import ConfigError, ParameterError, UnsupportedError, shown
 from qwick.family import MODEL_TYPES
 from qwick.native.ops import PAGE_SIZE
 
-# The cache's numbers: how they are called, and how an array holds them (bf16 as uint16; int8 with its
-# scales as bytes, see `ops.rope_store`).
+# The cache's numbers: how they are called, and how an array holds them (bf16 as uint16; int8 with
+# its scales as bytes, see `ops.rope_store`).
 KV_DTYPES: Mapping[str, np.dtype[Any]] = {
     "bf16": np.dtype(np.uint16),
     "f32": np.dtype(np.float32),

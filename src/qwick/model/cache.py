@@ -22,7 +22,7 @@ def page_bytes(arch: Arch, kv: str) -> int:
 
 
 class KVCache:
-    """`keys[layer]` and `values[layer]`: [pages, *Arch.kv_page_shapes], as `ops.rope_store` fills them.
+    """`keys[layer]`, `values[layer]`: [pages, *Arch.kv_page_shapes], filled by `ops.rope_store`.
 
     The memory is virtual until a page is first written.
     """

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # stored bytes that are ready, stored bytes in all
 
+GROUP_BYTES = 512 << 20
+"""Stored bytes that are packed in one go, between two words about progress."""
+
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+
 
 def load_model(
     checkpoint: Checkpoint,
@@ -46,13 +52,23 @@ def load_model(
     return Decoder(arch, _Loader(checkpoint, arch, progress).weights(), context=context, kv=kv)
 
 
+def weight_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of memory that the weights of a checkpoint will take; ConfigError.
+
+    Each tensor once, for packing keeps its size and gives the file's pages back. The rows of an
+    embedding are read where the file is mapped, and leave memory when it is short: not counted.
+    """
+    spare = _HEAD if read_arch(checkpoint.config).tied else _EMBEDDING
+    return sum(t.data.nbytes for name, t in checkpoint.tensors.items() if name != spare)
+
+
 def _check(checkpoint: Checkpoint, arch: Arch) -> None:
     """Compare the checkpoint's tensors with the architecture's table."""
     expected = {spec.name: spec.shape for spec in tensor_table(arch)}
     found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     # Saved by old exporters: a constant, and a copy of the tied embedding.
     spare = {n for n in found if n.endswith("rotary_emb.inv_freq")}
-    spare |= {"lm_head.weight"} if arch.tied else set()
+    spare |= {_HEAD} if arch.tied else set()
     faults = [f"missing: {n} {list(s)}" for n, s in expected.items() if n not in found]
     faults += [
         f"unexpected: {n} {list(found[n])}" for n in found if n not in expected and n not in spare
@@ -76,40 +92,39 @@ class _Loader:
         self.progress = progress
         self.done = 0
         self.total = sum(self.tensors[spec.name].data.nbytes for spec in tensor_table(arch))
+        self.packed: dict[tuple[str, ...], ops.Packed] = {}
 
     def weights(self) -> Weights:
-        head = "model.embed_tokens.weight" if self.arch.tied else "lm_head.weight"
+        layers = [f"model.layers.{i}." for i in range(self.arch.layers)]
+        head = (_EMBEDDING if self.arch.tied else _HEAD,)
+        self._pack([*(names for layer in layers for names in _matrices(layer)), head])
         return Weights(
-            embedding=self._embedding("model.embed_tokens.weight"),
-            blocks=tuple(self._block(f"model.layers.{i}.") for i in range(self.arch.layers)),
+            embedding=self._embedding(),
+            blocks=tuple(self._block(layer) for layer in layers),
             norm=self._norm("model.norm.weight"),
-            head=Linear(self._pack(head)),
+            head=Linear(self.packed[head]),
         )
 
     def _block(self, layer: str) -> Block:
-        heads = [f"{layer}self_attn.{name}_proj" for name in "qkv"]
+        attn = layer + "self_attn."
         bias = norms = None
         if self.arch.qkv_bias:
-            bias = np.concatenate([self._vector(h + ".bias") for h in heads])
+            bias = np.concatenate([self._vector(f"{attn}{name}_proj.bias") for name in "qkv"])
         if self.arch.qk_norm:
-            attn = layer + "self_attn."
             norms = (self._vector(attn + "q_norm.weight"), self._vector(attn + "k_norm.weight"))
-        qkv = Linear(self._pack(*(h + ".weight" for h in heads)), bias)
+        qkv, out, gate_up, down = (self.packed[names] for names in _matrices(layer))
         return Block(
             attention_norm=self._norm(layer + "input_layernorm.weight"),
-            attention=Attention(qkv, norms, Linear(self._pack(layer + "self_attn.o_proj.weight"))),
+            attention=Attention(Linear(qkv, bias), norms, Linear(out)),
             mlp_norm=self._norm(layer + "post_attention_layernorm.weight"),
-            mlp=MLP(
-                Linear(self._pack(layer + "mlp.gate_proj.weight", layer + "mlp.up_proj.weight")),
-                Linear(self._pack(layer + "mlp.down_proj.weight")),
-            ),
+            mlp=MLP(Linear(gate_up), Linear(down)),
         )
 
     def _norm(self, name: str) -> RMSNorm:
         return RMSNorm(self._vector(name), self.arch.rms_eps)
 
-    def _embedding(self, name: str) -> Embedding:
-        tensor = self.tensors[name]
+    def _embedding(self) -> Embedding:
+        tensor = self.tensors[_EMBEDDING]
         if not self.arch.tied:  # a tied one is counted as the head
             self._count(tensor)
         return Embedding(_stored(tensor.type), tensor.data, tensor.shape[0])
@@ -120,23 +135,53 @@ class _Loader:
         self._count(tensor)
         return vector
 
-    def _pack(self, *names: str) -> ops.Packed:
-        tensors = [self.tensors[name] for name in names]
+    def _pack(self, matrices: list[tuple[str, ...]]) -> None:
+        """Pack all matrices, each of one or several tensors, a group at a time.
+
+        A group is one call that leaves the interpreter free from its first byte to its last.
+        """
+        group: list[tuple[str, ...]] = []
+        size = 0
+        for names in matrices:
+            size += sum(self.tensors[name].data.nbytes for name in names)
+            group.append(names)
+            if size >= GROUP_BYTES or names is matrices[-1]:
+                self._pack_group(group, size)
+                group, size = [], 0
+
+    def _pack_group(self, group: list[tuple[str, ...]], size: int) -> None:
+        tensors = [[self.tensors[name] for name in names] for names in group]
+        flat = [tensor for parts in tensors for tensor in parts]
         try:
-            packed = ops.pack([_part(t) for t in tensors])
+            packed = ops.pack_all(
+                [[_part(tensor) for tensor in parts] for parts in tensors],
+                mapped=all(tensor.mapped for tensor in flat),
+            )
         except MemoryError:
-            size = sum(t.data.nbytes for t in tensors)
             raise ResourceError(
-                f"packing {' and '.join(names)} needs {size:,} bytes; this machine gives no more",
+                f"packing {flat[0].name} to {flat[-1].name} needs {size:,} bytes; "
+                "this machine gives no more",
                 hint="use a smaller model or quantisation",
             ) from None
-        self._count(*tensors)
-        return packed
+        self.packed.update(zip(group, packed, strict=True))
+        for tensor in flat:
+            self._count(tensor)
 
     def _count(self, *tensors: Tensor) -> None:
         self.done += sum(t.data.nbytes for t in tensors)
         if self.progress is not None:
             self.progress(self.done, self.total)
+
+
+def _matrices(layer: str) -> list[tuple[str, ...]]:
+    """Return the tensors of a layer's matrices: query, key and value; output; gate and up; down."""
+    attn, mlp = layer + "self_attn.", layer + "mlp."
+    return [
+        tuple(f"{attn}{name}_proj.weight" for name in "qkv"),
+        (attn + "o_proj.weight",),
+        (mlp + "gate_proj.weight", mlp + "up_proj.weight"),
+        (mlp + "down_proj.weight",),
+    ]
 
 
 def _stored(kind: StoredType) -> str:

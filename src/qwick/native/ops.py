@@ -68,23 +68,36 @@ class Packed:
         self.segments = handle.segments
 
 
-def pack(parts: Sequence[tuple[str, U8, int, int]]) -> Packed:
+Part = tuple[str, "U8", int, int]  # stored type, bytes, n, k
+
+
+def pack(parts: Sequence[Part]) -> Packed:
     """Pack matrices that share their input: each part is (stored type, bytes, n, k).
 
     Stored types: "f32", "f16", "bf16", "q4_k", "q5_0", "q6_k", "q8_0"; bytes: U8[n * row bytes],
     rows of whole blocks as a GGUF file has them. Packing never rounds. Raises ValueError where
     sizes disagree.
     """
+    return pack_all([parts])[0]
+
+
+def pack_all(matrices: Sequence[Sequence[Part]], *, mapped: bool = False) -> list[Packed]:
+    """Pack several, each as `pack` does, in one go: all threads work from the first byte on.
+
+    They share one memory, which is given back with the last of them. mapped: every part is a view
+    of a file mapped read-only; its pages are then read ahead, and given back to the system as they
+    are packed (reading them again costs time only).
+    """
     _choose_once()
-    return Packed(_ext.pack(list(parts)))
+    return [Packed(handle) for handle in _ext.pack([list(m) for m in matrices], mapped)]
 
 
 def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None) -> None:
     """out = x W^T + bias.  x: F32[m, k] · out: F32[m, n] · bias: F32[n].
 
-    Integer weights meet x in 8 bits with a scale per 128 columns (or in bf16, on a matrix unit); float
-    weights meet it in float32 (bf16 weights on a matrix unit: in bf16). `reference.matmul` states
-    it exactly.
+    Integer weights meet x in 8 bits with a scale per 128 columns (or in bf16, on a matrix unit);
+    float weights meet it in float32 (bf16 weights on a matrix unit: in bf16). `reference.matmul`
+    states it exactly.
     """
     _ext.matmul(w.handle, x, out, bias)
 
@@ -164,6 +177,19 @@ def attention(
     positions: I32[m]; a row sees the positions 0 to its own · out: F32[m, heads * head_dim].
     """
     _ext.attention(qkv, heads, keys, values, pages, starts, positions, out)
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+Bpe = _ext.Bpe
+"""Byte pair encoding (csrc/bpe.h): `Bpe(tokens, token_starts, merges, merge_starts)`.
+
+tokens, merges: U8[bytes], strings as GGUF stores them, each behind its length in 8 bytes ·
+starts: I64[count], where each length stands. The id of a token is its number; merges are
+"left right", best first. ValueError for what is no UTF-8, a token listed twice, a merge that is not
+made of two tokens and one itself. `token(id)`: its string. `encode(words)`: list of the ids of
+words with a blank between two; a character that is no token is left out. Threads may share one.
+"""
 
 
 # ---- the machine ---------------------------------------------------------------------------------

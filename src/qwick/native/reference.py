@@ -136,7 +136,7 @@ def _quants(x: F32) -> tuple[NDArray[np.int8], F32]:
 
 def _write_bytes(page: NDArray[np.uint8], offset: int, x: F32, *, key: bool) -> None:
     quants, floats = _byte_parts(page, key=key)
-    kv_heads, d = x.shape
+    kv_heads = len(x)
     if key:
         q, scale = _quants(x.reshape(-1, 32))
         quants[:, :, offset] = q.reshape(kv_heads, -1, 4).view(np.uint8) ^ 0x80

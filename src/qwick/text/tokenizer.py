@@ -1,8 +1,7 @@
 """A checkpoint's byte-level BPE: text to ids, ids to text, the bytes behind each id.
 
-Runs on the `tokenizers` library; built from a tokenizer.json, or from the arrays of a GGUF file.
-The ids equal those of transformers. Two recognisers share one vocabulary: one that reads the
-literals of added tokens (`<|im_end|>`, `<tool_call>`) as those tokens, one to which they are text.
+The ids equal those of transformers; recognise.py finds them. The literals of added tokens
+(`<|im_end|>`, `<tool_call>`) are read as those tokens, or as text like any other.
 
 Decoding is ours: each id stands for fixed bytes, so a text is the bytes of its ids, joined and read
 as UTF-8 with U+FFFD for what is not. Knows nothing of templates, messages or sampling.
@@ -12,35 +11,17 @@ from __future__ import annotations
 
 import codecs
 import functools
-import gc
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from qwick.errors import FormatError, ParameterError, UnsupportedError, shown
+from qwick.text.recognise import Recogniser, recogniser_of
 
 if TYPE_CHECKING:
-    import tokenizers
-
     from qwick.formats.checkpoint import TokenizerData
 
 __all__ = ["TEMPLATE_TAGS", "Detokenizer", "Tokenizer"]
-
-# Token types of GGUF (gguf.TokenType).
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
-
-# How text is cut into words before BPE, by GGUF's `tokenizer.ggml.pre`. From transformers
-# models/qwen2/tokenization_qwen2.py and models/qwen3_5/tokenization_qwen3_5.py.
-_SPLITS: Mapping[str, str] = {
-    "qwen2": (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-    "qwen35": (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
-        r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-}
 
 # Tags that chat templates read in messages and models write in answers: never control tokens, even
 # where a tokenizer lists them as special.
@@ -59,30 +40,18 @@ class Tokenizer:
     eos_id, bos_id, pad_id   as the checkpoint names them, or None
     """
 
-    def __init__(
-        self,
-        parsing: tokenizers.Tokenizer,
-        n_tokens: int,
-        holes: frozenset[int],
-        data: TokenizerData,
-    ) -> None:
-        """Wrap a built tokenizer (use `from_data`); `holes`: ids below n_tokens without token."""
-        from tokenizers import Tokenizer as Backend
-
-        added = parsing.get_added_tokens_decoder()
-        self._parsing = parsing
-        self._plain = Backend(parsing.model)  # shares the vocabulary, knows no added token
-        self._plain.normalizer = parsing.normalizer
-        self._plain.pre_tokenizer = parsing.pre_tokenizer
-        self._holes = holes
-        self.n_tokens = n_tokens
-        self._literals = {id: token.content for id, token in added.items()}
+    def __init__(self, recogniser: Recogniser, data: TokenizerData) -> None:
+        """Wrap what recognises tokens; use `from_data`."""
+        self._recogniser = recogniser
+        self._holes = recogniser.holes
+        self.n_tokens = recogniser.n_tokens
+        self._literals = {id: token.literal for id, token in recogniser.added.items()}
         self.added_ids = frozenset(self._literals)
         self.control_ids = frozenset(
             id
-            for id, token in added.items()
-            if token.content not in TEMPLATE_TAGS
-            and (token.special or _CONTROL_LITERAL.fullmatch(token.content))
+            for id, token in recogniser.added.items()
+            if token.literal not in TEMPLATE_TAGS
+            and (token.special or _CONTROL_LITERAL.fullmatch(token.literal))
         )
         self.eos_id, self.bos_id, self.pad_id = data.eos_id, data.bos_id, data.pad_id
 
@@ -99,17 +68,7 @@ class Tokenizer:
                 " tokenizer does",
                 hint="set add_bos_token to false in the checkpoint",
             )
-        if data.json is not None:
-            parsing = _from_json(data.json)
-            _add_missing(parsing, data.added_tokens)
-            used = set(parsing.get_vocab().values())
-            n_tokens = max(used, default=-1) + 1
-            holes = frozenset(range(n_tokens)) - used
-        elif data.tokens is not None and data.merges is not None:
-            parsing, n_tokens, holes = _from_arrays(data)
-        else:
-            raise FormatError("the checkpoint carries no tokenizer")
-        tokenizer = cls(parsing, n_tokens, holes, data)
+        tokenizer = cls(recogniser_of(data), data)
         for name, id in (("eos", data.eos_id), ("bos", data.bos_id), ("pad", data.pad_id)):
             if id is not None and not 0 <= id < tokenizer.n_tokens:
                 raise FormatError(
@@ -127,9 +86,7 @@ class Tokenizer:
         valid Unicode (a lone surrogate).
         """
         check_text(text, "the text")
-        backend = self._parsing if parse_special else self._plain
-        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._recogniser.encode(text, parse_special)
 
     def encode_with_spans(self, text: str) -> list[tuple[int, int, int]]:
         """Return (id, start, end) for the ids of `encode(text, parse_special=True)`.
@@ -138,11 +95,7 @@ class Tokenizer:
         only that they lie in order between the added ones may be relied upon.
         """
         check_text(text, "the text")
-        encoding = self._parsing.encode(text, add_special_tokens=False)
-        return [
-            (id, start, end)
-            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-        ]
+        return self._recogniser.spans(text)
 
     # Ids to text
 
@@ -161,7 +114,7 @@ class Tokenizer:
         literal = self._literals.get(id)
         if literal is not None:
             return literal.encode("utf-8")
-        return _unmap(self._parsing.id_to_token(id) or "")
+        return _unmap(self._recogniser.token(id))
 
     def stream(self, *, skip_control: bool = True) -> Detokenizer:
         """Return a fresh decoder for ids that arrive one by one."""
@@ -260,108 +213,3 @@ def _unmap(token: str) -> bytes:
         return bytes(_BYTE_OF[ord(character)] for character in token)
     except KeyError:
         return token.encode("utf-8")
-
-
-def _from_arrays(data: TokenizerData) -> tuple[tokenizers.Tokenizer, int, frozenset[int]]:
-    """Build from GGUF's arrays: (tokenizer, n_tokens, ids below it that have no token).
-
-    Ids at the end without a token (padding) do not count.
-
-    The default checkpoint (151,665 tokens, 151,387 merges), one thread of a 2-core Xeon, tokenizers
-    0.23, best of three: handing the arrays to the model class takes 0.23 s (the library's own maps
-    0.2 s of it) and 60 MB; JSON for Tokenizer.from_str 0.33 s (0.50 s and 120 MB with paired
-    merges); vocabulary and merges as files in memory 0.33 s. The garbage collector is paused
-    because it would walk the fresh tuples again and again (0.02 s).
-    """
-    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
-    from tokenizers import Tokenizer as Backend
-
-    tokens, merges, pre = data.tokens or (), data.merges or (), data.pre or "qwen2"
-    types = data.token_types or [1] * len(tokens)
-    if pre not in _SPLITS:
-        raise UnsupportedError(
-            f"the tokenizer's pre-tokenizer is {pre!r}", hint=f"known: {', '.join(_SPLITS)}"
-        )
-    if len(types) != len(tokens):
-        raise FormatError(f"the tokenizer has {len(tokens)} tokens and {len(types)} token types")
-    size = len(tokens)
-    while size and types[size - 1] == _UNUSED:
-        size -= 1
-    vocabulary = dict(zip(tokens[:size], range(size), strict=True))
-    for id, token in enumerate(tokens[:size]) if len(vocabulary) < size else ():
-        if vocabulary[token] != id:
-            raise FormatError(f"the tokenizer lists the token {token[:40]!r} twice")
-    paused = gc.isenabled()
-    gc.disable()
-    try:
-        pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-        model = models.BPE(vocab=vocabulary, merges=pairs)
-    except Exception as error:  # the library's errors have no common class
-        raise FormatError(f"the tokenizer's merges do not fit its tokens: {error}") from error
-    finally:
-        if paused:
-            gc.enable()
-    backend = Backend(model)
-    backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SPLITS[pre]), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
-    for kind in (_CONTROL, _USER_DEFINED):
-        backend.add_tokens(
-            [
-                AddedToken(tokens[id], normalized=False, special=kind == _CONTROL)
-                for id in range(size)
-                if types[id] == kind
-            ]
-        )
-    return backend, size, frozenset(id for id in range(size) if types[id] == _UNUSED)
-
-
-def _from_json(text: str) -> tokenizers.Tokenizer:
-    """Build from the text of a tokenizer.json; its truncation and padding are switched off."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models
-
-    try:
-        backend = Backend.from_str(text)
-    except Exception as error:  # the library's errors have no common class
-        raise FormatError(f"tokenizer.json cannot be read: {error}") from error
-    model = backend.model
-    if not isinstance(model, models.BPE) or not isinstance(backend.decoder, decoders.ByteLevel):
-        raise UnsupportedError(
-            f"tokenizer.json holds a {type(model).__name__} model with the decoder"
-            f" {type(backend.decoder).__name__}; only byte-level BPE is supported"
-        )
-    model.dropout = None
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-def _add_missing(
-    backend: tokenizers.Tokenizer, added_tokens: Mapping[int, Mapping[str, Any]]
-) -> None:
-    """Add the tokens that only tokenizer_config.json names, and check that both files agree."""
-    from tokenizers import AddedToken
-
-    known = backend.get_added_tokens_decoder()
-    for id, entry in sorted(added_tokens.items()):
-        literal = entry.get("content")
-        if not isinstance(literal, str) or not literal:
-            raise FormatError(f"tokenizer_config.json: the added token {id} has no content")
-        if id in known and known[id].content == literal:
-            continue
-        flags = {
-            key: bool(entry.get(key, False))
-            for key in ("single_word", "lstrip", "rstrip", "normalized", "special")
-        }
-        backend.add_tokens([AddedToken(literal, **flags)])
-        if backend.token_to_id(literal) != id:
-            raise FormatError(
-                f"tokenizer_config.json gives {literal!r} the id {id}, tokenizer.json the id"
-                f" {backend.token_to_id(literal)}"
-            )
