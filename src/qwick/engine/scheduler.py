@@ -6,11 +6,11 @@ anything; `State.apply` carries it out on the pages, `State.commit` says that it
 The rules:
 1. Every running sequence with one pending id (a decode) gets one row.
 2. What is left of the token budget goes to prompt chunks, the oldest sequence first.
-3. A waiting sequence starts when pages for all of its ids are free, and one more for every running
-   sequence (so that starting it does not evict somebody a moment later). Nobody overtakes.
-4. A sequence that starts takes over the pages that hold the beginning of its ids already, up to the
-   first position whose logits are wanted, and computes the rest. Pages that nobody holds but that
-   could be found so are free for everybody.
+3. A sequence that starts takes over the pages that hold the beginning of its ids already, up to the
+   first position whose logits are wanted, and computes the rest.
+4. A waiting sequence starts when pages for all of its other ids are free (nobody holds them, even
+   if they could be found), and one more for every running sequence (so that starting it does not
+   evict somebody a moment later). Nobody overtakes.
 5. A running sequence that needs a page when none is free takes it from the youngest running one,
    which loses its pages, keeps its ids and waits at the front to be computed again (from what is
    then left of its pages).
