@@ -128,6 +128,9 @@ def test_requests() -> None:
         ({"ids": "hello"}, "'hello'"),
         ({"ids": 3}, "3"),
         ({"ids": [1], "sampling": {}}, "allowed: a Sampling"),
+        ({"ids": [1], "namespace": None}, "namespace is None; allowed: a string of at most 256"),
+        ({"ids": [1], "namespace": "x" * 257}, "namespace is 'x+.*allowed: a string of at most"),
+        ({"ids": [1], "namespace": "\ud800"}, "namespace is .*half a UTF-16 pair"),
     ]
     for arguments, part in bad:
         with pytest.raises(ParameterError, match=part):

@@ -58,6 +58,7 @@ def small_qwen(
     context: int = 512,
     cache_tokens: int = 2048,
     model: ToyModel | None = None,
+    prefix_reuse: bool = True,
 ) -> Qwen:
     found = FAMILIES[family]
     given = generation or {}
@@ -69,6 +70,7 @@ def small_qwen(
         Defaults(found, given, stop_ids),
         name="small",
         cache_tokens=cache_tokens,
+        prefix_reuse=prefix_reuse,
     )
 
 

@@ -64,6 +64,7 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
     "stop": st.text(min_size=1, max_size=4) | st.lists(st.text(min_size=1, max_size=3), max_size=3),
     "logprobs": st.integers(0, 20),
     "tone": st.text(max_size=5),
+    "namespace": st.text(max_size=3),
 }
 assert set(FIELDS) <= set(FITTING)
 MESSAGES = st.lists(
@@ -153,6 +154,8 @@ def test_batches_texts_and_scores(qwen: Qwen, value: Any, given: dict[str, Any])
         lambda: qwen.render_ids(value, tools=value),
         lambda: list(qwen.score(value).logprobs),
         lambda: qwen.perplexity(value),
+        lambda: qwen.perplexity("some text", namespace=value),
+        lambda: list(qwen.score([1, 2], namespace=value).logprobs),
     ):
         found = patient(ask)
         assert isinstance(found, (QwickError, str, list, float))
@@ -202,7 +205,7 @@ def test_what_never_ends_is_not_waited_for(qwen: Qwen) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.sampled_from(["threads", "ctx", "kv"]), TREES)
+@given(st.sampled_from(["threads", "ctx", "kv", "prefix_reuse"]), TREES)
 def test_load(tmp_path_factory: pytest.TempPathFactory, name: str, value: Any) -> None:
     path = write_small(tmp_path_factory.mktemp("l") / "a.gguf", max_position_embeddings=CONTEXT)
     if name == "threads" and isinstance(value, int) and value > 8:

@@ -22,7 +22,8 @@ GREEDY = {"temperature": 0, "repetition_penalty": 1.0, "max_tokens": 64, "logpro
 
 @pytest.fixture(scope="module")
 def qwen(default_checkpoint: Path) -> Iterator[Qwen]:
-    with Qwen.load(default_checkpoint, ctx=2048) as loaded:
+    # Alone is to mean computed alone: with what the batch left behind it would not be.
+    with Qwen.load(default_checkpoint, ctx=2048, prefix_reuse=False) as loaded:
         yield loaded
 
 

@@ -148,6 +148,11 @@ def test_stop_ids_of() -> None:
 
 
 def test_split_keywords() -> None:
-    assert split_keywords({"seed": 1, "think": True}, ["think"]) == ({"seed": 1}, {"think": True})
+    said = {"seed": 1, "think": True}
+    assert split_keywords(said, ["think"]) == ({"seed": 1}, {"think": True}, "")
+    assert split_keywords({"namespace": "n", "top_k": None}, []) == ({"top_k": None}, {}, "n")
+    assert split_keywords({"namespace": None}, []) == ({}, {}, "")
+    with pytest.raises(ParameterError, match="did you mean namespace"):
+        split_keywords({"namespac": "n"}, [])
     with pytest.raises(ParameterError, match="did you mean top_p"):
         split_keywords({"topp": 1}, [])

@@ -44,7 +44,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_reply_has_everything(qwen: Qwen) -> None:
-    reply = qwen.chat("Hi", seed=3, max_tokens=20, **FREE)
+    reply = qwen.chat("Hi", seed=3, max_tokens=20, namespace="nobody else's", **FREE)
     assert reply.text == str(reply) == TOKENIZER.decode(reply.ids, skip_control=True)
     assert (reply.finish_reason, reply.seed, reply.model) == ("length", 3, "small")
     prompt = len(qwen.render_ids("Hi"))
@@ -59,6 +59,7 @@ def test_a_reply_has_everything(qwen: Qwen) -> None:
     assert plain["usage"] == {
         "prompt_tokens": prompt,
         "completion_tokens": 20,
+        "cached_tokens": 0,
         "total_tokens": prompt + 20,
     }
     assert plain["timings"]["decode_tok_s"] == t.decode_tok_s

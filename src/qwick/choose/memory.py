@@ -56,7 +56,8 @@ def plan_memory(
     where memory allows less. rows, logit_rows: most tokens, and most rows of logits, of a step.
     memory: default: this machine's.
 
-    The cache is virtual memory until a page is first used, so it is sized for several requests:
+    The cache is virtual memory until a page is first used, but as pages are kept to be found again,
+    all of it is used in time. It is sized for several requests, within what can really be had:
     POOL_CONTEXTS contexts, or what POOL_SHARE of the remaining memory holds if that is less, and
     always one context.
 

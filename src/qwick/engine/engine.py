@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from qwick.engine.batching import Wanted, build
 from qwick.engine.live import Live
 from qwick.engine.pages import PagePool, pages_for
-from qwick.engine.request import Deliver, Event, FinishReason, Request
+from qwick.engine.request import Deliver, Event, FinishReason, Request, check_switch
 from qwick.engine.sampler import Sampler
 from qwick.engine.scheduler import Chunk, Limits, State, Step, plan
 from qwick.engine.stats import Stats, Stopwatch
@@ -76,7 +76,9 @@ class Engine:
     n_vocab: real ids, the tokenizer's count; columns of the logits from there on are padding, never
     sampled. cache_tokens: positions of the cache, for all sequences; default: one full context.
     token_budget: most rows of a step. max_sequences: most requests computed at once, others wait.
-    steer_factory: builds steers; without one, requests with stop strings are refused.
+    steer_factory: builds steers; without one, requests with stop strings are refused. prefix_reuse:
+    keep what was computed until its memory is needed, and use it for requests of the same namespace
+    that begin with the same ids.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Engine:
         token_budget: int = TOKEN_BUDGET,
         max_sequences: int = MAX_SEQUENCES,
         steer_factory: SteerFactory | None = None,
+        prefix_reuse: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         tokens = model.context if cache_tokens is None else cache_tokens
@@ -95,13 +98,15 @@ class Engine:
             raise ParameterError(
                 f"cache_tokens is {tokens} and n_vocab {n_vocab}; allowed: whole numbers from 1"
             )
+        check_switch("prefix_reuse", prefix_reuse)
         self._model: Model | None = model
         self.n_vocab = n_vocab
         self.stats = Stats()
         self.clock = clock
         pages = pages_for(tokens, model.page_size)
         self.cache_tokens = pages * model.page_size
-        self._state = State(PagePool(pages), Limits(model.page_size, token_budget, max_sequences))
+        limits = Limits(model.page_size, token_budget, max_sequences)
+        self._state = State(PagePool(pages), limits, prefix_reuse)
         self._cache = model.new_cache(pages)
         self._sampler = Sampler(n_vocab)
         self._steer_factory = steer_factory
@@ -134,6 +139,11 @@ class Engine:
     def pages_used(self) -> int:
         """Pages of the cache in use."""
         return self._state.pool.used_count
+
+    @property
+    def pages_kept(self) -> int:
+        """Pages of the cache that nobody uses and that may be found again."""
+        return self._state.pool.kept_count
 
     def check(self) -> None:
         """Derive every invariant again; raises AssertionError. For tests."""
@@ -248,6 +258,7 @@ class Engine:
         if not self._live:
             return False
         watch, stats = Stopwatch(self.clock), self.stats
+        self._state.settle()
         step = plan(self._state)
         if not step.chunks:
             raise EngineError("the scheduler planned an empty step while requests wait")
@@ -255,6 +266,9 @@ class Engine:
         batch, wanted = build(step.chunks, self.model.page_size)
         for sequence in step.admitted:
             self._live[sequence.number].start(watch.begun)
+            stats.prefix_hit_tokens += sequence.cached
+            stats.prefix_miss_tokens += sequence.pending
+        stats.evicted_pages = self._state.pool.evicted
         stats.preemptions += len(step.preempted)
         stats.plan_seconds += watch.lap()
         try:
@@ -316,7 +330,8 @@ class Engine:
     def _end(self, live: Live, reason: FinishReason, error: QwickError | None = None) -> None:
         if self._live.pop(live.number, None) is None:
             return
-        self._state.remove(live.sequence)
+        # What led to an error may lie in the pages.
+        self._state.remove(live.sequence, keep=reason is not FinishReason.ERROR)
         self.stats.finished[reason.value] += 1
         self._deliver(live, live.finish(reason, self.clock(), error))
 

@@ -9,6 +9,7 @@ import secrets
 
 import numpy as np
 
+from qwick.engine.prefix import root_key
 from qwick.engine.request import (
     Deliver,
     Finished,
@@ -48,11 +49,12 @@ class Live:
         self.request = request
         self.deliver = deliver
         self.scoring = request.kind == "score"
+        root = root_key(request.namespace)
         # Nothing is asked after the last token of a score: it needs no row.
         self.sequence = (
-            Sequence(number, list(ids[:-1]), 0)
+            Sequence(number, list(ids[:-1]), 0, root=root)
             if self.scoring
-            else Sequence(number, list(ids), len(ids) - 1)
+            else Sequence(number, list(ids), len(ids) - 1, root=root)
         )
         self.steer = steer
         self.stop_ids = frozenset(sampling.stop_ids)
@@ -70,6 +72,7 @@ class Live:
         self._stop_id: int | None = None
         self._submitted = submitted
         self._started: float | None = None
+        self._reused = 0  # tokens of the prompt that were in the cache already
         self._first: float | None = None
 
     @property
@@ -78,9 +81,10 @@ class Live:
         return self.sequence.number
 
     def start(self, now: float) -> None:
-        """Note the first step that computes something for this request."""
+        """Note the first step that computes something for this request, before it does."""
         if self._started is None:
             self._started = now
+            self._reused = self.sequence.cached
 
     def accept_score(self, position: int, logprob: float, best: int) -> FinishReason | None:
         """Take the score of ids[position + 1]; positions come in order, each once."""
@@ -148,4 +152,5 @@ class Live:
             stop_id=self._stop_id,
             error=error,
             scores=scores,
+            cached_tokens=self._reused,
         )

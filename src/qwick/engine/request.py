@@ -27,6 +27,7 @@ MAX_IDS = 1 << 24  # sixteen times the longest context of the family
 MAX_STOP_IDS = 64  # each is a set lookup per token; more is a mistake or an attack
 MAX_STOP_STRINGS = 32  # each is searched for in every piece of text
 MAX_STOP_CHARS = 256  # so much text of a stream may be held back
+MAX_NAMESPACE = 256  # characters; a name, not a text
 MAX_LOGPROBS = 20  # as in the OpenAI API (top_logprobs)
 MAX_TEMPERATURE = 100.0
 SEED_BITS = 64  # the Philox key's first word
@@ -98,6 +99,23 @@ def _strings(values: object) -> tuple[str, ...]:
     return strings
 
 
+def check_switch(name: str, value: object) -> None:
+    """Raise ParameterError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ParameterError(f"{name} is {shown(value)}; allowed: True or False")
+
+
+def check_namespace(value: object) -> None:
+    """Raise ParameterError unless `value` can be a Request's namespace."""
+    allowed = f"a string of at most {MAX_NAMESPACE} characters"
+    if not isinstance(value, str) or len(value) > MAX_NAMESPACE:
+        raise ParameterError(f"namespace is {shown(value)}; allowed: {allowed}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ParameterError(
+            f"namespace is {shown(value)}, with half a UTF-16 pair; allowed: {allowed}"
+        )
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn and when the answer ends; `sampler.py` gives the formulas.
@@ -163,12 +181,15 @@ class Sampling:
 class Request:
     """One wish: continue `ids` ("generate"), or tell how probable each of them was ("score").
 
-    A score request has no sampling; it answers with `Finished.scores`. Raises ParameterError.
+    A score request has no sampling; it answers with `Finished.scores`. namespace: keys and values
+    that were computed for a request are used again for others of the same namespace only, so a
+    server gives each tenant its own. Raises ParameterError.
     """
 
     ids: Sequence[int]
     kind: Kind = "generate"
     sampling: Sampling = Sampling()
+    namespace: str = ""
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
@@ -178,6 +199,7 @@ class Request:
             )
         if not isinstance(self.sampling, Sampling):
             raise ParameterError(f"sampling is {shown(self.sampling)}; allowed: a Sampling")
+        check_namespace(self.namespace)
         ids = _ids("ids", self.ids, MAX_IDS)
         object.__setattr__(self, "ids", ids)
         if not ids:
@@ -228,7 +250,8 @@ class Finished:
     """The last event of a request; exactly one comes for every request that was accepted.
 
     `completion_tokens` counts every token that was drawn or forced, the stop id included, though
-    the stop id is never in `Tokens`.
+    the stop id is never in `Tokens`. `cached_tokens` counts the prompt's tokens whose keys and
+    values were in the cache when it started, so that they were not computed.
     """
 
     reason: FinishReason
@@ -239,6 +262,7 @@ class Finished:
     stop_id: int | None = None
     error: QwickError | None = None  # set when reason is ERROR
     scores: Scores | None = None
+    cached_tokens: int = 0
 
 
 Event = Tokens | Finished

@@ -6,10 +6,14 @@ anything; `State.apply` carries it out on the pages, `State.commit` says that it
 The rules:
 1. Every running sequence with one pending id (a decode) gets one row.
 2. What is left of the token budget goes to prompt chunks, the oldest sequence first.
-3. A waiting sequence starts when pages for all of its ids are free, and one more for every running
-   sequence (so that starting it does not evict somebody a moment later). Nobody overtakes.
-4. A running sequence that needs a page when none is free takes it from the youngest running one,
-   which loses its pages, keeps its ids and waits at the front to be computed again.
+3. A sequence that starts takes over the pages that hold the beginning of its ids already, up to the
+   first position whose logits are wanted, and computes the rest.
+4. A waiting sequence starts when pages for all of its other ids are free (nobody holds them, even
+   if they could be found), and one more for every running sequence (so that starting it does not
+   evict somebody a moment later). Nobody overtakes.
+5. A running sequence that needs a page when none is free takes it from the youngest running one,
+   which loses its pages, keeps its ids and waits at the front to be computed again (from what is
+   then left of its pages).
 
 Hence all running sequences are older than all waiting ones, and the oldest of all is in every step:
 it is never evicted for anybody, and `Limits` leaves room beside the decodes. As each sequence fits
@@ -18,10 +22,11 @@ into the cache alone (the engine refuses others), each one ends.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from qwick.engine.pages import PagePool, pages_for
+from qwick.engine.pages import NO_PAGE, PagePool, pages_for
+from qwick.engine.prefix import extend_keys
 from qwick.engine.sequence import Sequence
 from qwick.errors import ParameterError
 
@@ -50,12 +55,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Compute the positions start .. start + count - 1 of a sequence; take new_pages first."""
+    """Compute the positions start .. start + count - 1 of a sequence; take new_pages first.
+
+    reused: of a sequence that starts, the pages that hold the positions before `start`.
+    """
 
     sequence: Sequence
     start: int
     count: int
     new_pages: int
+    reused: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,35 +78,68 @@ class Step:
 
 @dataclass(slots=True)
 class State:
-    """Who runs and who waits, both oldest first, and the pages they share."""
+    """Who runs and who waits, both oldest first, and the pages they share.
+
+    prefix_reuse: whether pages are found by what is in them; without, each sequence has its own.
+    """
 
     pool: PagePool
     limits: Limits
+    prefix_reuse: bool = True
     running: list[Sequence] = field(default_factory=list)
     waiting: deque[Sequence] = field(default_factory=deque)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence; numbers must rise."""
+        self._key_all(sequence)
         self.waiting.append(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and free its pages."""
+    def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Take a sequence out, wherever it is, and give back its pages.
+
+        keep: whether what is in them may be found by others; False when it is in doubt.
+        """
         if sequence in self.running:
             self.running.remove(sequence)
         else:
             self.waiting.remove(sequence)
+        pages = sequence.pages
         self._release(sequence)
+        if not keep:
+            self.pool.forget(pages)
+
+    def settle(self) -> None:
+        """Let the pages that have filled be found; between two steps, before `plan`.
+
+        Not a part of `commit`: what counts is `cached` after the logits were read.
+        """
+        size = self.limits.page_size
+        for sequence in self.running:
+            if sequence.cached - sequence.indexed * size >= size:
+                self._index(sequence)
+
+    def find(self, sequence: Sequence) -> list[int]:
+        """Return the pages that hold the beginning of its ids, before all that is wanted of it."""
+        usable = sequence.wanted_from // self.limits.page_size
+        return self.pool.find(sequence.keys[:usable])
 
     def apply(self, step: Step) -> None:
         """Evict, start and hand out pages as planned."""
         for sequence in step.preempted:
             self.running.remove(sequence)
             self._release(sequence)
+            self._key_all(sequence)
             sequence.preemptions += 1
             self.waiting.appendleft(sequence)
         for sequence in step.admitted:
             self.waiting.remove(sequence)
             self.running.append(sequence)
+        for chunk in step.chunks:  # before any page is handed out, which might be one of them
+            if chunk.reused:
+                self.pool.share(chunk.reused)
+                chunk.sequence.pages.extend(chunk.reused)
+                chunk.sequence.indexed = len(chunk.reused)
+                chunk.sequence.cached = chunk.start
         for chunk in step.chunks:
             if chunk.new_pages:
                 chunk.sequence.pages.extend(self.pool.allocate(chunk.new_pages))
@@ -117,7 +159,7 @@ class State:
         if len(self.running) > self.limits.max_sequences:
             raise AssertionError(f"{len(self.running)} sequences run")
         for s in self.waiting:
-            if s.pages or s.cached:
+            if s.pages or s.cached or s.indexed:
                 raise AssertionError(f"sequence {s.number} waits but holds pages {s.pages}")
         for s in self.running:
             least = pages_for(s.cached, self.limits.page_size)
@@ -128,11 +170,43 @@ class State:
                 )
             if s.pending < 1:
                 raise AssertionError(f"sequence {s.number} runs but has nothing to compute")
+            self._check_prefix(s)
+
+    def _check_prefix(self, s: Sequence) -> None:
+        size = self.limits.page_size
+        keys: list[bytes] = []
+        extend_keys(keys, s.root, s.ids, s.indexed, size)
+        if s.keys[: s.indexed] != keys or self.pool.find(keys) != s.pages[: s.indexed]:
+            raise AssertionError(f"sequence {s.number}: its first pages are not those of its ids")
+        if s.indexed * size > s.cached or (s.indexed and not self.prefix_reuse):
+            raise AssertionError(f"sequence {s.number}: {s.indexed} pages can be found too early")
+        for page in s.pages[s.indexed :]:
+            if self.pool.refs(page) != 1:
+                raise AssertionError(f"sequence {s.number} may write into the shared page {page}")
 
     def _release(self, sequence: Sequence) -> None:
+        self._index(sequence)
         self.pool.free(sequence.pages)
         sequence.pages = []
-        sequence.cached = 0
+        sequence.cached = sequence.indexed = 0
+
+    def _index(self, sequence: Sequence) -> None:
+        """Let the full pages of a sequence be found; it holds one that is there already instead."""
+        if not self.prefix_reuse:
+            return
+        size, pages = self.limits.page_size, sequence.pages
+        full = sequence.cached // size
+        extend_keys(sequence.keys, sequence.root, sequence.ids, full, size)
+        for j in range(sequence.indexed, full):
+            before = pages[j - 1] if j else NO_PAGE
+            pages[j] = self.pool.name(pages[j], sequence.keys[j], before)
+        sequence.indexed = full
+
+    def _key_all(self, sequence: Sequence) -> None:
+        if self.prefix_reuse:
+            size = self.limits.page_size
+            pages = len(sequence.ids) // size
+            extend_keys(sequence.keys, sequence.root, sequence.ids, pages, size)
 
 
 def plan(state: State) -> Step:
@@ -163,6 +237,8 @@ class _Draft:
         self.chunks: dict[int, Chunk] = {}
         self.preempted: list[Sequence] = []
         self.admitted: list[Sequence] = []
+        self.dropped: Counter[int] = Counter()  # holds that the preempted give back
+        self.revived: set[int] = set()  # kept pages that the admitted take
 
     def grow(self, sequence: Sequence) -> None:
         """Plan rows for a running sequence; the youngest pays when its next page is not free."""
@@ -176,29 +252,39 @@ class _Draft:
                 return
         room = (len(sequence.pages) + self.free) * self.size - start
         count = min(sequence.pending, self.budget, room)
-        self._take(sequence, count, max(0, self._pages(start + count) - len(sequence.pages)))
+        new_pages = max(0, self._pages(start + count) - len(sequence.pages))
+        self._take(Chunk(sequence, start, count, new_pages))
 
     def admit(self, sequence: Sequence) -> bool:
         """Plan the first rows of a waiting sequence, or say that it and all behind it wait."""
         if self.budget < 1 or len(self.live) >= self.state.limits.max_sequences:
             return False
-        need = self._pages(len(sequence.ids))
+        found = self.state.find(sequence)
+        kept = [p for p in found if not self.state.pool.refs(p) and p not in self.revived]
+        fresh = self._pages(len(sequence.ids)) - len(found)
+        need = fresh + len(kept)
         if need + len(self.live) > self.free and (self.live or need > self.free):
             return False
-        self._take(sequence, min(len(sequence.ids), self.budget), need)
+        self.revived.update(kept)
+        self.free -= len(kept)
+        start = len(found) * self.size
+        count = min(len(sequence.ids) - start, self.budget)
+        self._take(Chunk(sequence, start, count, fresh, tuple(found)))
         self.live.append(sequence)
         self.admitted.append(sequence)
         return True
 
-    def _take(self, sequence: Sequence, count: int, new_pages: int) -> None:
-        self.free -= new_pages
-        self.budget -= count
-        self.chunks[sequence.number] = Chunk(sequence, sequence.cached, count, new_pages)
+    def _take(self, chunk: Chunk) -> None:
+        self.free -= chunk.new_pages
+        self.budget -= chunk.count
+        self.chunks[chunk.sequence.number] = chunk
 
     def _evict(self, victim: Sequence) -> None:
         self.live.remove(victim)
         self.preempted.append(victim)
-        self.free += self.state.pool.freed_by(victim.pages)
+        self.dropped.update(victim.pages)
+        # A page shared with somebody who stays is not freed; with another victim, by the last one.
+        self.free += sum(self.dropped[p] == self.state.pool.refs(p) for p in victim.pages)
         planned = self.chunks.pop(victim.number, None)
         if planned is not None:
             self.free += planned.new_pages

@@ -6,6 +6,7 @@ What the scheduler moves around. Knows no request, no model and no arrays.
              0            cached          len(ids)    limit
              [ in the cache | pending    )
     pages    page j holds the positions j * page_size .. (j + 1) * page_size - 1
+             [ indexed: others may hold them too | its own )
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ class Sequence:
 
     `wanted_from` is the first position whose logits are still wanted: len(ids) - 1 while generating
     (so it moves with every token), the number of positions already read while scoring.
+
+    `keys` are those of the first pages of `ids`, from `root` on (`prefix.py`); the first `indexed`
+    of `pages` can be found under them, and are full: nothing is written into them any more.
     """
 
     number: int  # order of arrival: the only priority there is
@@ -27,6 +31,9 @@ class Sequence:
     cached: int = 0
     pages: list[int] = field(default_factory=list)
     preemptions: int = 0
+    root: bytes = b""
+    keys: list[bytes] = field(default_factory=list)
+    indexed: int = 0
 
     @property
     def pending(self) -> int:

@@ -23,6 +23,9 @@ class Stats:
     prompt_rows: int = 0  # rows of chunks, recomputed ones included
     decode_rows: int = 0
     generated: int = 0
+    prefix_hit_tokens: int = 0  # of starting requests (scores and preempted ones too): in the cache
+    prefix_miss_tokens: int = 0  # and the rest of them, to be computed
+    evicted_pages: int = 0  # pages that could have been found again, given to somebody else
     preemptions: int = 0
     failed_steps: int = 0
     failed_callbacks: int = 0

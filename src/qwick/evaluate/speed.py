@@ -1,8 +1,9 @@
 """How fast a loaded model is: prompts, one stream, many streams, beside what the work must cost.
 
-The whole engine runs (scheduler, sampling, greedy), with random ids, without text. Tests are named
-and timed as llama-bench does: `pp512` is a prompt of 512 tokens, `tg128` 128 generated tokens of
-one stream, `batch8` eight streams at once. Knows nothing of the machine's limits or of peers.
+The whole engine runs (scheduler, sampling, greedy), with random ids, without text; every prompt is
+computed whole. Tests are named and timed as llama-bench does: `pp512` is a prompt of 512 tokens,
+`tg128` 128 generated tokens of one stream, `batch8` eight streams at once. Knows nothing of the
+machine's limits or of peers.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ def measure(
         cache_tokens=max(longest, streams * (BATCH_TOKENS + model.page_size)),
         token_budget=budget,
         max_sequences=streams,
+        prefix_reuse=False,  # a prompt that was found would be no measurement
     )
     bench = _Bench(engine, n_vocab, plan)
     cost = Cost.of(model)

@@ -16,6 +16,7 @@ from qwick.errors import ConfigError, ContextLengthError, ParameterError, shown
 from qwick.family import Family, SamplingDefaults
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Sampling))
+NAMESPACE = "namespace"  # the keyword that becomes Request.namespace
 
 # The keys of transformers' GenerationConfig (5.18, configuration_utils.py), each in one of three
 # tables. A key in none of them means nothing to transformers either.
@@ -173,15 +174,19 @@ def _refused(key: str, value: object, allowed: str) -> ConfigError:
 
 def split_keywords(
     given: Mapping[str, Any], template_variables: Iterable[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (sampling, template variables); ParameterError for a keyword that is neither."""
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Return (sampling, template variables, namespace); ParameterError for any other keyword.
+
+    (No template has a variable called namespace: in Jinja that is a function.)
+    """
     variables = set(template_variables)
-    sampling = {name: value for name, value in given.items() if name in FIELDS}
-    others = {name: value for name, value in given.items() if name not in FIELDS}
+    others = dict(given)
+    namespace = others.pop(NAMESPACE, None)
+    sampling = {name: others.pop(name) for name in FIELDS if name in others}
     for name in others:
         if name not in variables:
-            known = [*FIELDS, *sorted(variables)]
+            known = [*FIELDS, NAMESPACE, *sorted(variables)]
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
             raise ParameterError(f"there is no parameter {shown(name)}", hint=hint)
-    return sampling, others
+    return sampling, others, "" if namespace is None else namespace

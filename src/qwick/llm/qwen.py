@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qwick.engine.engine import Engine, Model
-from qwick.engine.request import Deliver, Request, Sampling, Scores
+from qwick.engine.request import Deliver, Request, Sampling, Scores, check_switch
 from qwick.engine.stats import Stats
 from qwick.engine.steer import SteerSpec
 from qwick.engine.thread import EngineThread, Ticket
@@ -44,6 +44,11 @@ class Qwen:
     together. temperature=0 is greedy. Without max_tokens, the caller's or the checkpoint's, an
     answer may fill the context.
 
+    What an answer has in common with an earlier prompt or answer, from the first token on, is not
+    computed again (`usage.cached_tokens` tells how much), unless the keyword `namespace` (a string,
+    default "") was another one: give each user their own where one could gain from knowing what
+    another has asked.
+
     Chat methods take messages (dicts with role and content) or one string, the user's; `tools`; and
     the variables of the checkpoint's template (`enable_thinking`, ...) as keywords. They raise
     ParameterError, ContextLengthError and other UsageErrors before anything is computed,
@@ -59,6 +64,7 @@ class Qwen:
         *,
         name: str,
         cache_tokens: int | None = None,
+        prefix_reuse: bool = True,
     ) -> None:
         """Start an engine for the parts of a loaded checkpoint; `load` is the way for users."""
         self.name = name
@@ -76,6 +82,7 @@ class Qwen:
                 n_vocab=tokenizer.n_tokens,
                 cache_tokens=cache_tokens,
                 steer_factory=build_steer,
+                prefix_reuse=prefix_reuse,
             )
         )
 
@@ -87,6 +94,7 @@ class Qwen:
         threads: int | None = None,
         ctx: int | None = None,
         kv: str | None = None,
+        prefix_reuse: bool = True,
         listener: Listener | None = None,
     ) -> Qwen:
         """Load a checkpoint: a catalogue name (fetched if need be), a folder, a .gguf file, None.
@@ -94,12 +102,14 @@ class Qwen:
         None is the default checkpoint. threads: kernel threads, of the whole process; default:
         QWICK_THREADS, or the cores that may be used. ctx: tokens of one sequence; default: the
         model's, at most 32,768 and what memory allows. kv: "bf16" (default) or "f32", the cache's
-        numbers. listener: hears about a fetch, and how many bytes of the weights are ready;
-        default: hub.StderrListener.
+        numbers. prefix_reuse: use again what was computed for an earlier prompt or answer; False:
+        compute every prompt whole. listener: hears about a fetch, and how many bytes of the weights
+        are ready; default: hub.StderrListener.
 
         Raises ModelNotFoundError, DownloadError, FormatError, UnsupportedError, ParameterError, and
         ResourceError when it does not fit into memory.
         """
+        check_switch("prefix_reuse", prefix_reuse)
         parts = load(model, threads=threads, ctx=ctx, kv=kv, listener=listener)
         return cls(
             parts.model,
@@ -108,6 +118,7 @@ class Qwen:
             parts.defaults,
             name=parts.name,
             cache_tokens=parts.cache_tokens,
+            prefix_reuse=prefix_reuse,
         )
 
     # -- asking --------------------------------------------------------------------------------
@@ -205,14 +216,14 @@ class Qwen:
         """Return the ids that the model sees; control tokens in the messages are plain text."""
         return self._render(messages, tools, variables).ids
 
-    def score(self, ids: Sequence[int]) -> Scores:
+    def score(self, ids: Sequence[int], *, namespace: str = "") -> Scores:
         """Return, for each id but the first, its log probability after those before it.
 
         And which id was the most probable there. At most `context` ids, at least 2.
         """
-        return _scores_of([Request(ids, kind="score")], self._engine)[0]
+        return _scores_of([Request(ids, kind="score", namespace=namespace)], self._engine)[0]
 
-    def perplexity(self, text: str, *, parse_special: bool = False) -> float:
+    def perplexity(self, text: str, *, parse_special: bool = False, namespace: str = "") -> float:
         """Return exp of the mean negative log probability of the text's tokens after the first.
 
         A text longer than the context is cut into windows of that length, each scored on its own
@@ -223,7 +234,10 @@ class Qwen:
         windows = [ids[start : start + self.context] for start in starts]
         if len(windows) > 1 and len(windows[-1]) == 1:  # a window of one token scores nothing
             windows.pop()
-        scores = _scores_of([Request(window, kind="score") for window in windows], self._engine)
+        scores = _scores_of(
+            [Request(window, kind="score", namespace=namespace) for window in windows],
+            self._engine,
+        )
         total = sum(float(s.logprobs.sum()) for s in scores)
         return math.exp(-total / sum(len(s.logprobs) for s in scores))
 
@@ -260,26 +274,27 @@ class Qwen:
         keywords: Mapping[str, Any],
     ) -> tuple[Assembler, Submit]:
         options = frozenset[str]() if self._template is None else self._template.options
-        sampling, variables = split_keywords(keywords, options)
+        sampling, variables, namespace = split_keywords(keywords, options)
         prompt = self._render(messages, tools, variables)
         thinking = self._defaults.family.thinking is Thinking.ALWAYS or (
             self._defaults.family.thinking is Thinking.HYBRID
             and variables.get("enable_thinking", True) is not False
         )
-        return self._request(prompt.ids, sampling, thinking=thinking)
+        return self._request(prompt.ids, sampling, namespace, thinking=thinking)
 
     def _raw(self, prompt: str, keywords: Mapping[str, Any]) -> tuple[Assembler, Submit]:
-        sampling, _ = split_keywords(keywords, ())
+        sampling, _, namespace = split_keywords(keywords, ())
         ids = self.tokenizer.encode(prompt, parse_special=True)
         extra: tuple[int, ...] = ()
         if self.tokenizer.id_of(_FIM_MIDDLE) in ids:
             extra = self.tokenizer.stop_ids(self._defaults.family.fim_stops)
-        return self._request(ids, sampling, extra_stop_ids=extra)
+        return self._request(ids, sampling, namespace, extra_stop_ids=extra)
 
     def _request(
         self,
         ids: list[int],
         said: Mapping[str, Any],
+        namespace: str,
         *,
         thinking: bool = False,
         extra_stop_ids: tuple[int, ...] = (),
@@ -291,7 +306,7 @@ class Qwen:
             room=self.context - len(ids),
             extra_stop_ids=extra_stop_ids,
         )
-        request = Request(ids, sampling=sampling)
+        request = Request(ids, sampling=sampling, namespace=namespace)
 
         def submit(deliver: Deliver) -> Ticket:
             return self._engine.submit(request, deliver)

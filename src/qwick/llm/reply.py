@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens; the one that ended the answer counts, though it is not in the text."""
+    """Tokens; the one that ended the answer counts, though it is not in the text.
+
+    cached_tokens: those of the prompt's that were not computed, because an earlier prompt or
+    answer began with the same.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -40,7 +45,7 @@ class Timings:
     prefill: float  # from then to the first token
     decode: float  # from the first token to the last
     ttft: float  # time to first token: queue + prefill
-    prefill_tok_s: float  # prompt tokens per second of prefill
+    prefill_tok_s: float  # prompt tokens that were not cached, per second of prefill
     decode_tok_s: float  # tokens after the first per second of decode
 
 
@@ -153,16 +158,17 @@ class Assembler:
         safe, _ = self._matcher.push(self._stream.flush())
         chunk = self._show(safe + self._matcher.flush(), None)
         t = event.timings
+        computed = event.prompt_tokens - event.cached_tokens
         reply = Reply(
             text="".join(self._pieces),
             finish_reason=event.reason.value,
-            usage=Usage(event.prompt_tokens, event.completion_tokens),
+            usage=Usage(event.prompt_tokens, event.completion_tokens, event.cached_tokens),
             timings=Timings(
                 queue=t.queue,
                 prefill=t.prefill,
                 decode=t.decode,
                 ttft=t.queue + t.prefill,
-                prefill_tok_s=event.prompt_tokens / t.prefill if t.prefill > 0 else 0.0,
+                prefill_tok_s=computed / t.prefill if t.prefill > 0 else 0.0,
                 decode_tok_s=max(0, event.completion_tokens - 1) / t.decode
                 if t.decode > 0
                 else 0.0,
