@@ -19,7 +19,7 @@ POOL_CONTEXTS = 4  # the cache of all requests together, in contexts
 POOL_SHARE = 0.5  # of the memory that weights leave, at most, for that cache
 # The interpreter with numpy, the tokenizer, what loading and sampling need for a moment, the
 # kernels' scratch: measured with steps of full size.
-PROCESS_BYTES = 112 << 20
+PROCESS_BYTES = 96 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def plan_memory(
     if context is not None:
         arch.check_context(context)
     memory = read_memory() if memory is None else memory
-    widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + 3 * arch.intermediate
+    widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + arch.intermediate
     scratch = PROCESS_BYTES + 4 * (rows * widths + logit_rows * (arch.vocab + 2 * arch.hidden))
     left = memory.available - weights - scratch
     wished = context

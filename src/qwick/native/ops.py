@@ -153,8 +153,8 @@ def rope_store(
     PAGE_SIZE], values: [pages, kv_heads, PAGE_SIZE, head_dim], both float32 or both bf16 held as
     uint16; or 8 bits with scales as uint8: keys [pages, kv_heads, PAGE_SIZE, head_dim + head_dim /
     8], values [pages, kv_heads, PAGE_SIZE, head_dim + 8], laid out as csrc/kernels.h says (head_dim
-    a multiple of 32). Component i turns with component i + head_dim / 2 (Su et al. 2021, in the GPT-NeoX
-    pairing).
+    a multiple of 32). Component i turns with component i + head_dim / 2 (Su et al. 2021, in the
+    GPT-NeoX pairing).
     """
     q_norm, k_norm = norms if norms is not None else (None, None)
     _ext.rope_store(qkv, heads, cos, sin, positions, slots, q_norm, k_norm, eps, keys, values)
