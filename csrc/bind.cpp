@@ -212,6 +212,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("n", &Packed::n)
       .def_prop_ro("k", &Packed::k)
       .def_prop_ro("bytes", &Packed::bytes)
+      .def("set_next", &Packed::set_next, nb::arg("next"), nb::arg("pairs"))
       .def_prop_ro("segments", [](const Packed& p) {
         std::vector<std::pair<std::string, int>> out;
         for (const Segment& s : p.segments()) out.emplace_back(kind_name(s.kind), s.n);

@@ -96,6 +96,13 @@ struct Product {
     panel = rounded(few ? 0 : kernels.panel_bytes(m, w.k())) + rounded(extra);
     scratch = panel ? static_cast<uint8_t*>(pool.scratch(kPanels, panel * count)) : nullptr;
   }
+  // Of a product of few rows, which the memory limits.
+  std::vector<Ahead> ahead(const Packed& w) const {
+    std::vector<Ahead> parts;
+    if (few)
+      for (int t = 0; t < pool.threads(); ++t) parts.push_back(w.next_part(t, pool.threads()));
+    return parts;
+  }
   float* extra_of(int thread) const { return reinterpret_cast<float*>(scratch + (thread + 1) * panel - rounded(extra)); }
 
   void tiles(int thread, const Segment& s, int t0, int t1, const Output& out) const {
@@ -120,14 +127,16 @@ void matmul(const Packed& w, const float* x, int m, const float* bias, float* y)
     first.push_back(items);
     items += (s.tiles + 1) / 2;
   }
-  pool->run(items, std::max(1, items / (8 * pool->threads())), [&](int t, Range mine) {
+  const std::vector<Ahead> ahead = product.ahead(w);
+  auto job = [&](int t, Range mine) {
     for (size_t i = 0; i < first.size(); ++i) {
       const Segment& s = w.segments()[i];
       const int t0 = std::max(0, mine.begin - first[i]) * 2;
       const int t1 = std::min((mine.end - first[i]) * 2, s.tiles);
       if (t0 < t1) product.tiles(t, s, t0, t1, out);
     }
-  });
+  };
+  pool->run(items, std::max(1, items / (32 * pool->threads())), job, ahead.empty() ? nullptr : ahead.data());
 }
 
 // Gate and up meet while they are in the cache: their product, twice as wide as what is wanted, never reaches memory.
@@ -139,7 +148,8 @@ void matmul_swiglu(const Packed& w, const float* x, int m, float* y) {
   Pool::Use pool;
   const Product product(*pool, w, x, m, static_cast<size_t>(m) * 2 * kWidth * sizeof(float));
   const int items = (gate.tiles + kPair - 1) / kPair;
-  pool->run(items, std::max(1, items / (8 * pool->threads())), [&](int t, Range mine) {
+  const std::vector<Ahead> ahead = product.ahead(w);
+  auto job = [&](int t, Range mine) {
     float* both = product.extra_of(t);
     for (int i = mine.begin; i < mine.end; ++i) {
       const int t0 = i * kPair, t1 = std::min(t0 + kPair, gate.tiles), column = t0 * kTile;
@@ -150,7 +160,8 @@ void matmul_swiglu(const Packed& w, const float* x, int m, float* y) {
       product.tiles(t, right, t0, t1, {both, 2 * kWidth, nullptr});
       product.kernels.swiglu(both, 2 * kWidth, kWidth, y + column, gate.n, m, std::min(kWidth, gate.n - column));
     }
-  });
+  };
+  pool->run(items, std::max(1, items / (32 * pool->threads())), job, ahead.empty() ? nullptr : ahead.data());
 }
 
 // Work below this many elements is done by the calling thread: waking the others costs more.

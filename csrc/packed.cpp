@@ -291,6 +291,25 @@ std::vector<std::unique_ptr<Packed>> Packed::pack(const std::vector<std::vector<
   return all;
 }
 
+void Packed::set_next(const Packed& next, bool pairs) {
+  next_ = next.segments_;
+  next_tiles_ = next.tiles_;
+  next_pairs_ = pairs && next_.size() == 2;
+}
+
+Ahead Packed::next_part(int thread, int threads) const {
+  constexpr size_t kPart = 64 << 10;  // of the second cache, per thread
+  if (next_.empty()) return {};
+  auto begin = [&](const Segment& s) { return s.tile(static_cast<int>(static_cast<int64_t>(s.tiles) * thread / threads)); };
+  if (next_pairs_) return {{begin(next_[0]), begin(next_[1])}, kPart / 2};
+  int tiles = 0;
+  for (const Segment& s : next_) tiles += s.tiles;
+  int t = static_cast<int>(static_cast<int64_t>(tiles) * thread / threads);
+  const Segment* s = &next_[0];
+  while (t >= s->tiles) t -= s++->tiles;
+  return {{s->tile(t), nullptr}, kPart};
+}
+
 void Packed::decode_row(int row, float* out) const {
   const Segment* seg = &segments_[0];
   while (row - seg->first >= seg->n) ++seg;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "pool.h"
 
 namespace qwick {
 
@@ -57,6 +58,10 @@ class Packed {
   size_t bytes() const { return bytes_; }  // of tiles
   const std::vector<Segment>& segments() const { return segments_; }
 
+  // Says which matrix is read after this one (pairs: by matmul_swiglu), so that its beginning can be asked for in time.
+  void set_next(const Packed& next, bool pairs);
+  Ahead next_part(int thread, int threads) const;  // what `thread` will read first of it
+
   void decode_row(int row, float* out) const;  // out: [k]
 
  private:
@@ -66,6 +71,9 @@ class Packed {
   size_t bytes_ = 0;
   std::vector<Segment> segments_;
   std::shared_ptr<Tiles> tiles_;
+  std::vector<Segment> next_;
+  std::shared_ptr<Tiles> next_tiles_;
+  bool next_pairs_ = false;
 };
 
 float f16_to_f32(uint16_t h);

@@ -9,6 +9,7 @@
 
 #include <stddef.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -16,6 +17,12 @@ namespace qwick {
 
 struct Range {
   int begin, end;
+};
+
+// Memory that a thread will read first in the region after this one.
+struct Ahead {
+  const uint8_t* at[2];
+  size_t bytes;  // of each
 };
 
 class Pool {
@@ -31,7 +38,9 @@ class Pool {
   // Calls job(t, range) until the ranges, of `chunk` items at most, have covered 0..items-1 once; t is the calling
   // thread's number, for scratch. The caller holds `Use`, so that two callers' kernels never mix. What a job throws
   // comes out here, when all threads are done.
-  void run(int items, int chunk, const std::function<void(int, Range)>& job);
+  // ahead: per thread, or null: asked for when the thread has nothing left to do, so that the memory is never idle
+  // between two regions.
+  void run(int items, int chunk, const std::function<void(int, Range)>& job, const Ahead* ahead = nullptr);
 
   // Scratch of at least `bytes`, page-aligned, valid while `Use` is held; slot: one buffer per purpose.
   void* scratch(int slot, size_t bytes);

@@ -118,6 +118,7 @@ class Decoder:
         self.context = context
         self.kv = kv
         self.rope = Rope(arch, context)
+        self._chain()
         self.buffers = Buffers(arch, 1)
         self._logits = np.empty((1, arch.vocab), np.float32)
         self._wanted = np.empty((1, arch.hidden), np.float32)
@@ -133,6 +134,13 @@ class Decoder:
         for block in self.weights.blocks:
             found += [block.attention.qkv, block.attention.out, block.mlp.gate_up, block.mlp.down]
         return [*found, self.weights.head]
+
+    def _chain(self) -> None:
+        """Tell each matrix which one follows, so that decoding never waits for the memory's start."""
+        gates = {id(block.mlp.gate_up) for block in self.weights.blocks}
+        linears = self.linears
+        for linear, following in zip(linears, linears[1:], strict=False):
+            linear.weight.set_next(following.weight, pairs=id(following) in gates)
 
     def forward(self, batch: Batch, cache: KVCache) -> F32:
         """Run one step; returns the final-normed states of batch.logit_rows.

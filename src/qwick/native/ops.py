@@ -67,6 +67,14 @@ class Packed:
         self.bytes = handle.bytes
         self.segments = handle.segments
 
+    def set_next(self, following: Packed, *, pairs: bool = False) -> None:
+        """Say which weights are read next (pairs: by `matmul_swiglu`).
+
+        Threads that are done with this one ask for the beginning of it, so that the memory has work
+        between two calls. A hint: results do not change. Keeps the memory of `following` alive.
+        """
+        self.handle.set_next(following.handle, pairs)
+
 
 Part = tuple[str, "U8", int, int]  # stored type, bytes, n, k
 
