@@ -64,20 +64,20 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
         told = [{**asdict(v), "passed": v.passed, "aimed": v.aimed} for v in self.verdicts]
-        ratios = {}
-        for test in self.tests:
-            found = {
+        ratios = {
+            test.name: {
                 peer: ratio
                 for peer in PEERS
                 if (ratio := self.figures.between("qwick", test.name, peer, test.name))
             }
-            if found and not test.in_seconds and test.kind not in ("memory", "drafts"):
-                ratios[test.name] = found
+            for test in self.tests
+            if not test.in_seconds and test.kind not in ("memory", "drafts")
+        }
         return {
             "settings": dict(self.settings),
             "machine": dict(self.machine),
             "rows": {e: dict(rows) for e, rows in self.figures.rows.items()},
-            "ratios": ratios,
+            "ratios": {test: found for test, found in ratios.items() if found},
             "fractions": {t.name: self.figures.fraction(t.name) for t in self.tests},
             "floors": told,
             "growth": [dict(row) for row in self.figures.growth],
@@ -251,7 +251,7 @@ class Report:
             ]
             for row in self.quality.get("rows", ())
         ]
-        return ["## Quality", f"The gate {self.quality.get('gate')}.", _table(head, rows)]
+        return ["## Quality", _table(head, rows), f"The gate {self.quality.get('gate')}."]
 
     def _failures(self) -> list[str]:
         parts = []
