@@ -75,6 +75,7 @@ class Floor:
     aim: float
     value: Callable[[Figures], float | None]
     most: bool = False  # floor and aim are upper bounds
+    test: str | None = None  # where the value is a ratio to the best peer: of this test
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Verdict:
     floor: float
     aim: float
     most: bool
+    beside: str = ""  # the best peer, and peers that gave no figure
 
     @property
     def passed(self) -> bool | None:
@@ -107,12 +109,23 @@ class Verdict:
 def judge(figures: Figures) -> list[Verdict]:
     """Return the verdict on every floor."""
     return [
-        Verdict(f.name, f.unit, f.value(figures), f.floor, f.aim, f.most) for f in FLOORS
+        Verdict(f.name, f.unit, f.value(figures), f.floor, f.aim, f.most, _beside(figures, f.test))
+        for f in FLOORS
     ] + _growth(figures)
 
 
-def _peer(test: str) -> Callable[[Figures], float | None]:
-    return lambda figures: figures.to_best(test)
+def _beside(figures: Figures, test: str | None) -> str:
+    """Return which peer was the best; one that failed might have been, so it is named too."""
+    best = None if test is None else figures.best_peer(test)
+    if test is None or best is None:
+        return ""
+    without = [name for name in PEERS if figures.row(name, test) is None]
+    return best[0] + (f"; without {', '.join(without)}" if without else "")
+
+
+def _best(words: str, floor: float, aim: float, test: str) -> Floor:
+    name = f"{words}, to the best peer"
+    return Floor(name, "x", floor, aim, lambda figures: figures.to_best(test), test=test)
 
 
 def _own(test: str, other: str) -> Callable[[Figures], float | None]:
@@ -144,12 +157,12 @@ def _python_share(figures: Figures) -> float | None:
 
 
 FLOORS = (
-    Floor("prompt of 512, to the best peer", "x", 1.3, 2.0, _peer("pp512")),
-    Floor("prompt of 2,048, to the best peer", "x", 1.3, 2.0, _peer("pp2048")),
-    Floor("prompt of 128, to the best peer", "x", 1.0, 1.5, _peer("pp128")),
-    Floor("one stream, to the best peer", "x", 1.4, 1.65, _peer("tg128")),
-    Floor("8 streams, to the best peer", "x", 2.0, 3.0, _peer("streams8")),
-    Floor("32 streams, to the best peer", "x", 2.0, 3.0, _peer("streams32")),
+    _best("prompt of 512", 1.3, 2.0, "pp512"),
+    _best("prompt of 2,048", 1.3, 2.0, "pp2048"),
+    _best("prompt of 128", 1.0, 1.5, "pp128"),
+    _best("one stream", 1.4, 1.65, "tg128"),
+    _best("8 streams", 2.0, 3.0, "streams8"),
+    _best("32 streams", 2.0, 3.0, "streams32"),
     Floor("decoding at depth 8,192, to depth 0", "%", 0.6, 0.72, _own("tg128@8192", "tg128")),
     Floor("prompt at depth 8,192, to depth 0", "%", 0.3, 0.4, _own("pp512@8192", "pp512")),
     Floor(

@@ -17,6 +17,11 @@ from bench.floors import Figures, Verdict, judge
 from bench.plan import Test, parse
 from bench.plot import Panel, svg
 
+NOT_HERE = (
+    "Not judged here: the second turn from disk after a restart, and how long a server's engine is "
+    "idle while work waits."
+)
+
 Table = tuple[Sequence[str], list[list[str]]]
 
 
@@ -120,6 +125,8 @@ class Report:
         ):
             if table[1]:
                 parts += [f"## {title}", _table(*table)]
+            if title == "Floors":
+                parts.append(NOT_HERE)
         parts += self._quality() + self._failures()
         return "\n\n".join(parts) + "\n"
 
@@ -153,6 +160,7 @@ class Report:
             sign = "at most " if v.most else ""
             bounds = [f"{sign}{_in_unit(bound, v.unit)}" for bound in (v.floor, v.aim)]
             value = "-" if v.value is None else _in_unit(v.value, v.unit)
+            value += f" ({v.beside})" if v.beside else ""
             rows.append([v.name, value, *bounds, words[v.passed], words[v.aimed].lower()])
         return head, rows
 

