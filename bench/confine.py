@@ -6,6 +6,7 @@ Both versions of control groups. What cannot be limited is measured only, and sa
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,8 +19,16 @@ ROOT = Path("/sys/fs/cgroup")
 class Limit:
     """`enter` runs in a child before its program; `words` say what holds."""
 
-    enter: Callable[[], None] | None
+    enter: Callable[[], None] | None  # None: nothing is limited
     words: str
+    group: Path | None = None
+
+    def peak(self) -> int | None:
+        """Return the most bytes that the group has held, file pages included; None: not told."""
+        for name in ("memory.max_usage_in_bytes", "memory.peak"):
+            if self.group is not None and (self.group / name).is_file():
+                return int((self.group / name).read_text())
+        return None
 
 
 @contextmanager
@@ -35,10 +44,19 @@ def limited(size: int) -> Iterator[Limit]:
         procs.write_text(str(os.getpid()))
 
     try:
-        yield Limit(enter, f"in a control group of {size / 2**30:g} GiB")
+        yield Limit(enter, f"in a control group of {size / 2**30:g} GiB", made)
     finally:
-        with suppress(OSError):  # a child that is still leaving holds it; it is empty soon
-            made.rmdir()
+        _remove(made)
+
+
+def _remove(group: Path) -> None:
+    """Remove a group once the last process has left it; a second is ample."""
+    for _ in range(100):
+        try:
+            group.rmdir()
+            return
+        except OSError:
+            time.sleep(0.01)
 
 
 def _make(size: int) -> Path | None:
@@ -51,12 +69,19 @@ def _make(size: int) -> Path | None:
             continue
         try:
             (group / file).write_text(str(size))
-            swap = group / "memory.swap.max"
-            if swap.is_file():
-                swap.write_text("0")
+            for swap, value in (("memory.swap.max", 0), ("memory.memsw.limit_in_bytes", size)):
+                if (group / swap).is_file():
+                    (group / swap).write_text(str(value))
         except OSError:
             with suppress(OSError):
                 group.rmdir()
             continue
         return group
     return None
+
+
+def forget_pages(file: Path) -> None:
+    """Drop a file's pages from memory, so that whoever reads it next is charged for them."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.__main__ import read_report, say, settings_of
 from bench.children import ChildError
-from bench.confine import limited
+from bench.confine import Limit, forget_pages, limited
 from bench.engines import ENGINES
 from bench.environments import Places, default_folder
 from bench.floors import Figures
@@ -98,34 +98,45 @@ def measure(size: str, folder: Path, files: Path, asked: argparse.Namespace) -> 
             for test in tests:
                 results.forget(engine.name, test.name)
         machine = measure_limits(settings)
+        forget_pages(model)
         with limited(LIMIT) as limit:
             runner = Runner(
                 results, settings, model, Places(files), asked.silence, say, limit.enter
             )
             runner.run([engine], tests)
-        figures = Figures(results.all(), machine["bandwidth"], machine["peak"])
-        return row_of(size, figures, settings.size_bytes, machine, limit.words)
+            figures = Figures(results.all(), machine["bandwidth"], machine["peak"])
+            return row_of(size, figures, settings.size_bytes, machine, limit)
     finally:
         if not asked.keep:
             model.unlink(missing_ok=True)
 
 
 def row_of(
-    size: str, figures: Figures, size_bytes: int, machine: dict[str, Any], memory: str
+    size: str, figures: Figures, size_bytes: int, machine: dict[str, Any], limit: Limit
 ) -> dict[str, Any]:
-    """Return a row of growth.json."""
+    """Return a row of growth.json. `fits`: it ran under the limit, or none was and it kept to it.
+
+    The peak of a process counts file pages that it has mapped; the group's may take them back.
+    """
     rows = figures.rows.get("qwick", {})
     good = [name for name, row in rows.items() if "seconds" in row]
-    peaks = [row["peak"] for row in rows.values() if "peak" in row]
+    peak = max((row["peak"] for row in rows.values() if "peak" in row), default=None)
+    failures = {name: row["failed"] for name, row in rows.items() if "failed" in row}
+    if limit.enter is not None:
+        fits = not failures if rows else None
+    else:
+        fits = None if peak is None else peak <= LIMIT
     return {
         "size": size,
         "size_bytes": size_bytes,
         "machine": machine,
         "rates": {name: figures.rate("qwick", name) for name in good},
         "fractions": {name: figures.fraction(name) for name in good},
-        "peak": max(peaks, default=None),
-        "memory": memory,
-        "failures": {name: row["failed"] for name, row in rows.items() if "failed" in row},
+        "peak": peak,
+        "group_peak": limit.peak(),
+        "fits": fits,
+        "memory": limit.words,
+        "failures": failures,
     }
 
 

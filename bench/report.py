@@ -323,7 +323,7 @@ def _in_unit(value: float, unit: str) -> str:
         "x": f"{value:.2f}",
         "s": f"{value:.3f} s",
         "MB": f"{value:,.0f} MB",
-        "GiB": f"{value:.2f} GiB",
+        "yes": "yes" if value else "no",
     }[unit]
 
 
