@@ -131,8 +131,9 @@ def _read_lines(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
 
 def _end(child: subprocess.Popen[str], *, patience: float) -> None:
     """Wait a while for the child's end, then end it and whatever of its group is left."""
-    for stop in (lambda: None, child.terminate, child.kill):
-        stop()
+    for stop in (None, child.terminate, child.kill):
+        if stop is not None:
+            stop()
         try:
             child.wait(timeout=patience)
             break

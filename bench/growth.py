@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.__main__ import read_report, say, settings_of
+from bench.__main__ import measure_limits, read_report, say, settings_of
 from bench.children import ChildError
 from bench.confine import Limit, forget_pages, limited
 from bench.engines import ENGINES
@@ -27,7 +27,7 @@ from bench.floors import Figures
 from bench.plan import parse_all
 from bench.random_gguf import SHAPES, write_random
 from bench.report import write
-from bench.run import Results, Runner
+from bench.run import Results, Runner, Settings
 from qwick.errors import QwickError
 
 TESTS = "pp512,tg64,memory512"
@@ -82,9 +82,7 @@ def grow(asked: argparse.Namespace) -> int:
 
 
 def measure(size: str, folder: Path, files: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """Return one size's row; the limits are measured anew for each."""
-    from bench.__main__ import measure_limits
-
+    """Return one size's row, its limits measured beside it."""
     model = made(size, files)
     try:
         settings_asked = argparse.Namespace(
@@ -97,7 +95,7 @@ def measure(size: str, folder: Path, files: Path, asked: argparse.Namespace) -> 
         if asked.again:
             for test in tests:
                 results.forget(engine.name, test.name)
-        machine = measure_limits(settings)
+        machine = kept_limits(folder / "machine.json", settings, asked.again)
         forget_pages(model)
         with limited(LIMIT) as limit:
             runner = Runner(
@@ -109,6 +107,16 @@ def measure(size: str, folder: Path, files: Path, asked: argparse.Namespace) -> 
     finally:
         if not asked.keep:
             model.unlink(missing_ok=True)
+
+
+def kept_limits(file: Path, settings: Settings, again: bool) -> dict[str, Any]:
+    """Return the machine's limits as they were beside the figures that are kept."""
+    if not file.is_file() or again:
+        told = measure_limits(settings)
+        file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    found = json.loads(file.read_text("utf-8"))
+    assert isinstance(found, dict)
+    return found
 
 
 def row_of(

@@ -121,6 +121,7 @@ def write_random(path: Path, name: str, shape: Shape, tokenizer: TokenizerData) 
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    assert writer.fout is not None
     file = writer.fout[0]
     draw = np.random.Generator(np.random.SFC64(0))
     for spec in specs:

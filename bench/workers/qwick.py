@@ -34,7 +34,7 @@ def cold(asked: Asked) -> None:
 
 # MERGE: the one place that knows the engine's switches for prefix reuse and drafts. An engine that
 # has them takes both as keywords; write them out here once they are there, and drop `inspect`.
-def switches(*, reuse: bool = False, drafts: bool = False) -> dict[str, bool]:
+def switches(*, reuse: bool = False, drafts: bool = False) -> dict[str, Any]:
     """Return the engine's keywords that turn prefix reuse and drafts on or off."""
     from qwick.engine.engine import Engine
 
