@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -250,4 +251,6 @@ def _last_object(file: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # A plain kill too ends the worker, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,4 +169,6 @@ def made(size: str, files: Path) -> Path:
 
 
 if __name__ == "__main__":
+    # A plain kill too ends the worker, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
