@@ -1,7 +1,7 @@
 """HumanEval with qwick and with llama.cpp: same file, same prompt ids, greedy, same scoring.
 
-    python checks/humaneval.py                            # all 164 problems
-    python checks/humaneval.py --limit 20 --peer-python ~/llama/bin/python
+    python -m checks.humaneval                            # all 164 problems
+    python -m checks.humaneval --limit 20 --peer-python ~/llama/bin/python
 
 Answers are kept in the store as they come, so that a broken run goes on where it was, and a second
 one only scores again; a changed qwick or another instruction set answers anew. Programs run in a
@@ -21,11 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from children import ChildError, run_child
-from peers import llama_cpp_python, version_of
-from telling import give, progress
-
 import qwick
+from bench.children import ChildError, run_child
+from bench.environments import llama_cpp_python, version_of
+from bench.telling import give, progress
 from qwick import hub, settings
 from qwick.errors import QwickError
 from qwick.evaluate.humaneval import (
@@ -162,13 +161,13 @@ def compare(arguments: argparse.Namespace) -> int:
     common = ["--model", str(path), "--max-tokens", str(arguments.max_tokens)]
     common += ["--prompts", str(prompts)]
     run_child(
-        [__file__, *common, "--answers", str(own), "--limit", str(len(problems))],
+        ["-m", "checks.humaneval", *common, "--answers", str(own), "--limit", str(len(problems))],
         "qwick answers",
     )
     threads = arguments.peer_threads or ops.threads()
-    script = str(Path(__file__).with_name("peer_llama_cpp.py"))
+    rest = ["--answers", str(others), "--threads", str(threads)]
     run_child(
-        [script, *common, "--answers", str(others), "--threads", str(threads)],
+        ["-m", "checks.peer_llama_cpp", *common, *rest],
         "llama.cpp answers",
         python=str(peer),
     )

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from telling import give, progress
+from bench.telling import give, progress
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The quality gate: qwick beside the same weights in float32, on every instruction set.
 
-    python checks/quality_gate.py                     # every instruction set of this CPU
-    python checks/quality_gate.py --isa avx512vnni --positions 3000
+    python -m checks.quality_gate                     # every instruction set of this CPU
+    python -m checks.quality_gate --isa avx512vnni --positions 3000
 
 The texts are HumanEval's problems, each its prompt and canonical solution: 30,863 tokens. Every
 position's log probability and best token come from the public engine, in a process of its own for
@@ -23,9 +23,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from children import ChildError, run_child
-from telling import give, progress
-
+from bench.children import ChildError, run_child
+from bench.telling import give, progress
 from qwick import hub, settings
 from qwick.errors import QwickError
 from qwick.evaluate.perplexity import Scored, Texts, compare, first_positions, positions_of
@@ -203,7 +202,7 @@ def run_part(
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder, "texts.json"), Path(folder, "scores.npz")
         given.write_text(json.dumps([list(text) for text in texts]), encoding="utf-8")
-        arguments = [__file__, "--part", part, "--model", str(path)]
+        arguments = ["-m", "checks.quality_gate", "--part", part, "--model", str(path)]
         arguments += ["--texts", str(given), "--out", str(out)]
         told = run_child(arguments, label, environment=environment)
         return Scored.read(out), told

@@ -11,59 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwick.errors import QwickError
 from qwick.evaluate.humaneval import Result, read_problems
-
-CHECKS = Path(__file__).parents[2] / "checks"
-
-
-@pytest.fixture(autouse=True)
-def _checks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(CHECKS))
-
-
-# -- children --------------------------------------------------------------------------------------
-
-
-def child(tmp_path: Path, body: str) -> Any:
-    from children import run_child
-
-    script = tmp_path / "child.py"
-    script.write_text(body, encoding="utf-8")
-    return run_child([str(script)], "a part", environment={"TOLD": "x"})
-
-
-def test_a_child_gives_its_result_whatever_else_it_prints(tmp_path: Path) -> None:
-    body = (
-        f"import os, sys; sys.path.insert(0, {str(CHECKS)!r})\n"
-        "from telling import give, progress\n"
-        "print('noise'); print('[1]'); progress(1, 2); print('{', file=sys.stderr)\n"
-        "give({'told': os.environ['TOLD']})\n"
-    )
-    assert child(tmp_path, body) == {"told": "x"}
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ("raise ValueError('why')", r"ended with 1:\n(.*\n)*.*ValueError: why"),
-        ("import os; os.kill(os.getpid(), 9)", r"ended with -9:\n  it said nothing"),
-        ("print('done')", "gave no result"),
-        ("print('{\"result\": 1}'); raise SystemExit(3)", "ended with 3"),
-    ],
-)
-def test_a_child_that_fails_says_why(tmp_path: Path, body: str, said: str) -> None:
-    from children import ChildError
-
-    with pytest.raises(ChildError, match=said):
-        child(tmp_path, body)
-
 
 # -- HumanEval -------------------------------------------------------------------------------------
 
 
 def test_an_answer_broken_off_is_asked_again(tmp_path: Path) -> None:
-    from humaneval import read_answers
+    from checks.humaneval import read_answers
 
     file = tmp_path / "answers.jsonl"
     assert read_answers(file) == {}
@@ -75,7 +29,7 @@ def test_an_answer_broken_off_is_asked_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("problems", "allowed"), [(164, 6), (82, 4), (20, 2), (3, 1), (1, 1)])
 def test_the_allowed_difference(problems: int, allowed: int) -> None:
-    from humaneval import allowed_difference
+    from checks.humaneval import allowed_difference
 
     assert allowed_difference(problems) == allowed
 
@@ -84,7 +38,7 @@ def test_the_allowed_difference(problems: int, allowed: int) -> None:
 def test_the_verdict(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, ours: int, theirs: int, code: int
 ) -> None:
-    from humaneval import Engine, show
+    from checks.humaneval import Engine, show
 
     problems = read_problems(20)
     engines = [
@@ -104,23 +58,13 @@ def test_the_verdict(
     assert told["humaneval"] == ("outside" if code else "within")
 
 
-def test_an_interpreter_without_the_peer_is_named(tmp_path: Path) -> None:
-    from peers import llama_cpp_python, version_of
-
-    with pytest.raises(QwickError, match="there is no such file"):
-        llama_cpp_python(tmp_path / "python")
-    with pytest.raises(QwickError, match="cannot import llama_cpp: ModuleNotFoundError"):
-        version_of(Path(sys.executable))
-
-
 # -- the quality gate ------------------------------------------------------------------------------
 
 
 def test_the_reference_is_kept_by_weights_texts_and_versions(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import quality_gate
-
+    from checks import quality_gate
     from qwick.evaluate.perplexity import Scored, first_positions, positions_of
 
     computed: list[int] = []
@@ -161,7 +105,8 @@ def test_the_reference_is_kept_by_weights_texts_and_versions(
 )
 def test_bad_arguments_end_in_a_line(arguments: list[str], said: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(CHECKS / "quality_gate.py"), *arguments],
+        [sys.executable, "-m", "checks.quality_gate", *arguments],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
     )

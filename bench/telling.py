@@ -18,9 +18,14 @@ def progress(done: int, total: int) -> None:
     now = time.monotonic()
     if now - _last > 0.1 or done >= total:
         _last = now
-        print(json.dumps({"progress": [done, total]}), flush=True)
+        tell("progress", [done, total])
 
 
 def give(result: Any) -> None:
-    """Hand over the result."""
-    print(json.dumps({"result": result}), flush=True)
+    """Hand over the result: the last thing to tell."""
+    tell("result", result)
+
+
+def tell(what: str, value: Any) -> None:
+    """Tell one thing."""
+    print(json.dumps({what: value}), flush=True)

@@ -1,0 +1,113 @@
+"""Random models: their blocks decode to what they should, and qwick runs a whole small one."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.confine import limited
+from bench.floors import Figures
+from bench.growth import row_of
+from bench.random_gguf import GAIN, SHAPES, Shape, draw_blocks, more_bits, tensors_of, write_random
+from qwick.engine.engine import Engine
+from qwick.engine.request import Event, Request, Sampling, Tokens
+from qwick.formats.checkpoint import TokenizerData
+from qwick.formats.open import open_checkpoint
+from qwick.model.load import load_model
+from qwick.quant.decode import decode
+from qwick.quant.types import StoredType
+
+SMALL = Shape(256, 512, 8, 2, 1, tied=False, vocab=320)
+
+
+@pytest.mark.parametrize("stored", [StoredType.Q4_K, StoredType.Q6_K])
+def test_blocks_have_the_gain_that_was_asked_for(stored: StoredType) -> None:
+    from bench.random_gguf import _RMS
+
+    draw = np.random.default_rng(0)
+    scale = GAIN / math.sqrt(2048) / _RMS[stored]
+    rows = draw_blocks(stored, 64 * 8, scale, draw).reshape(64, -1)
+    values = decode(stored, rows)
+    assert values.shape == (64, 2048)
+    # 131,072 values: the mean is off by their deviation over 362; the scale by float16's rounding.
+    assert abs(values.mean()) < 5 * values.std() / 362 + 0.05 * values.std()
+    assert np.linalg.norm(values, axis=1).mean() == pytest.approx(GAIN, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters", "gigabytes"),
+    [("1.5b", 1.54e9, 0.986), ("3b", 3.09e9, 1.93), ("7b", 7.62e9, 4.68)],
+)
+def test_shapes_are_those_of_the_family(size: str, parameters: float, gigabytes: float) -> None:
+    """Model cards give 1.54, 3.09 and 7.61 B parameters; q4_k_m files are so large."""
+    specs = list(tensors_of(SHAPES[size]))
+    assert sum(math.prod(s.shape) for s in specs) == pytest.approx(parameters, rel=0.005)
+    total = sum(math.prod(s.shape[:-1]) * s.type.row_bytes(s.shape[-1]) for s in specs)
+    assert total / 1e9 == pytest.approx(gigabytes, rel=0.01)
+
+
+@pytest.mark.parametrize("layers", [28, 36])
+def test_half_of_the_layers_have_more_bits(layers: int) -> None:
+    chosen = [layer for layer in range(layers) if more_bits(layer, layers)]
+    assert len(chosen) == layers // 2
+    assert {0, layers - 1} <= set(chosen)
+
+
+def test_a_random_model_runs(tmp_path: Path) -> None:
+    path = tmp_path / "random.gguf"
+    tokenizer = TokenizerData(tokens=["a", "b", "ab"], token_types=[1, 1, 1], merges=["a b"])
+    write_random(path, "random", SMALL, tokenizer)
+    with open_checkpoint(path) as checkpoint:
+        types = {name: tensor.type for name, tensor in checkpoint.tensors.items()}
+        assert types["lm_head.weight"] is StoredType.Q6_K
+        assert types["model.embed_tokens.weight"] is StoredType.Q4_K
+        assert types["model.layers.0.mlp.down_proj.weight"] is StoredType.Q6_K
+        assert types["model.layers.1.mlp.down_proj.weight"] is StoredType.Q4_K
+        assert len(list(checkpoint.tokenizer.tokens or ())) == SMALL.vocab
+        model = load_model(checkpoint, context=64)
+    engine = Engine(model, n_vocab=SMALL.vocab)
+    found: list[int] = []
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Tokens):
+            found.extend(event.ids)
+
+    engine.submit(Request([1, 2, 3], sampling=Sampling(0.0, max_tokens=4)), heard)
+    while engine.has_work:
+        engine.step()
+    assert len(found) == 4  # logits that are not finite would have failed the request
+
+
+def test_a_limit_holds_or_is_said_not_to() -> None:
+    program = "x = bytearray(300 << 20); print(len(x))"
+    with limited(100 << 20) as limit:
+        done = subprocess.run(
+            [sys.executable, "-c", program], preexec_fn=limit.enter, capture_output=True
+        )
+        if limit.enter is None:
+            assert limit.words.startswith("not limited")
+            assert done.returncode == 0
+        else:
+            assert limit.words == "in a control group of 0.0976562 GiB"
+            assert done.returncode == -9, "the kernel ends what needs more"
+            assert (limit.peak() or 0) <= 100 << 20
+    if limit.group is not None:
+        assert not limit.group.exists()
+
+
+def test_what_did_not_fit_is_said() -> None:
+    from bench.confine import Limit
+
+    rows = {"qwick": {"memory512": {"test": "memory512", "failed": "ended with -9 (SIGKILL)"}}}
+    confined = Limit(lambda: None, "in a group")
+    told = row_of("7b", Figures(rows), 5, {}, confined)
+    assert told["fits"] is False
+    assert told["failures"] == {"memory512": "ended with -9 (SIGKILL)"}
+    fine = {"qwick": {"memory512": {"test": "memory512", "peak": 7 << 30, "expected": 1}}}
+    assert row_of("7b", Figures(fine), 5, {}, confined)["fits"] is True
+    assert row_of("7b", Figures(fine), 5, {}, Limit(None, "not limited"))["fits"] is False
