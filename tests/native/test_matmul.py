@@ -163,3 +163,22 @@ def test_defects_of_the_caller_are_refused() -> None:
         ops.pack([("q9", np.zeros(22, np.uint8), 1, 32)])
     with pytest.raises(IndexError, match="holds 4"):
         ops.gather_rows("f32", np.zeros(64, np.uint8), 4, np.array([4], np.int32), out[:1])
+
+
+@pytest.mark.parametrize("kind", list(StoredType), ids=lambda k: k.name)
+def test_rows_have_the_results_that_each_has_alone(isa: str, kind: StoredType) -> None:
+    """Up to `exact_rows`, bit for bit: what several rows at once compute is what one would."""
+    rng = np.random.default_rng(3)
+    raw = stored(kind, 100, 768, rng)
+    packed = ops.pack([(kind.name.lower(), raw.reshape(-1), 100, 768)])
+    bias = rng.standard_normal(100).astype(np.float32)
+    x = wild_rows(40, 768, rng)
+    alone = np.empty((40, 100), np.float32)
+    for row, out in zip(x, alone, strict=True):
+        ops.matmul(row[None], packed, out[None], bias)
+    most = ops.exact_rows(packed)
+    assert most > 1 or not kind.packed.startswith("i"), "drafts need a few rows"
+    for m in range(1, min(40, most) + 1):
+        together = np.empty((m, 100), np.float32)
+        ops.matmul(x[:m].copy(), packed, together, bias)
+        assert np.array_equal(together.view(np.uint32), alone[:m].view(np.uint32)), m

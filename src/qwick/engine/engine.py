@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.engine.batching import Wanted, build
+from qwick.engine.draft import MOST_ROWS, Drafter, share_rows
 from qwick.engine.live import Live
 from qwick.engine.pages import PagePool, pages_for
-from qwick.engine.request import Deliver, Event, FinishReason, Request
+from qwick.engine.request import Deliver, Event, FinishReason, Request, check_switch
 from qwick.engine.sampler import Sampler
 from qwick.engine.scheduler import Chunk, Limits, State, Step, plan
+from qwick.engine.sequence import Sequence
 from qwick.engine.stats import Stats, Stopwatch
 from qwick.engine.steer import SteerFactory, SteerSpec
 from qwick.errors import (
@@ -57,6 +59,11 @@ class Model(Protocol):
         """Positions in a page of the cache."""
         ...
 
+    @property
+    def exact_rows(self) -> int:
+        """Most rows of a step whose results are, bit for bit, those of a step with one row."""
+        ...
+
     def new_cache(self, pages: int) -> Any:
         """Return an opaque cache; its memory should cost nothing until it is touched."""
         ...
@@ -76,7 +83,8 @@ class Engine:
     n_vocab: real ids, the tokenizer's count; columns of the logits from there on are padding, never
     sampled. cache_tokens: positions of the cache, for all sequences; default: one full context.
     token_budget: most rows of a step. max_sequences: most requests computed at once, others wait.
-    steer_factory: builds steers; without one, requests with stop strings are refused.
+    steer_factory: builds steers; without one, requests with stop strings are refused. drafts: guess
+    ahead where a sequence repeats itself (`draft.py`); the answers are the same without.
     """
 
     def __init__(
@@ -88,6 +96,7 @@ class Engine:
         token_budget: int = TOKEN_BUDGET,
         max_sequences: int = MAX_SEQUENCES,
         steer_factory: SteerFactory | None = None,
+        drafts: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         tokens = model.context if cache_tokens is None else cache_tokens
@@ -95,13 +104,16 @@ class Engine:
             raise ParameterError(
                 f"cache_tokens is {tokens} and n_vocab {n_vocab}; allowed: whole numbers from 1"
             )
+        check_switch("drafts", drafts)
         self._model: Model | None = model
         self.n_vocab = n_vocab
         self.stats = Stats()
         self.clock = clock
         pages = pages_for(tokens, model.page_size)
         self.cache_tokens = pages * model.page_size
-        self._state = State(PagePool(pages), Limits(model.page_size, token_budget, max_sequences))
+        self._draft_rows = min(MOST_ROWS, model.exact_rows) if drafts else 0
+        limits = Limits(model.page_size, token_budget, max_sequences, self._draft_rows)
+        self._state = State(PagePool(pages), limits)
         self._cache = model.new_cache(pages)
         self._sampler = Sampler(n_vocab)
         self._steer_factory = steer_factory
@@ -206,6 +218,7 @@ class Engine:
             limit=limit,
             steer=steer,
             submitted=self.clock() if submitted is None else submitted,
+            drafts=self._draft_rows > 1,
         )
         self._live[live.number] = live
         self._state.add(live.sequence)
@@ -248,6 +261,7 @@ class Engine:
         if not self._live:
             return False
         watch, stats = Stopwatch(self.clock), self.stats
+        self._propose()
         step = plan(self._state)
         if not step.chunks:
             raise EngineError("the scheduler planned an empty step while requests wait")
@@ -255,6 +269,8 @@ class Engine:
         batch, wanted = build(step.chunks, self.model.page_size)
         for sequence in step.admitted:
             self._live[sequence.number].start(watch.begun)
+        for chunk in step.chunks:
+            self._live[chunk.sequence.number].drafted += chunk.drafted
         stats.preemptions += len(step.preempted)
         stats.plan_seconds += watch.lap()
         try:
@@ -262,11 +278,34 @@ class Engine:
             stats.forward_seconds += watch.lap()
             self._state.commit(step)
             self._read(hidden, wanted, watch)
+            self._learn(step)
         except Exception as error:
             self._fail(step.chunks, error)
         self._count(step)
         stats.step_seconds += self.clock() - watch.begun
         return True
+
+    def _propose(self) -> None:
+        """Give decodes drafts, as far as they are worth their rows."""
+        decodes = [s for s in self._state.running if s.pending == 1]
+        drafters: list[tuple[Sequence, Drafter]] = []
+        for sequence in decodes:
+            live = self._live[sequence.number]
+            sequence.draft = live.propose(self._draft_rows - len(decodes))
+            if live.drafter is not None and sequence.draft:
+                drafters.append((sequence, live.drafter))
+        confidences = [drafter.confidence for _, drafter in drafters]
+        counts = share_rows(confidences, len(decodes), self._draft_rows)
+        for (sequence, _), count in zip(drafters, counts, strict=True):
+            del sequence.draft[count:]
+
+    def _learn(self, step: Step) -> None:
+        """Note which drafts were right, now that all that they led to is read."""
+        for chunk in step.chunks:
+            live = self._live.get(chunk.sequence.number)
+            if chunk.drafted and live is not None and live.drafter is not None:
+                live.drafter.learn(chunk.drafted, chunk.sequence.cached - chunk.start - 1)
+        self._state.drop_drafts(step)
 
     def _read(self, hidden: F32, wanted: list[Wanted], watch: Stopwatch) -> None:
         """Turn final states into tokens and scores, a piece of rows at a time."""
@@ -282,7 +321,9 @@ class Engine:
                 if live is None:  # failed on a row of an earlier piece
                     continue
                 if live.number in touched and touched[live.number][1] is not None:
-                    continue  # failed on an earlier row of this one
+                    continue  # ended on an earlier row of this one
+                if not sequence.wanted_from == position < sequence.cached:
+                    continue  # after an id of a draft that was wrong
                 try:
                     touched[live.number] = (live, self._read_row(live, row, position, now), None)
                 except Exception as error:  # bad logits, a broken steer: one request's own matter
@@ -309,7 +350,10 @@ class Engine:
             mask=live.steer.mask() if live.steer is not None else None,
         )
         self.stats.generated += 1
-        return live.accept(token, logprob_of, now)
+        before = live.accepted
+        reason = live.accept(token, logprob_of, now)
+        self.stats.accepted += live.accepted - before
+        return reason
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -342,7 +386,8 @@ class Engine:
     def _count(self, step: Step) -> None:
         self.stats.steps += 1
         for chunk in step.chunks:
-            if chunk.count == 1:
+            self.stats.drafted += chunk.drafted
+            if chunk.count - chunk.drafted == 1:
                 self.stats.decode_rows += 1
             else:
                 self.stats.prompt_rows += chunk.count

@@ -23,6 +23,8 @@ class Stats:
     prompt_rows: int = 0  # rows of chunks, recomputed ones included
     decode_rows: int = 0
     generated: int = 0
+    drafted: int = 0  # rows of guessed ids, beside those above
+    accepted: int = 0  # those of them that were right
     preemptions: int = 0
     failed_steps: int = 0
     failed_callbacks: int = 0

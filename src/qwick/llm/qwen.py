@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qwick.engine.engine import Engine, Model
-from qwick.engine.request import Deliver, Request, Sampling, Scores
+from qwick.engine.request import Deliver, Request, Sampling, Scores, check_switch
 from qwick.engine.stats import Stats
 from qwick.engine.steer import SteerSpec
 from qwick.engine.thread import EngineThread, Ticket
@@ -60,6 +60,7 @@ class Qwen:
         *,
         name: str,
         cache_tokens: int | None = None,
+        drafts: bool = True,
     ) -> None:
         """Start an engine for the parts of a loaded checkpoint; `load` is the way for users."""
         self.name = name
@@ -77,6 +78,7 @@ class Qwen:
                 n_vocab=tokenizer.n_tokens,
                 cache_tokens=cache_tokens,
                 steer_factory=build_steer,
+                drafts=drafts,
             )
         )
 
@@ -88,6 +90,7 @@ class Qwen:
         threads: int | None = None,
         ctx: int | None = None,
         kv: str | None = None,
+        drafts: bool = True,
         listener: Listener | None = None,
     ) -> Qwen:
         """Load a checkpoint: a catalogue name (fetched if need be), a folder, a .gguf file, None.
@@ -95,12 +98,14 @@ class Qwen:
         None is the default checkpoint. threads: kernel threads, of the whole process; default:
         QWICK_THREADS, or the cores that may be used. ctx: tokens of one sequence; default: the
         model's, at most 32,768 and what memory allows. kv: "bf16" (default) or "f32", the cache's
-        numbers. listener: hears about a fetch, and how many bytes of the weights are ready;
-        default: hub.StderrListener.
+        numbers. drafts: where a text repeats itself, guess several tokens ahead and compute them
+        together; the answers are the same without. listener: hears about a fetch, and how many
+        bytes of the weights are ready; default: hub.StderrListener.
 
         Raises ModelNotFoundError, DownloadError, FormatError, UnsupportedError, ParameterError, and
         ResourceError when it does not fit into memory.
         """
+        check_switch("drafts", drafts)
         parts = load(model, threads=threads, ctx=ctx, kv=kv, listener=listener)
         return cls(
             parts.model,
@@ -109,6 +114,7 @@ class Qwen:
             parts.defaults,
             name=parts.name,
             cache_tokens=parts.cache_tokens,
+            drafts=drafts,
         )
 
     # -- asking --------------------------------------------------------------------------------

@@ -123,6 +123,11 @@ class Decoder:
         self._logits = np.empty((1, arch.vocab), np.float32)
         self._wanted = np.empty((1, arch.hidden), np.float32)
 
+    @property
+    def exact_rows(self) -> int:
+        """Most rows of a step whose results are, bit for bit, those of a step with one row."""
+        return min(ops.exact_rows(linear.weight) for linear in self.linears)
+
     def new_cache(self, pages: int) -> KVCache:
         """Memory for `pages` pages of PAGE_SIZE tokens."""
         return KVCache(self.arch, pages, self.kv)

@@ -36,6 +36,11 @@ except ImportError as error:  # pragma: no cover - only in a broken installation
 PAGE_SIZE = 32
 """Tokens per page of the KV cache: the layout of keys depends on it (csrc/kernels.h, kPage)."""
 
+AMX_SMALL_ROWS = 4
+"""Rows up to which the matrix unit is not used (csrc/kernels.h, kMaxSmallRows)."""
+
+ANY_ROWS = 1 << 30
+
 
 @dataclass(frozen=True)
 class InstructionSet:
@@ -87,6 +92,17 @@ def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None) -> None:
     it exactly.
     """
     _ext.matmul(w.handle, x, out, bias)
+
+
+def exact_rows(w: Packed) -> int:
+    """Return the most rows that `matmul` gives, bit for bit, the results that each has alone.
+
+    Integer weights: however many rows, all sums are made in the same order, except that AMX meets
+    many rows in bf16. Float weights: one row alone is summed in another order, to be quick.
+    """
+    if not all(kind.startswith("i") for kind, _ in w.segments):
+        return 1
+    return AMX_SMALL_ROWS if isa().startswith("amx") else ANY_ROWS
 
 
 def unpack(w: Packed) -> F32:
