@@ -296,8 +296,8 @@ class Engine:
                 drafters.append((sequence, live.drafter))
         confidences = [drafter.confidence for _, drafter in drafters]
         counts = share_rows(confidences, len(decodes), self._draft_rows)
-        for (sequence, _), count in zip(drafters, counts, strict=True):
-            del sequence.draft[count:]
+        for (sequence, _), rows in zip(drafters, counts, strict=True):
+            del sequence.draft[rows:]
 
     def _learn(self, step: Step) -> None:
         """Note which drafts were right, now that all that they led to is read."""

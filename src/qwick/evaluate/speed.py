@@ -1,9 +1,9 @@
 """How fast a loaded model is: prompts, one stream, many streams, beside what the work must cost.
 
 The whole engine runs (scheduler, sampling, greedy), with random ids, without text; drafts are off,
-so that a token is a row of a step. What drafts gain is measured apart, on ids that quote. Tests are named
-and timed as llama-bench does: `pp512` is a prompt of 512 tokens, `tg128` 128 generated tokens of
-one stream, `batch8` eight streams at once. Knows nothing of the machine's limits or of peers.
+so that a token is a row of a step. What drafts gain is measured apart, on ids that quote. Tests are
+named and timed as llama-bench does: `pp512` is a prompt of 512 tokens, `tg128` 128 generated tokens
+of one stream, `batch8` eight streams at once. Knows nothing of the machine's limits or of peers.
 """
 
 from __future__ import annotations
