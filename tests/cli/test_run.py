@@ -72,7 +72,15 @@ def test_a_raw_prompt_is_continued(qwick: Run) -> None:
 
 
 def test_without_drafts_the_answer_is_the_same(qwick: Run) -> None:
-    arguments = ("run", *GREEDY, "--json", "--raw", "--max-tokens", "24", "red blue green " * 6)
+    arguments = (
+        "run",
+        *GREEDY,
+        "--json",
+        "--raw",
+        "--max-tokens",
+        "24",
+        "red blue green" + " red blue green" * 4,
+    )
     drafted, plain = (
         json.loads(qwick(*arguments, *more).stdout) for more in ((), ("--no-drafts",))
     )

@@ -29,8 +29,10 @@ from qwick.engine.draft import (
     step_cost,
 )
 from qwick.engine.engine import Engine
+from qwick.engine.pages import PagePool
 from qwick.engine.request import FinishReason, Request, Sampling
-from qwick.engine.scheduler import State, Step, plan
+from qwick.engine.scheduler import Limits, State, Step, plan
+from qwick.engine.sequence import Sequence
 from qwick.engine.steer import Force, SteerSpec, Verdict
 from qwick.errors import ParameterError
 
@@ -442,6 +444,29 @@ def test_nobody_pays_for_a_draft() -> None:
     assert evicted > 0
     assert engine.stats.drafted > 100
     assert engine.stats.accepted == 0
+
+
+def test_drafts_share_what_pages_are_free() -> None:
+    state = State(PagePool(7), Limits(4, 20, 4, draft_rows=20))
+    for number in range(3):
+        sequence = Sequence(number, [0] * 6, 5, cached=5, pages=state.pool.allocate(2))
+        sequence.draft = [1] * 6
+        state.running.append(sequence)
+    step = plan(state)
+    assert [(c.count, c.drafted, c.new_pages) for c in step.chunks] == [
+        (7, 6, 1),
+        (3, 2, 0),  # to the end of its second page
+        (3, 2, 0),
+    ]
+    state.apply(step)
+    assert [len(s.draft) for s in state.running] == [6, 2, 2]
+    state.commit(step)
+    for sequence, said in zip(state.running, ([1, 1, 9], [1, 1, 9], [9]), strict=True):
+        assert [sequence.append(token) for token in said] == [token == 1 for token in said]
+    state.drop_drafts(step)
+    state.check()
+    assert [s.cached for s in state.running] == [8, 8, 6]
+    assert [len(s.pages) for s in state.running] == [3, 2, 2], "nine ids need the third page"
 
 
 def test_no_drafts_beside_the_chunk_of_a_prompt() -> None:
