@@ -71,6 +71,24 @@ def test_a_raw_prompt_is_continued(qwick: Run) -> None:
     assert "--system" in refused.stderr
 
 
+def test_without_drafts_the_answer_is_the_same(qwick: Run) -> None:
+    arguments = (
+        "run",
+        *GREEDY,
+        "--json",
+        "--raw",
+        "--max-tokens",
+        "24",
+        "red blue green" + " red blue green" * 4,
+    )
+    drafted, plain = (
+        json.loads(qwick(*arguments, *more).stdout) for more in ((), ("--no-drafts",))
+    )
+    assert drafted["ids"] == plain["ids"]
+    assert drafted["timings"]["accepted"] > 0
+    assert plain["timings"]["drafted"] == 0
+
+
 def test_what_is_piped_in_is_part_of_the_prompt(qwick: Run) -> None:
     prompt = "Which animal does this text name? Answer with one word."
     done = qwick("run", *GREEDY, "--max-tokens", "16", prompt, stdin="A giraffe stood there.\n")

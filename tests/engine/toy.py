@@ -39,12 +39,19 @@ def hash_of(tokens: NDArray[np.int64], positions: NDArray[np.int64]) -> int:
 
 class ToyModel:
     def __init__(
-        self, *, n_vocab: int = 40, context: int = 64, page_size: int = 4, scale: float = 3.0
+        self,
+        *,
+        n_vocab: int = 40,
+        context: int = 64,
+        page_size: int = 4,
+        scale: float = 3.0,
+        exact_rows: int = 1 << 20,
     ) -> None:
         self.n_vocab = n_vocab
         self.width = n_vocab + 7
         self.context = context
         self.page_size = page_size
+        self.exact_rows = exact_rows
         self.scale = scale
         self.before_forward: Callable[[Batch], None] = lambda batch: None
         self.change_logits: Callable[[F32], None] = lambda logits: None
@@ -74,9 +81,13 @@ class ToyModel:
             last = batch.positions[batch.starts[sequence + 1] - 1]
             assert batch.lengths[sequence] == last + 1
             entries = cache[batch.pages[sequence]].reshape(-1, 2)[: batch.positions[row] + 1]
-            value = hash_of(entries[:, 0], entries[:, 1])
+            value = self.value_of(entries[:, 0], entries[:, 1])
             self._hidden[i] = [(value >> shift) & 0xFFFF for shift in (0, 16, 32, 48)]
         return self._hidden
+
+    def value_of(self, tokens: NDArray[np.int64], positions: NDArray[np.int64]) -> int:
+        """What the logits after these entries of the cache depend on."""
+        return hash_of(tokens, positions)
 
     def logits(self, hidden: F32) -> F32:
         assert 1 <= len(hidden) <= 64

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
-from qwick.errors import UsageError
-from qwick.evaluate.speed import Cost, Plan, measure
+from qwick.errors import EngineError, UsageError
+from qwick.evaluate.editing import CODE, TASK
+from qwick.evaluate.speed import Cost, Plan, measure, measure_drafts
 from qwick.formats.open import open_checkpoint
 from qwick.model.decoder import Decoder
 from qwick.model.load import load_model
+from qwick.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +59,27 @@ def test_every_test_of_the_plan_is_measured(decoder: Decoder) -> None:
 def test_a_test_longer_than_the_context_is_refused(decoder: Decoder) -> None:
     with pytest.raises(UsageError, match=r"needs 302 tokens, the context holds 256"):
         next(measure(decoder, 151_665, Plan(prompts=(300,))))
+
+
+@pytest.mark.model
+def test_drafts_are_measured_beside_plain_decoding(decoder: Decoder) -> None:
+    prompt = list(range(1000, 1020)) * 5
+    measured = measure_drafts(decoder, 151_665, prompt, answer=40, repeat=2)
+    assert measured.tokens == 40
+    assert (len(measured.plain), len(measured.drafts)) == (2, 2)
+    assert measured.drafted >= measured.accepted > 20
+    assert measured.plain_rate == pytest.approx(39 / min(measured.plain))
+    assert measured.gain == pytest.approx(measured.drafts_rate / measured.plain_rate)
+    stopped = [1000]
+    with pytest.raises(EngineError, match="has 0 tokens and is too short"):
+        measure_drafts(decoder, 151_665, prompt, answer=40, stop_ids=stopped, repeat=1)
+
+
+@pytest.mark.model
+def test_the_editing_task_is_about_six_hundred_tokens(default_checkpoint: Path) -> None:
+    with open_checkpoint(default_checkpoint) as checkpoint:
+        tokenizer = Tokenizer.from_data(checkpoint.tokenizer)
+    assert 550 < len(tokenizer.encode(CODE, parse_special=False)) < 650
+    ast.parse(CODE)
+    assert CODE.count("between") == 1
+    assert CODE in TASK

@@ -213,3 +213,22 @@ def test_matmul_swiglu(isa: str, kinds: tuple[str, str], m: int, n: int) -> None
     ops.matmul_swiglu(x, packed, out)
     reference.swiglu(both, expected)
     np.testing.assert_allclose(out, expected, rtol=2e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("kind", list(StoredType), ids=lambda k: k.name)
+def test_rows_have_the_results_that_each_has_alone(isa: str, kind: StoredType) -> None:
+    """Up to `exact_rows`, bit for bit: what several rows at once compute is what one would."""
+    rng = np.random.default_rng(3)
+    raw = stored(kind, 100, 768, rng)
+    packed = ops.pack([(kind.name.lower(), raw.reshape(-1), 100, 768)])
+    bias = rng.standard_normal(100).astype(np.float32)
+    x = wild_rows(40, 768, rng)
+    alone = np.empty((40, 100), np.float32)
+    for row, out in zip(x, alone, strict=True):
+        ops.matmul(row[None], packed, out[None], bias)
+    most = ops.exact_rows(packed)
+    assert most > 1 or not kind.packed.startswith("i"), "drafts need a few rows"
+    for m in range(1, min(40, most) + 1):
+        together = np.empty((m, 100), np.float32)
+        ops.matmul(x[:m].copy(), packed, together, bias)
+        assert np.array_equal(together.view(np.uint32), alone[:m].view(np.uint32)), m

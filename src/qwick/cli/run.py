@@ -38,6 +38,11 @@ PATH_BEGINNINGS = (os.sep, f".{os.sep}", f"..{os.sep}", f"~{os.sep}")
 @click.option(
     "--ctx", type=click.IntRange(1), help="Context in tokens; default: what model and memory allow."
 )
+@click.option(
+    "--no-drafts",
+    is_flag=True,
+    help="One token per step, also where the text repeats itself; the answer is the same.",
+)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is: no template.")
 @json_option
 def run(
@@ -48,6 +53,7 @@ def run(
     seed: int | None,
     threads: int | None,
     ctx: int | None,
+    no_drafts: bool,
     raw: bool,
     as_json: bool,
 ) -> None:
@@ -72,7 +78,7 @@ def run(
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": valid_text("--system", system)})
-    with _load(model, threads, ctx) as qwen:
+    with _load(model, threads, ctx, drafts=not no_drafts) as qwen:
         if raw:
             stream = qwen.stream_complete(prompt, **sampling)
         else:
@@ -226,7 +232,7 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _load(model: str | None, threads: int | None, ctx: int | None) -> Qwen:
+def _load(model: str | None, threads: int | None, ctx: int | None, *, drafts: bool) -> Qwen:
     """Return the loaded model, fetched when the store lacks it; progress is shown for both."""
     from qwick import hub
 
@@ -234,7 +240,7 @@ def _load(model: str | None, threads: int | None, ctx: int | None) -> Qwen:
         path = hub.resolve(model, listener)
         from qwick.llm import Qwen  # after the model's name is known to be right
 
-        return Qwen.load(path, threads=threads, ctx=ctx, listener=listener)
+        return Qwen.load(path, threads=threads, ctx=ctx, drafts=drafts, listener=listener)
 
 
 def _print(stream: Stream) -> Reply:

@@ -40,7 +40,8 @@ def build(chunks: tuple[Chunk, ...], page_size: int) -> tuple[Batch, list[Wanted
             slots[row] = sequence.pages[start // page_size] * page_size + start % page_size
         else:
             at = np.arange(start, end, dtype=np.int32)
-            ids[here] = sequence.ids[start:end]
+            known = sequence.ids[start:end]
+            ids[here] = known + sequence.draft if chunk.drafted else known
             positions[here] = at
             slots[here] = pages[i][at // page_size] * page_size + at % page_size
         for position in range(max(start, sequence.wanted_from), end):

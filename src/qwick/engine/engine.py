@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.engine.batching import Wanted, build
+from qwick.engine.draft import MOST_ROWS, Drafter, share_rows
 from qwick.engine.live import Live
 from qwick.engine.pages import PagePool, pages_for
 from qwick.engine.request import Deliver, Event, FinishReason, Request, check_switch
 from qwick.engine.sampler import Sampler
 from qwick.engine.scheduler import Chunk, Limits, State, Step, plan
+from qwick.engine.sequence import Sequence
 from qwick.engine.stats import Stats, Stopwatch
 from qwick.engine.steer import SteerFactory, SteerSpec
 from qwick.errors import (
@@ -57,6 +59,11 @@ class Model(Protocol):
         """Positions in a page of the cache."""
         ...
 
+    @property
+    def exact_rows(self) -> int:
+        """Most rows of a step whose results are, bit for bit, those of a step with one row."""
+        ...
+
     def new_cache(self, pages: int) -> Any:
         """Return an opaque cache; its memory should cost nothing until it is touched."""
         ...
@@ -78,7 +85,8 @@ class Engine:
     token_budget: most rows of a step. max_sequences: most requests computed at once, others wait.
     steer_factory: builds steers; without one, requests with stop strings are refused. prefix_reuse:
     keep what was computed until its memory is needed, and use it for requests of the same namespace
-    that begin with the same ids.
+    that begin with the same ids. drafts: guess ahead where a sequence repeats itself (`draft.py`);
+    the answers are the same without.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class Engine:
         max_sequences: int = MAX_SEQUENCES,
         steer_factory: SteerFactory | None = None,
         prefix_reuse: bool = True,
+        drafts: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         tokens = model.context if cache_tokens is None else cache_tokens
@@ -99,13 +108,15 @@ class Engine:
                 f"cache_tokens is {tokens} and n_vocab {n_vocab}; allowed: whole numbers from 1"
             )
         check_switch("prefix_reuse", prefix_reuse)
+        check_switch("drafts", drafts)
         self._model: Model | None = model
         self.n_vocab = n_vocab
         self.stats = Stats()
         self.clock = clock
         pages = pages_for(tokens, model.page_size)
         self.cache_tokens = pages * model.page_size
-        limits = Limits(model.page_size, token_budget, max_sequences)
+        self._draft_rows = min(MOST_ROWS, model.exact_rows) if drafts else 0
+        limits = Limits(model.page_size, token_budget, max_sequences, self._draft_rows)
         self._state = State(PagePool(pages), limits, prefix_reuse)
         self._cache = model.new_cache(pages)
         self._sampler = Sampler(n_vocab)
@@ -216,6 +227,7 @@ class Engine:
             limit=limit,
             steer=steer,
             submitted=self.clock() if submitted is None else submitted,
+            drafts=self._draft_rows > 1,
         )
         self._live[live.number] = live
         self._state.add(live.sequence)
@@ -259,6 +271,7 @@ class Engine:
             return False
         watch, stats = Stopwatch(self.clock), self.stats
         self._state.settle()
+        self._propose()
         step = plan(self._state)
         if not step.chunks:
             raise EngineError("the scheduler planned an empty step while requests wait")
@@ -269,6 +282,8 @@ class Engine:
             stats.prefix_hit_tokens += sequence.cached
             stats.prefix_miss_tokens += sequence.pending
         stats.evicted_pages = self._state.pool.evicted
+        for chunk in step.chunks:
+            self._live[chunk.sequence.number].drafted += chunk.drafted
         stats.preemptions += len(step.preempted)
         stats.plan_seconds += watch.lap()
         try:
@@ -276,11 +291,34 @@ class Engine:
             stats.forward_seconds += watch.lap()
             self._state.commit(step)
             self._read(hidden, wanted, watch)
+            self._learn(step)
         except Exception as error:
             self._fail(step.chunks, error)
         self._count(step)
         stats.step_seconds += self.clock() - watch.begun
         return True
+
+    def _propose(self) -> None:
+        """Give decodes drafts, as far as they are worth their rows."""
+        decodes = [s for s in self._state.running if s.pending == 1]
+        drafters: list[tuple[Sequence, Drafter]] = []
+        for sequence in decodes:
+            live = self._live[sequence.number]
+            sequence.draft = live.propose(self._draft_rows - len(decodes))
+            if live.drafter is not None and sequence.draft:
+                drafters.append((sequence, live.drafter))
+        confidences = [drafter.confidence for _, drafter in drafters]
+        counts = share_rows(confidences, len(decodes), self._draft_rows)
+        for (sequence, _), rows in zip(drafters, counts, strict=True):
+            del sequence.draft[rows:]
+
+    def _learn(self, step: Step) -> None:
+        """Note which drafts were right, now that all that they led to is read."""
+        for chunk in step.chunks:
+            live = self._live.get(chunk.sequence.number)
+            if chunk.drafted and live is not None and live.drafter is not None:
+                live.drafter.learn(chunk.drafted, chunk.sequence.cached - chunk.start - 1)
+        self._state.drop_drafts(step)
 
     def _read(self, hidden: F32, wanted: list[Wanted], watch: Stopwatch) -> None:
         """Turn final states into tokens and scores, a piece of rows at a time."""
@@ -296,7 +334,9 @@ class Engine:
                 if live is None:  # failed on a row of an earlier piece
                     continue
                 if live.number in touched and touched[live.number][1] is not None:
-                    continue  # failed on an earlier row of this one
+                    continue  # ended on an earlier row of this one
+                if not sequence.wanted_from == position < sequence.cached:
+                    continue  # after an id of a draft that was wrong
                 try:
                     touched[live.number] = (live, self._read_row(live, row, position, now), None)
                 except Exception as error:  # bad logits, a broken steer: one request's own matter
@@ -323,7 +363,10 @@ class Engine:
             mask=live.steer.mask() if live.steer is not None else None,
         )
         self.stats.generated += 1
-        return live.accept(token, logprob_of, now)
+        before = live.accepted
+        reason = live.accept(token, logprob_of, now)
+        self.stats.accepted += live.accepted - before
+        return reason
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -357,7 +400,8 @@ class Engine:
     def _count(self, step: Step) -> None:
         self.stats.steps += 1
         for chunk in step.chunks:
-            if chunk.count == 1:
+            self.stats.drafted += chunk.drafted
+            if chunk.count - chunk.drafted == 1:
                 self.stats.decode_rows += 1
             else:
                 self.stats.prompt_rows += chunk.count

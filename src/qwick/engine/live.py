@@ -9,6 +9,7 @@ import secrets
 
 import numpy as np
 
+from qwick.engine.draft import Drafter
 from qwick.engine.prefix import root_key
 from qwick.engine.request import (
     Deliver,
@@ -32,6 +33,7 @@ class Live:
     """A request from its submission to its last event.
 
     limit: most ids, prompt and answer together. submitted: the engine's clock at submission.
+    drafts: whether to guess ahead, which a score has no use for.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Live:
         limit: int,
         steer: Steer | None,
         submitted: float,
+        drafts: bool,
     ) -> None:
         ids = tuple(request.ids)
         sampling = request.sampling
@@ -57,6 +60,8 @@ class Live:
             else Sequence(number, list(ids), len(ids) - 1, root=root)
         )
         self.steer = steer
+        self.drafter = Drafter() if drafts and not self.scoring else None
+        self.drafted = self.accepted = 0  # guessed ids that were computed; those that were right
         self.stop_ids = frozenset(sampling.stop_ids)
         self.seen = Seen(ids) if sampling.repetition_penalty != 1.0 else None
         self.room = limit - len(ids)  # tokens that may still be generated
@@ -86,6 +91,13 @@ class Live:
             self._started = now
             self._reused = self.sequence.cached
 
+    def propose(self, most: int) -> list[int]:
+        """Return at most `most` ids that may follow, no more than the answer has room for."""
+        if self.drafter is None or self.sequence.pending != 1:
+            return []
+        # The last id that there is room for is drawn after the draft's last.
+        return self.drafter.propose(self.sequence.ids, min(most, self.room - 1))
+
     def accept_score(self, position: int, logprob: float, best: int) -> FinishReason | None:
         """Take the score of ids[position + 1]; positions come in order, each once."""
         self._logprobs[position] = logprob
@@ -111,7 +123,7 @@ class Live:
         return FinishReason.LENGTH if self.room == 0 else None
 
     def _append(self, token: int, logprob: TokenLogprob | None) -> None:
-        self.sequence.append(token)
+        self.accepted += self.sequence.append(token)
         self.generated += 1
         self.room -= 1
         if self.seen is not None:
@@ -147,6 +159,8 @@ class Live:
                 prefill=first - started,
                 decode=now - first,
                 preemptions=self.sequence.preemptions,
+                drafted=self.drafted,
+                accepted=self.accepted,
             ),
             seed=self.seed,
             stop_id=self._stop_id,

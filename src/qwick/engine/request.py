@@ -229,12 +229,18 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds of one request; 0 for a phase that was not reached."""
+    """Seconds of one request, 0 for a phase that was not reached; and what was done twice or ahead.
+
+    Of `drafted` ids that were guessed and computed, `accepted` were what came: tokens that took no
+    step of their own.
+    """
 
     queue: float  # from submission to the first step that computed something for it
     prefill: float  # from then to the first token (score: to the end)
     decode: float  # from the first token to the end
     preemptions: int = 0  # times its pages were taken and computed again later
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

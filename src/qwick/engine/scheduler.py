@@ -14,6 +14,9 @@ The rules:
 5. A running sequence that needs a page when none is free takes it from the youngest running one,
    which loses its pages, keeps its ids and waits at the front to be computed again (from what is
    then left of its pages).
+6. A decode with a draft gets rows for it too, if the whole step stays within `Limits.draft_rows`
+   (so never beside the chunk of a prompt), as far as budget and free pages go. Nobody is evicted
+   for a draft, and pages that only a wrong draft needed are given back after the step.
 
 Hence all running sequences are older than all waiting ones, and the oldest of all is in every step:
 it is never evicted for anybody, and `Limits` leaves room beside the decodes. As each sequence fits
@@ -33,11 +36,15 @@ from qwick.errors import ParameterError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Positions in a page, most rows of a step, most sequences that run at once."""
+    """Positions in a page, most rows of a step, most sequences that run at once.
+
+    draft_rows: most rows of a step that computes drafts; 0: no drafts.
+    """
 
     page_size: int
     token_budget: int
     max_sequences: int
+    draft_rows: int = 0
 
     def __post_init__(self) -> None:
         """Refuse limits under which a prompt could starve beside the decodes."""
@@ -57,7 +64,8 @@ class Limits:
 class Chunk:
     """Compute the positions start .. start + count - 1 of a sequence; take new_pages first.
 
-    reused: of a sequence that starts, the pages that hold the positions before `start`.
+    reused: of a sequence that starts, the pages that hold the positions before `start`. drafted:
+    how many of the positions, the last ones, hold the first ids of its draft.
     """
 
     sequence: Sequence
@@ -65,6 +73,7 @@ class Chunk:
     count: int
     new_pages: int
     reused: tuple[int, ...] = ()
+    drafted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +133,7 @@ class State:
         return self.pool.find(sequence.keys[:usable])
 
     def apply(self, step: Step) -> None:
-        """Evict, start and hand out pages as planned."""
+        """Evict, start, hand out pages and cut drafts as planned."""
         for sequence in step.preempted:
             self.running.remove(sequence)
             self._release(sequence)
@@ -143,11 +152,25 @@ class State:
         for chunk in step.chunks:
             if chunk.new_pages:
                 chunk.sequence.pages.extend(self.pool.allocate(chunk.new_pages))
+            del chunk.sequence.draft[chunk.drafted :]
 
     def commit(self, step: Step) -> None:
-        """Note that the planned positions are in the cache now."""
+        """Note that the planned positions are in the cache now; drafts are not, until confirmed.
+
+        (By `Sequence.append`, which moves `cached` over each id that the draft said.)
+        """
         for chunk in step.chunks:
-            chunk.sequence.cached = chunk.start + chunk.count
+            chunk.sequence.cached = chunk.start + chunk.count - chunk.drafted
+
+    def drop_drafts(self, step: Step) -> None:
+        """Forget what was not confirmed, once the logits are read, and free pages only it took."""
+        for chunk in step.chunks:
+            if chunk.drafted and chunk.sequence.pages:  # without pages it has ended meanwhile
+                sequence = chunk.sequence
+                sequence.draft.clear()
+                needed = pages_for(len(sequence.ids), self.limits.page_size)
+                self.pool.free(sequence.pages[needed:])
+                del sequence.pages[needed:]
 
     def check(self) -> None:
         """Derive every invariant again; raises AssertionError. For tests: slow."""
@@ -168,6 +191,8 @@ class State:
                 raise AssertionError(
                     f"sequence {s.number}: {len(s.pages)} pages, needs {least} to {most}"
                 )
+            if s.draft:
+                raise AssertionError(f"sequence {s.number}: a draft is left between two steps")
             if s.pending < 1:
                 raise AssertionError(f"sequence {s.number} runs but has nothing to compute")
             self._check_prefix(s)
@@ -188,6 +213,7 @@ class State:
         self._index(sequence)
         self.pool.free(sequence.pages)
         sequence.pages = []
+        sequence.draft.clear()
         sequence.cached = sequence.indexed = 0
 
     def _index(self, sequence: Sequence) -> None:
@@ -211,21 +237,24 @@ class State:
 
 def plan(state: State) -> Step:
     """Choose the next step; changes nothing. Empty only when nobody runs or waits."""
-    draft = _Draft(state)
+    sketch = _Sketch(state)
     for sequence in state.running:
         if sequence.pending == 1:
-            draft.grow(sequence)
+            sketch.grow(sequence)
     for sequence in state.running:
         if sequence.pending > 1:
-            draft.grow(sequence)
-    if not draft.preempted:  # whoever was evicted is first in the queue and cannot fit yet
+            sketch.grow(sequence)
+    if not sketch.preempted:  # whoever was evicted is first in the queue and cannot fit yet
         for sequence in state.waiting:
-            if not draft.admit(sequence):
+            if not sketch.admit(sequence):
                 break
-    return Step(tuple(draft.chunks.values()), tuple(draft.preempted), tuple(draft.admitted))
+    for sequence in state.running:
+        if sequence.draft:
+            sketch.add_draft(sequence)
+    return Step(tuple(sketch.chunks.values()), tuple(sketch.preempted), tuple(sketch.admitted))
 
 
-class _Draft:
+class _Sketch:
     """The step so far, and what it leaves of pages and token budget."""
 
     def __init__(self, state: State) -> None:
@@ -273,6 +302,25 @@ class _Draft:
         self.live.append(sequence)
         self.admitted.append(sequence)
         return True
+
+    def add_draft(self, sequence: Sequence) -> None:
+        """Plan rows for as much of a draft as there is room for; nobody pays for it."""
+        decode = self.chunks.get(sequence.number)
+        if decode is None or decode.count != sequence.pending:
+            return
+        rows = sum(chunk.count for chunk in self.chunks.values())
+        held = len(sequence.pages) + decode.new_pages
+        room = (held + self.free) * self.size - (decode.start + decode.count)
+        drafted = min(len(sequence.draft), self.state.limits.draft_rows - rows, self.budget, room)
+        if drafted < 1:
+            return
+        count = decode.count + drafted
+        new_pages = max(decode.new_pages, self._pages(decode.start + count) - len(sequence.pages))
+        self.free -= new_pages - decode.new_pages
+        self.budget -= drafted
+        self.chunks[sequence.number] = Chunk(
+            sequence, decode.start, count, new_pages, drafted=drafted
+        )
 
     def _take(self, chunk: Chunk) -> None:
         self.free -= chunk.new_pages

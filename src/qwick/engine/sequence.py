@@ -5,6 +5,7 @@ What the scheduler moves around. Knows no request, no model and no arrays.
     ids      [ prompt .................. | generated ... ]
              0            cached          len(ids)    limit
              [ in the cache | pending    )
+    draft                                [ guessed, computed, not believed yet )
     pages    page j holds the positions j * page_size .. (j + 1) * page_size - 1
              [ indexed: others may hold them too | its own )
 """
@@ -23,6 +24,9 @@ class Sequence:
 
     `keys` are those of the first pages of `ids`, from `root` on (`prefix.py`); the first `indexed`
     of `pages` can be found under them, and are full: nothing is written into them any more.
+    `draft` are ids that may follow `ids`. It is filled before a step and empty after it; in between
+    its keys and values are computed into the positions from len(ids) on. Those that turn out wrong
+    stay there, beyond `cached`, until what is right is written over them.
     """
 
     number: int  # order of arrival: the only priority there is
@@ -34,13 +38,25 @@ class Sequence:
     root: bytes = b""
     keys: list[bytes] = field(default_factory=list)
     indexed: int = 0
+    draft: list[int] = field(default_factory=list)
 
     @property
     def pending(self) -> int:
         """Ids that are known but not yet in the cache."""
         return len(self.ids) - self.cached
 
-    def append(self, token: int) -> None:
-        """Add a generated id; the logits wanted next are those after it."""
+    def append(self, token: int) -> bool:
+        """Add a generated id; return whether the draft said so: then it is in the cache already.
+
+        The logits wanted next are those after it.
+        """
         self.ids.append(token)
         self.wanted_from = len(self.ids) - 1
+        if not self.draft:
+            return False
+        if self.draft[0] != token:
+            self.draft.clear()
+            return False
+        del self.draft[0]
+        self.cached += 1
+        return True

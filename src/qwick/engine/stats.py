@@ -26,6 +26,8 @@ class Stats:
     prefix_hit_tokens: int = 0  # of starting requests (scores and preempted ones too): in the cache
     prefix_miss_tokens: int = 0  # and the rest of them, to be computed
     evicted_pages: int = 0  # pages that could have been found again, given to somebody else
+    drafted: int = 0  # rows of guessed ids, beside those above
+    accepted: int = 0  # those of them that were right
     preemptions: int = 0
     failed_steps: int = 0
     failed_callbacks: int = 0

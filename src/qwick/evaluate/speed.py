@@ -1,9 +1,10 @@
 """How fast a loaded model is: prompts, one stream, many streams, beside what the work must cost.
 
 The whole engine runs (scheduler, sampling, greedy), with random ids, without text; every prompt is
-computed whole. Tests are named and timed as llama-bench does: `pp512` is a prompt of 512 tokens,
-`tg128` 128 generated tokens of one stream, `batch8` eight streams at once. Knows nothing of the
-machine's limits or of peers.
+computed whole, and drafts are off, so that a token is a row of a step. What drafts gain is measured
+apart, on ids that quote. Tests are named and timed as llama-bench does: `pp512` is a prompt of 512
+tokens, `tg128` 128 generated tokens of one stream, `batch8` eight streams at once. Knows nothing of
+the machine's limits or of peers.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def measure(
         token_budget=budget,
         max_sequences=streams,
         prefix_reuse=False,  # a prompt that was found would be no measurement
+        drafts=False,
     )
     bench = _Bench(engine, n_vocab, plan)
     cost = Cost.of(model)
@@ -120,6 +122,90 @@ def measure(
             steps, rows = answer, answer * streams
             operations = rows * (cost.body_operations + cost.head_operations)
         yield Measured(name, rows, seconds, steps * cost.weight_bytes, operations, share, kernels)
+
+
+@dataclass(frozen=True)
+class DraftsMeasured:
+    """One answer, decoded plainly and with drafts; tokens per second count from the second on."""
+
+    tokens: int  # of the answer
+    plain: tuple[float, ...]  # seconds from the first token to the last, of every repetition
+    drafts: tuple[float, ...]
+    drafted: int  # ids that were guessed and computed in one repetition
+    accepted: int  # those of them that were right
+
+    @property
+    def plain_rate(self) -> float:
+        """Tokens per second without drafts, best repetition."""
+        return (self.tokens - 1) / min(self.plain)
+
+    @property
+    def drafts_rate(self) -> float:
+        """Tokens per second with drafts, best repetition."""
+        return (self.tokens - 1) / min(self.drafts)
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as without."""
+        return min(self.plain) / min(self.drafts)
+
+
+def measure_drafts(
+    model: Decoder,
+    n_vocab: int,
+    prompt: Sequence[int],
+    *,
+    answer: int,
+    stop_ids: Sequence[int] = (),
+    repeat: int = 3,
+) -> DraftsMeasured:
+    """Time the greedy answer to `prompt` without and with drafts, in turn, after a warm-up of each.
+
+    answer: its most tokens, at least 2. Raises EngineError if an answer differs from the first one,
+    which no draft may cause, or is shorter than 2 tokens; UsageError for what does not fit.
+    """
+    sampling = Sampling(0.0, max_tokens=answer, stop_ids=tuple(stop_ids))
+    request = Request(prompt, sampling=sampling)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    told: list[int] | None = None
+    drafted = accepted = 0
+    for turn in range(repeat + 1):
+        for on in (False, True):
+            ids, finished = _answer(model, n_vocab, request, drafts=on)
+            if len(ids) < 2 or (told is not None and ids != told):
+                raise EngineError(
+                    f"the answer with drafts {'on' if on else 'off'} has {len(ids)} tokens and is "
+                    "too short or another than the one before"
+                )
+            told = ids
+            drafted, accepted = finished.timings.drafted, finished.timings.accepted
+            if turn:
+                seconds[on].append(finished.timings.decode)
+    assert told is not None
+    return DraftsMeasured(len(told), tuple(seconds[0]), tuple(seconds[1]), drafted, accepted)
+
+
+def _answer(
+    model: Decoder, n_vocab: int, request: Request, *, drafts: bool
+) -> tuple[list[int], Finished]:
+    """Return the ids of an answer and its last event."""
+    length = len(request.ids) + (request.sampling.max_tokens or 0)
+    engine = Engine(model, n_vocab=n_vocab, cache_tokens=length, drafts=drafts)
+    ids: list[int] = []
+    ends: list[Finished] = []
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Finished):
+            ends.append(event)
+        else:
+            ids.extend(event.ids)
+
+    engine.submit(request, heard)
+    while engine.has_work:
+        engine.step()
+    if ends[0].error is not None:
+        raise EngineError(f"the engine failed: {ends[0].error.message}") from ends[0].error
+    return ids, ends[0]
 
 
 class _Bench:

@@ -65,6 +65,7 @@ class Qwen:
         name: str,
         cache_tokens: int | None = None,
         prefix_reuse: bool = True,
+        drafts: bool = True,
     ) -> None:
         """Start an engine for the parts of a loaded checkpoint; `load` is the way for users."""
         self.name = name
@@ -83,6 +84,7 @@ class Qwen:
                 cache_tokens=cache_tokens,
                 steer_factory=build_steer,
                 prefix_reuse=prefix_reuse,
+                drafts=drafts,
             )
         )
 
@@ -95,6 +97,7 @@ class Qwen:
         ctx: int | None = None,
         kv: str | None = None,
         prefix_reuse: bool = True,
+        drafts: bool = True,
         listener: Listener | None = None,
     ) -> Qwen:
         """Load a checkpoint: a catalogue name (fetched if need be), a folder, a .gguf file, None.
@@ -103,13 +106,15 @@ class Qwen:
         QWICK_THREADS, or the cores that may be used. ctx: tokens of one sequence; default: the
         model's, at most 32,768 and what memory allows. kv: "bf16" (default) or "f32", the cache's
         numbers. prefix_reuse: use again what was computed for an earlier prompt or answer; False:
-        compute every prompt whole. listener: hears about a fetch, and how many bytes of the weights
-        are ready; default: hub.StderrListener.
+        compute every prompt whole. drafts: where a text repeats itself, guess several tokens ahead
+        and compute them together; the answers are the same without. listener: hears about a fetch,
+        and how many bytes of the weights are ready; default: hub.StderrListener.
 
         Raises ModelNotFoundError, DownloadError, FormatError, UnsupportedError, ParameterError, and
         ResourceError when it does not fit into memory.
         """
         check_switch("prefix_reuse", prefix_reuse)
+        check_switch("drafts", drafts)
         parts = load(model, threads=threads, ctx=ctx, kv=kv, listener=listener)
         return cls(
             parts.model,
@@ -119,6 +124,7 @@ class Qwen:
             name=parts.name,
             cache_tokens=parts.cache_tokens,
             prefix_reuse=prefix_reuse,
+            drafts=drafts,
         )
 
     # -- asking --------------------------------------------------------------------------------

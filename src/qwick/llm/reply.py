@@ -39,7 +39,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds, and rates in tokens per second (0 where nothing was measured)."""
+    """Seconds, and rates in tokens per second (0 where nothing was measured).
+
+    Of `drafted` tokens that were guessed and computed, `accepted` were what came, without a step of
+    their own.
+    """
 
     queue: float  # waiting for the first step
     prefill: float  # from then to the first token
@@ -47,6 +51,8 @@ class Timings:
     ttft: float  # time to first token: queue + prefill
     prefill_tok_s: float  # prompt tokens that were not cached, per second of prefill
     decode_tok_s: float  # tokens after the first per second of decode
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,8 @@ class Assembler:
                 decode_tok_s=max(0, event.completion_tokens - 1) / t.decode
                 if t.decode > 0
                 else 0.0,
+                drafted=t.drafted,
+                accepted=t.accepted,
             ),
             seed=event.seed,
             model=self._model,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -123,6 +124,11 @@ class Decoder:
         self._logits = np.empty((1, arch.vocab), np.float32)
         self._wanted = np.empty((1, arch.hidden), np.float32)
 
+    @property
+    def exact_rows(self) -> int:
+        """Most rows of a step whose results are, bit for bit, those of a step with one row."""
+        return min(ops.exact_rows(linear.weight) for linear in self.linears)
+
     def new_cache(self, pages: int) -> KVCache:
         """Memory for `pages` pages of PAGE_SIZE tokens."""
         return KVCache(self.arch, pages, self.kv)
@@ -136,10 +142,9 @@ class Decoder:
         return [*found, self.weights.head]
 
     def _chain(self) -> None:
-        """Tell each matrix which one follows, so that decoding never waits for the memory's start."""
+        """Tell each matrix which one is read next, so that the memory has work between two."""
         gates = {id(block.mlp.gate_up) for block in self.weights.blocks}
-        linears = self.linears
-        for linear, following in zip(linears, linears[1:], strict=False):
+        for linear, following in pairwise(self.linears):
             linear.weight.set_next(following.weight, pairs=id(following) in gates)
 
     def forward(self, batch: Batch, cache: KVCache) -> F32:

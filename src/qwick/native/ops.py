@@ -36,6 +36,11 @@ except ImportError as error:  # pragma: no cover - only in a broken installation
 PAGE_SIZE = 32
 """Tokens per page of the KV cache: the layout of keys depends on it (csrc/kernels.h, kPage)."""
 
+AMX_SMALL_ROWS = 12
+"""Rows up to which the matrix unit is not used (csrc/isa/amx.cpp)."""
+
+ANY_ROWS = 1 << 30
+
 
 @dataclass(frozen=True)
 class InstructionSet:
@@ -116,6 +121,17 @@ def matmul_swiglu(x: F32, w: Packed, out: F32) -> None:
     As `matmul`, without the doubly wide product ever reaching memory. Shazeer 2020.
     """
     _ext.matmul_swiglu(w.handle, x, out)
+
+
+def exact_rows(w: Packed) -> int:
+    """Return the most rows that `matmul` gives, bit for bit, the results that each has alone.
+
+    Integer weights: however many rows, all sums are made in the same order, except that AMX meets
+    many rows in bf16. Float weights: one row alone is summed in another order, to be quick.
+    """
+    if not all(kind.startswith("i") for kind, _ in w.segments):
+        return 1
+    return AMX_SMALL_ROWS if isa().startswith("amx") else ANY_ROWS
 
 
 def unpack(w: Packed) -> F32:

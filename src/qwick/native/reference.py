@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qwick.native.ops import AMX_SMALL_ROWS
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
 BLOCK = 128
-AMX_SMALL_ROWS = 12  # up to so many rows the matrix unit is not used
 INTEGER = ("i4", "i5", "i6", "i8")
 
 
