@@ -72,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--isa", action="append", help="only this instruction set; may be repeated")
     parser.add_argument("--whole", action="store_true", help="all positions on slow sets too")
     parser.add_argument("--positions", type=int, help="only so many positions: a short form")
+    parser.add_argument("--kv", help="the cache's numbers: int8, bf16, f32; default: the engine's")
     parser.add_argument("--part", choices=["reference", "score"], help=argparse.SUPPRESS)
     parser.add_argument("--texts", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -101,7 +102,7 @@ def part_score(arguments: argparse.Namespace) -> int:
     from qwick.native import ops
 
     texts = json.loads(arguments.texts.read_text("utf-8"))
-    with Qwen.load(arguments.model) as model:
+    with Qwen.load(arguments.model, kv=arguments.kv) as model:
         begun = time.perf_counter()
         scored = score_texts(model, texts, progress)
         seconds = time.perf_counter() - begun
@@ -129,7 +130,7 @@ def gate(arguments: argparse.Namespace) -> int:
     for isa in sets:
         try:
             some = first_positions(asked, FIRST) if isa in slow else asked
-            rows.append(row_of(isa, path, some, reference))
+            rows.append(row_of(isa, arguments.kv, path, some, reference))
         except ChildError as error:
             failures[isa] = str(error)
             print(error, file=sys.stderr)
@@ -141,6 +142,7 @@ def gate(arguments: argparse.Namespace) -> int:
         "texts": len(texts),
         "tokens": tokens,
         "short": arguments.positions is not None,
+        "kv": arguments.kv,
         "deviation_allowed": DEVIATION,
         "agreement_needed": AGREEMENT,
         "rows": [asdict(row) for row in rows],
@@ -177,9 +179,9 @@ def instruction_sets(asked: list[str] | None) -> tuple[list[str], set[str]]:
     return asked or usable, slow
 
 
-def row_of(isa: str, path: Path, texts: Texts, reference: Scored) -> Row:
+def row_of(isa: str, kv: str | None, path: Path, texts: Texts, reference: Scored) -> Row:
     """Score with one instruction set, and compare."""
-    scored, told = run_part("score", isa, path, texts, QWICK_ISA=isa)
+    scored, told = run_part("score", isa, path, texts, kv, QWICK_ISA=isa)
     if told["isa"] != isa:
         raise ChildError(f"{isa} was asked for, {told['isa']} ran")
     found = compare(scored, reference)
@@ -196,7 +198,7 @@ def row_of(isa: str, path: Path, texts: Texts, reference: Scored) -> Row:
 
 
 def run_part(
-    part: str, label: str, path: Path, texts: Texts, **environment: str
+    part: str, label: str, path: Path, texts: Texts, kv: str | None = None, **environment: str
 ) -> tuple[Scored, Any]:
     """Run a part of this file in a child; return the scores and what it told besides."""
     with tempfile.TemporaryDirectory() as folder:
@@ -204,6 +206,7 @@ def run_part(
         given.write_text(json.dumps([list(text) for text in texts]), encoding="utf-8")
         arguments = ["-m", "checks.quality_gate", "--part", part, "--model", str(path)]
         arguments += ["--texts", str(given), "--out", str(out)]
+        arguments += [] if kv is None else ["--kv", kv]
         told = run_child(arguments, label, environment=environment)
         return Scored.read(out), told
 

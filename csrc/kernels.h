@@ -16,7 +16,7 @@ namespace qwick {
 // rounds: a packed matrix decodes to exactly the values of the stored one.
 constexpr int kTile = 16;
 constexpr int kGroup = 32;        // k per integer dot product and per scale of weights
-constexpr int kBlock = 128;       // k per scale of activations
+constexpr int kBlock = 32;        // k per scale of activations
 constexpr int kSuper = 256;       // k per second-level scale of weights (the "K" formats)
 
 enum class Kind : int { I4, I5, I6, I8, BF16, F16, F32 };

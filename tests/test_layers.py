@@ -41,7 +41,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tasks": ("llm", "text", "hub"),
     "shrink": ("quant", "formats", "hub", "evaluate"),
     "tune": ("llm", "hub", "formats", "text", "model"),
-    "evaluate": ("llm", "engine", "hub", "formats", "text", "model"),
+    "evaluate": ("llm", "engine", "hub", "formats", "text", "model", "native"),
     "runtimes": ("llm", "hub", "formats", "text", "model"),
     "server": ("llm", "tasks", "engine.request", "text", "hub", "monitor"),
     "server.ui": (),

@@ -26,11 +26,11 @@ CANDIDATES = 8  # earlier places looked at, the latest first
 INDEX_AT_ONCE = 4096  # ids of a prompt read per step: some 3 ms, in which other streams wait
 
 # The time of a step with so many rows, in steps with one row; linear in between. Measured with the
-# default checkpoint on two cores (AVX-512 VNNI). Up to 4 rows share the pass over the weights that
+# default checkpoint on two cores (AVX-512 VNNI). Up to 12 rows share the pass over the weights that
 # bounds a step of one row; more go another way, which costs in advance and then by the row. The
 # more memory bounds a machine, the less rows cost there: too high a figure here only leaves some
 # gain unused, too low a figure would make drafts a loss.
-STEP_COSTS = ((1, 1.0), (4, 1.25), (5, 1.7), (16, 2.6))
+STEP_COSTS = ((1, 1.0), (4, 1.25), (8, 1.4), (12, 1.75), (16, 2.25))
 MOST_ROWS = STEP_COSTS[-1][0]  # of a step with drafts
 MOST_DECODES = 8  # sequences that decode together; beyond, the rows are shared well enough
 LEAST_GAIN = 1.03  # tokens per time, against a step with fewer rows: costs are not known so exactly

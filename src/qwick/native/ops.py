@@ -108,7 +108,7 @@ def pack_all(matrices: Sequence[Sequence[Part]], *, mapped: bool = False) -> lis
 def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None) -> None:
     """out = x W^T + bias.  x: F32[m, k] · out: F32[m, n] · bias: F32[n].
 
-    Integer weights meet x in 8 bits with a scale per 128 columns (or in bf16, on a matrix unit);
+    Integer weights meet x in 8 bits with a scale per 32 columns (or in bf16, on a matrix unit);
     float weights meet it in float32 (bf16 weights on a matrix unit: in bf16). `reference.matmul`
     states it exactly.
     """

@@ -18,7 +18,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
-BLOCK = 128
+BLOCK = 32
 INTEGER = ("i4", "i5", "i6", "i8")
 
 
@@ -36,9 +36,9 @@ def from_bf16(bits: NDArray[np.uint16]) -> F32:
 
 
 def quantize(x: F32) -> tuple[NDArray[np.int8], F32]:
-    """Rows in 8 bits: x ~ q * scale, one scale per 128 columns (the last block may be shorter).
+    """Rows in 8 bits: x ~ q * scale, one scale per 32 columns (the last block may be shorter).
 
-    x: F32[m, k] -> I8[m, k], F32[m, ceil(k / 128)]. q = round(x * (127 / max|x|)) in float32, ties
+    x: F32[m, k] -> I8[m, k], F32[m, ceil(k / 32)]. q = round(x * (127 / max|x|)) in float32, ties
     to even; scale = max|x| / 127.
     """
     starts = np.arange(0, x.shape[1], BLOCK)
