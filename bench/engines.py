@@ -15,6 +15,7 @@ from bench.environments import Places
 from bench.plan import Test
 
 AVX2_TESTS = ("pp512", "tg128")
+INT8_TESTS = ("pp512", "pp2048", "pp512@8192", "tg128", "tg128@8192", "turn8192+32", "memory2048")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,14 @@ ENGINES: dict[str, Engine] = {
         ),
         Engine("vllm_cpu", "vLLM", "bf16", "vllm_cpu", form="hf", recipe="vllm_cpu"),
         Engine("transformers", "transformers", "bf16", "transformers", "hf", "transformers"),
+        Engine(
+            "qwick_int8",
+            "qwick, int8 KV",
+            "the file",
+            "qwick",
+            variables={"QWICK_KV": "int8"},
+            only=INT8_TESTS,
+        ),
         Engine(
             "qwick_avx2",
             "qwick, AVX2",

@@ -128,8 +128,8 @@ def _best(words: str, floor: float, aim: float, test: str) -> Floor:
     return Floor(name, "x", floor, aim, lambda figures: figures.to_best(test), test=test)
 
 
-def _own(test: str, other: str) -> Callable[[Figures], float | None]:
-    return lambda figures: figures.between("qwick", test, "qwick", other)
+def _own(test: str, other: str, engine: str = "qwick") -> Callable[[Figures], float | None]:
+    return lambda figures: figures.between(engine, test, engine, other)
 
 
 def _avx2(test: str) -> Callable[[Figures], float | None]:
@@ -165,6 +165,20 @@ FLOORS = (
     _best("32 streams", 2.0, 3.0, "streams32"),
     Floor("decoding at depth 8,192, to depth 0", "%", 0.6, 0.72, _own("tg128@8192", "tg128")),
     Floor("prompt at depth 8,192, to depth 0", "%", 0.3, 0.4, _own("pp512@8192", "pp512")),
+    Floor(
+        "decoding at depth 8,192, int8 KV, to depth 0",
+        "%",
+        0.6,
+        0.8,
+        _own("tg128@8192", "tg128", "qwick_int8"),
+    ),
+    Floor(
+        "prompt at depth 8,192, int8 KV, to depth 0",
+        "%",
+        0.3,
+        0.4,
+        _own("pp512@8192", "pp512", "qwick_int8"),
+    ),
     Floor(
         "second turn of 8,192 tokens, first token",
         "s",

@@ -130,7 +130,7 @@ void py_matmul_swiglu(const Packed& w, Array<const float, 2> x, Array<float, 2> 
 }
 
 // The pages' number format and sizes, checked: float32 or bf16 (as uint16) keys [pages][kv_heads][head_dim][kPage] and
-// values [pages][kv_heads][kPage][head_dim]; or 8 bits as uint8: keys [pages][kv_heads][kPage][head_dim + head_dim / 8],
+// values [pages][kv_heads][kPage][head_dim]; or 8 bits as uint8: keys [pages][kv_heads][kPage][head_dim + head_dim / 4],
 // values [pages][kv_heads][kPage][head_dim + 8], their inner layout that of kernels.h.
 struct PageShape {
   KV kv;

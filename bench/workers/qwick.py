@@ -5,7 +5,6 @@ Plain tests run without prefix reuse and without drafts, whatever the engine's d
 
 from __future__ import annotations
 
-import inspect
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +29,6 @@ def cold(asked: Asked) -> None:
     with Qwen.load(asked.model, threads=asked.threads) as qwick:
         for chunk in qwick.stream(QUESTION, temperature=0, max_tokens=1):
             first_token(chunk.text)
-
-
-# MERGE: the one place that knows the engine's switches for prefix reuse and drafts. An engine that
-# has them takes both as keywords; write them out here once they are there, and drop `inspect`.
-def switches(*, reuse: bool = False, drafts: bool = False) -> dict[str, Any]:
-    """Return the engine's keywords that turn prefix reuse and drafts on or off."""
-    from qwick.engine.engine import Engine
-
-    known = inspect.signature(Engine).parameters
-    wanted = {"prefix_reuse": reuse, "drafts": drafts}
-    return {name: value for name, value in wanted.items() if name in known}
 
 
 class Own(Peer):
@@ -89,7 +77,8 @@ class Own(Peer):
             cache_tokens=2 * positions if reuse else positions,
             token_budget=budget or TOKEN_BUDGET,
             max_sequences=max(asked.streams, 1),
-            **switches(reuse=reuse, drafts=drafts),
+            prefix_reuse=reuse,
+            drafts=drafts,
         )
         self._like = (reuse, drafts, budget)
         return self._engine
@@ -173,8 +162,6 @@ class Own(Peer):
         from bench.workers.quoted import MOST, PROMPT
         from qwick.text.chat import encode_chat
 
-        if "drafts" not in switches():
-            raise NotImplementedError("this engine has no drafts")
         template = self.loaded.template
         assert template is not None
         messages = [{"role": "user", "content": PROMPT}]

@@ -6,7 +6,8 @@
 // one thread takes all segments or several share them.
 //
 // 8-bit pages (KV::I8): both products are integer dot products, exact but for the roundings that the page layout
-// (kernels.h) and two more bring: queries to 8 bits per 32 components, weights to 0..255 per page. A value's scale goes
+// (kernels.h) and two more bring: queries to 8 bits per 32 components, weights to 0..255 per page. The page's first key,
+// from which all its keys are told as differences, meets the query in float32. A value's scale goes
 // into its token's weight: with scores in base 2, s' = s + log2(scale); e = 2^(s' - max s') weighs the quants, and
 // e / scale counts in the sum of weights.
 
@@ -29,6 +30,7 @@ QWICK_INLINE F32 exp2(F32 x) {
 // The rows of one item, in scratch. Arrays over rows are padded so that blocks of 16 may be read and written.
 struct Item {
   int rows, head_dim;
+  float query_scale;  // 1 / sqrt(head_dim), to base 2
   const float* query[kMaxQueryRows];
   int limit[kMaxQueryRows];                      // tokens this row may see
   alignas(64) float top[kMaxQueryRows + 16];     // largest score of the segment so far
@@ -158,9 +160,9 @@ struct FloatPages {
 // ---- pages of 8-bit numbers ------------------------------------------------------------------------------
 
 // Queries of R rows in 8 bits.
-static void quantize_queries(const Attention& a, Item& item, int r0, int R) {
-  const int groups = a.head_dim / kGroup;
-  int8_t* quants = item.quants + r0 * a.head_dim;
+static void quantize_queries(Item& item, int r0, int R) {
+  const int groups = item.head_dim / kGroup;
+  int8_t* quants = item.quants + r0 * item.head_dim;
   for (int r = 0; r < R; ++r) {
     const float* x = item.query[r0 + r];
     for (int g = 0; g < groups; ++g, x += kGroup) {
@@ -172,7 +174,7 @@ static void quantize_queries(const Attention& a, Item& item, int r0, int R) {
       store_i8(bytes, i);
       store_i8(bytes + 16, j);
       for (int t = 0; t < 8; ++t) memcpy(quants + ((g * 8 + t) * R + r) * 4, bytes + 4 * t, 4);
-      item.scale[r0 * groups + g * R + r] = amax / 127.0f * a.scale * kLog2E;
+      item.scale[r0 * groups + g * R + r] = amax / 127.0f * item.query_scale;
       item.start[r0 * groups + g * R + r] = -128 * (reduce_add(i) + reduce_add(j));
     }
   }
@@ -199,8 +201,15 @@ struct BytePages {
     const int8_t* q = item.quants + r0 * groups * kGroup;
     const float* scale = item.scale + r0 * groups;
     const int32_t* begin = item.start + r0 * groups;
+    const float* first_key = key_scales + groups * kPage;
     F32 s[R][2];
-    for (int r = 0; r < R; ++r) s[r][0] = load(value_scales), s[r][1] = load(value_scales + 16);
+    for (int r = 0; r < R; ++r) {
+      F32 sum = set1(0.0f);
+      for (int d = 0; d < groups * kGroup; d += 16) sum = fma(load(item.query[r0 + r] + d), load(first_key + d), sum);
+      const F32 common = set1(reduce_add(sum) * item.query_scale);
+      s[r][0] = add(load(value_scales), common);
+      s[r][1] = add(load(value_scales + 16), common);
+    }
     for (int g = 0; g < groups; ++g, scale += R, begin += R, key_scales += kPage) {
       I32 t[R][2];
 #pragma GCC unroll 8
@@ -316,6 +325,7 @@ static void attention_item(const Attention& a, const AttentionItem& work, Item& 
   const int rows = (work.q1 - work.q0) * group;
   item.rows = rows;
   item.head_dim = d;
+  item.query_scale = a.scale * kLog2E;
   int most = 0;
   for (int r = 0; r < rows; ++r) {
     const int token = work.q0 + r / group, head = work.kv_head * group + r % group;
@@ -326,7 +336,7 @@ static void attention_item(const Attention& a, const AttentionItem& work, Item& 
     most = item.limit[r] > most ? item.limit[r] : most;
   }
   if (kv == KV::I8)
-    for (int r = 0; r < rows; r += kRows) quantize_queries(a, item, r, rows - r < kRows ? rows - r : kRows);
+    for (int r = 0; r < rows; r += kRows) quantize_queries(item, r, rows - r < kRows ? rows - r : kRows);
   memset(item.total, 0, sizeof(float) * rows * d);
   const int32_t* pages = a.pages + static_cast<size_t>(work.sequence) * a.pages_stride;
   for (int segment = work.segment0; segment < work.segment1; ++segment) {

@@ -45,7 +45,7 @@ extern const Kernels kAmx = {
     12, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     {kFormBF16, kFormBF16, kFormBF16, kFormBF16, kFormBF16, kFormF32, kFormF32},
     QWICK_AMX::tile_panel_bytes, QWICK_AMX::prepare, QWICK_AMX::small, QWICK_AMX::panel_amx,
-    QWICK_AMX::add_rms_norm, QWICK_AMX::swiglu, QWICK_AMX::rope_store, QWICK_AMX::attention, QWICK_AMX::attention_join,
+    QWICK_AMX::add_rms_norm, QWICK_AMX::swiglu, QWICK_AMX::rope_store, QWICK_AMX::store_bytes, QWICK_AMX::attention, QWICK_AMX::attention_join,
     sizeof(QWICK_AMX::Item), QWICK_AMX::read, QWICK_AMX::busy_tiles,
 };
 

@@ -41,7 +41,7 @@ extern const Kernels kAvx2 = {
     8, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     QWICK_AVX::int_panel_bytes, QWICK_AVX::prepare, QWICK_AVX::small, QWICK_AVX::panel,
-    QWICK_AVX::add_rms_norm, QWICK_AVX::swiglu, QWICK_AVX::rope_store, QWICK_AVX::attention, QWICK_AVX::attention_join,
+    QWICK_AVX::add_rms_norm, QWICK_AVX::swiglu, QWICK_AVX::rope_store, QWICK_AVX::store_bytes, QWICK_AVX::attention, QWICK_AVX::attention_join,
     sizeof(QWICK_AVX::Item), QWICK_AVX::read, QWICK_AVX::busy,
 };
 

@@ -29,7 +29,7 @@ extern const Kernels kAvx512Vnni = {
     12, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     avx512vnni::int_panel_bytes, avx512vnni::prepare, avx512vnni::small, avx512vnni::panel,
-    avx512vnni::add_rms_norm, avx512vnni::swiglu, avx512vnni::rope_store, avx512vnni::attention, avx512vnni::attention_join,
+    avx512vnni::add_rms_norm, avx512vnni::swiglu, avx512vnni::rope_store, avx512vnni::store_bytes, avx512vnni::attention, avx512vnni::attention_join,
     sizeof(avx512vnni::Item), avx512vnni::read, avx512vnni::busy,
 };
 

@@ -27,7 +27,7 @@ extern const Kernels kScalar = {
     4, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     scalar::int_panel_bytes, scalar::prepare, scalar::small, scalar::panel, scalar::add_rms_norm,
-    scalar::swiglu, scalar::rope_store, scalar::attention, scalar::attention_join,
+    scalar::swiglu, scalar::rope_store, scalar::store_bytes, scalar::attention, scalar::attention_join,
     sizeof(scalar::Item), scalar::read,
     scalar::busy,
 };

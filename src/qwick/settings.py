@@ -92,11 +92,14 @@ THREADS: Setting[int | None] = Setting(
     f"a whole number from 1 to {MAX_THREADS}",
     "kernel threads",
 )
+KV: Setting[str] = Setting(
+    "QWICK_KV", str, lambda: "bf16", "bf16, f32 or int8", "the numbers of the key-value cache"
+)
 OFFLINE: Setting[bool] = Setting(
     "QWICK_OFFLINE", _switch, lambda: False, "1 or 0", "never use the network"
 )
 
-ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, OFFLINE)
+ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, KV, OFFLINE)
 
 
 def child_environment(**changes: str) -> dict[str, str]:

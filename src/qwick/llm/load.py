@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwick import settings
 from qwick.engine.engine import LOGIT_ROWS, TOKEN_BUDGET, Model
 from qwick.errors import FormatError
 from qwick.family import family_of
@@ -51,7 +52,7 @@ def load(
     from qwick.machine.cpu import use_threads
     from qwick.model.load import load_model, weight_bytes
 
-    kv = "bf16" if kv is None else kv
+    kv = settings.KV.get() if kv is None else kv
     listener = hub.StderrListener() if listener is None else listener
     use_threads(threads)
     path = hub.resolve(model, listener)

@@ -115,7 +115,7 @@ class Arch:
                 f"kv is 'int8' and the heads have {d} components; it needs a multiple of 32",
                 hint="use kv='bf16'",
             )
-        return (heads, PAGE_SIZE, d + d // 8), (heads, PAGE_SIZE, d + 8)
+        return (heads, PAGE_SIZE, d + d // 4), (heads, PAGE_SIZE, d + 8)
 
 
 def kv_dtype(kv: str) -> np.dtype[Any]:

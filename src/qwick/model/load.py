@@ -39,7 +39,7 @@ def load_model(
 ) -> Decoder:
     """Build the checkpoint's decoder. The checkpoint may be closed afterwards.
 
-    context: positions to prepare for, at most the model's own (the default). kv: "bf16" or "f32".
+    context: positions to prepare for, at most the model's own (the default). kv: as KV_DTYPES.
     Raises ConfigError, FormatError (tensors), UnsupportedError (context beyond the model's),
     ParameterError.
     """
