@@ -147,11 +147,11 @@ def test_more_than_the_context_holds(
 def test_more_than_memory_holds(
     ask: Ask, sound: Path, monkeypatch: pytest.MonkeyPatch, limited_by: str
 ) -> None:
-    monkeypatch.setattr(memory, "read_memory", lambda: Memory(1 << 34, 100 << 20, limited_by))
+    monkeypatch.setattr(memory, "read_memory", lambda: Memory(1 << 34, 80 << 20, limited_by))
     code, err = ask("--ctx", "512", sound)
     assert code == 6
     assert "needs" in err
-    assert "0.10 GB" in err
+    assert "0.08 GB" in err
     assert ("control group" in err) == (limited_by == "cgroup")
 
 

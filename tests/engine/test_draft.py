@@ -523,7 +523,7 @@ def test_an_answer_that_repeats_itself_takes_fewer_steps() -> None:
     (plain, slow), (drafted, quick) = told(False), told(True)
     assert drafted == plain
     assert (slow.stats.drafted, slow.stats.steps) == (0, 200)
-    assert quick.stats.accepted > 0.8 * quick.stats.drafted
+    assert quick.stats.accepted > 0.5 * quick.stats.drafted
     assert quick.stats.decode_rows < slow.stats.decode_rows / 2
 
 

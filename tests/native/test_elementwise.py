@@ -131,11 +131,11 @@ def test_long_sequences_cut_along_their_tokens_give_the_same_bits(isa: str) -> N
     tokens, heads, d = 2000, 4, 64
     pages = np.arange(-(-tokens // PAGE), dtype=np.int32)[None]
     for kv in (np.float32, np.uint16, np.uint8):
-        wide = d + 8 if kv is np.uint8 else d
-        keys = np.zeros(
-            (pages.size, 1, PAGE, wide) if kv is np.uint8 else (pages.size, 1, d, PAGE), kv
-        )
-        values = np.zeros((pages.size, 1, PAGE, wide), kv)
+        if kv is np.uint8:
+            shapes = (1, PAGE, d + d // 4), (1, PAGE, d + 8)
+        else:
+            shapes = (1, d, PAGE), (1, PAGE, d)
+        keys, values = (np.zeros((pages.size, *shape), kv) for shape in shapes)
         ones = np.ones((tokens, d // 2), np.float32)
         every = np.arange(tokens, dtype=np.int32)
         rows = rng.standard_normal((tokens, (heads + 2) * d)).astype(np.float32)

@@ -49,14 +49,16 @@ def quantize(x: F32) -> tuple[NDArray[np.int8], F32]:
 
 
 def _per_column(blocks: NDArray[Any], x: F32) -> NDArray[Any]:
-    return np.repeat(blocks, BLOCK, axis=1)[:, : x.shape[1]]
+    columns: NDArray[Any] = np.repeat(blocks, BLOCK, axis=1)[:, : x.shape[1]]
+    return columns
 
 
 def seen_by(x: F32, packed: str, form: str) -> F64:
     """Activations as a kernel sees them: form "i8" (block-wise 8-bit), "bf16", or "f32"."""
     if form == "i8":
         q, scale = quantize(x)
-        return q.astype(np.float64) * _per_column(scale.astype(np.float64), x)
+        seen: F64 = q.astype(np.float64) * _per_column(scale.astype(np.float64), x)
+        return seen
     if form == "bf16":
         return from_bf16(to_bf16(x)).astype(np.float64)
     return x.astype(np.float64)
@@ -187,15 +189,17 @@ def read_pages(cache: NDArray[Any], pages: I32, *, key: bool) -> F64:
     some = cache[pages]
     if some.dtype == np.uint8:
         return np.concatenate([_read_bytes(page, key=key) for page in some], axis=1)
-    wide = (from_bf16(some) if some.dtype == np.uint16 else some).astype(np.float64)
+    wide: F64 = (from_bf16(some) if some.dtype == np.uint16 else some).astype(np.float64)
     heads = some.shape[1]
     d = some.shape[2 if key else 3]
-    return wide.transpose((1, 0, 3, 2) if key else (1, 0, 2, 3)).reshape(heads, -1, d)
+    tokens: F64 = wide.transpose((1, 0, 3, 2) if key else (1, 0, 2, 3)).reshape(heads, -1, d)
+    return tokens
 
 
 def _read_bytes(page: NDArray[np.uint8], *, key: bool) -> F64:
     quants, floats = _byte_parts(page, key=key)
     kv_heads, tokens = page.shape[:2]
+    wide: F64
     if key:
         q = (quants ^ 0x80).view(np.int8).transpose(0, 2, 1, 3).reshape(kv_heads, tokens, -1, 32)
         d = q.shape[2] * 32
@@ -227,10 +231,11 @@ def attention(
     kv_heads, page_size = keys.shape[1], values.shape[2]
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
     group = heads // kv_heads
-    queries = qkv[:, : heads * head_dim].reshape(-1, heads, head_dim).astype(np.float64)
+    queries: NDArray[Any] = qkv[:, : heads * head_dim].reshape(-1, heads, head_dim)
     if keys.dtype == np.uint8:
-        q, scale = _quants(queries.reshape(-1, 32).astype(np.float32))
-        queries = (q * scale[:, None].astype(np.float64)).reshape(queries.shape)
+        quants, scale = _quants(queries.reshape(-1, 32))
+        queries = (quants * scale[:, None].astype(np.float64)).reshape(queries.shape)
+    queries = queries.astype(np.float64)
     for s in range(len(pages)):
         for row in range(starts[s], starts[s + 1]):
             seen = int(positions[row]) + 1
