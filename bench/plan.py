@@ -26,6 +26,7 @@ DEFAULT = (
 )
 STREAM_PROMPT = 16  # tokens before the streams' answers
 MEMORY_ANSWER = 32  # tokens answered while memory is watched
+QUOTED = 1024  # tokens that the prompt of the drafts and its answer have at most
 FIRST_ID, LAST_ID = 1_000, 100_000  # ordinary tokens in every Qwen vocabulary
 
 _NAME = re.compile(
@@ -91,7 +92,7 @@ def positions(tests: Iterable[Test], stream_tokens: int) -> int:
     """Return how many positions one sequence needs at most."""
     most = 1
     for test in tests:
-        answer = {"pp": 1, "turn": 34, "memory": MEMORY_ANSWER, "streams": stream_tokens}
+        answer = {"turn": 34, "memory": MEMORY_ANSWER, "streams": stream_tokens, "drafts": QUOTED}
         most = max(most, test.depth + test.count + answer.get(test.kind, 1) + STREAM_PROMPT)
     return most + 16
 

@@ -19,28 +19,13 @@ size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Rows with room for the forms asked for.
 Rows make_rows(Pool& pool, const float* x, int m, int k, unsigned forms) {
-  Rows rows{m, k, x, nullptr, nullptr, nullptr, {}, nullptr, (k + 31) / 32 * 32};
-  const size_t n = m, groups = n * (k / kGroup);
-  // Where each array begins, and at last how long all of them are.
-  size_t bytes = 0;
-  auto take = [&bytes](size_t size) { return (bytes = rounded(bytes + size), bytes - rounded(size)); };
-  size_t q = 0, scale = 0, minus = 0, start[3] = {}, bf16 = 0;
-  if (forms & kFormI8) {
-    q = take(n * k);
-    scale = take(n * rows.scales() * sizeof(float));
-    minus = take(groups * sizeof(float));
-    for (int i = 0; i < 3; ++i) start[i] = take(2 * groups * sizeof(int32_t));
-  }
-  if (forms & kFormBF16) bf16 = take(n * rows.k_even * sizeof(uint16_t));
-  if (!bytes) return rows;
-  auto* at = static_cast<uint8_t*>(pool.scratch(kActivations, bytes));
-  if (forms & kFormI8) {
-    rows.q = reinterpret_cast<int8_t*>(at + q);
-    rows.scale = reinterpret_cast<float*>(at + scale);
-    rows.minus = reinterpret_cast<float*>(at + minus);
-    for (int i = 0; i < 3; ++i) rows.start[i] = reinterpret_cast<int32_t*>(at + start[i]);
-  }
-  if (forms & kFormBF16) rows.bf16 = reinterpret_cast<uint16_t*>(at + bf16);
+  Rows rows{m, k, x, nullptr, nullptr, (k + 31) / 32 * 32};
+  const size_t i8 = forms & kFormI8 ? rounded(static_cast<size_t>(m) * rows.groups() * kRowGroupBytes) : 0;
+  const size_t bf16 = forms & kFormBF16 ? static_cast<size_t>(m) * rows.k_even * sizeof(uint16_t) : 0;
+  if (i8 + bf16 == 0) return rows;
+  auto* at = static_cast<uint8_t*>(pool.scratch(kActivations, i8 + bf16));
+  if (i8) rows.bytes = at;
+  if (bf16) rows.bf16 = reinterpret_cast<uint16_t*>(at + i8);
   return rows;
 }
 
@@ -70,47 +55,51 @@ auto label(const char* what) {
 }
 constexpr double kFloat = sizeof(float);
 
-// What every product of this many rows needs, once: x in the forms that the kernels of w's classes read.
+// Work below this many elements is done by the calling thread: waking the others costs more.
+constexpr size_t kWorthSharing = 16384;
+
+// What every product needs once: x in the forms that the kernels of w's classes read.
 struct Product {
   const Kernels& kernels = qwick::kernels();
   Pool& pool;
-  bool few;
+  bool many;            // a matrix unit takes it
   Rows rows;
-  uint8_t* scratch;     // per thread, `panel` bytes apart: what `panel` needs, then `extra`
-  size_t panel, extra;
+  uint8_t* scratch;     // per thread, `apart` bytes apart: what `matmul_many` needs, then `extra`
+  size_t apart, extra;
 
-  Product(Pool& pool, const Packed& w, const float* x, int m, size_t extra) : pool(pool), extra(extra) {
-    few = m <= kernels.small_rows;
+  Product(Pool& pool, const Packed& w, const float* x, int m, size_t extra) : pool(pool), extra(rounded(extra)) {
+    many = m > kernels.few;
     unsigned forms = 0;
-    for (const Segment& s : w.segments())
-      forms |= (few ? kernels.small_forms : kernels.panel_forms)[static_cast<int>(s.kind)];
+    for (const Segment& s : w.segments()) forms |= (many ? kernels.many_forms : kernels.forms)[static_cast<int>(s.kind)];
     forms &= ~kFormF32;
     rows = make_rows(pool, x, m, w.k(), forms);
-    const int count = pool.threads();
-    // Few rows are prepared faster than a second parallel region starts.
-    if (forms && few) kernels.prepare(rows, 0, m, forms);
-    if (forms && !few)
-      pool.run((m + kRowBlock - 1) / kRowBlock, std::max(1, m / (4 * kRowBlock * count)), [&](int, Range mine) {
+    const int count = pool.threads(), blocks = (m + kRowBlock - 1) / kRowBlock;
+    const bool share = static_cast<size_t>(m) * w.k() >= kWorthSharing;
+    if (forms)
+      pool.run(blocks, share ? std::max(1, blocks / (4 * count)) : blocks, [&](int, Range mine) {
         kernels.prepare(rows, mine.begin * kRowBlock, std::min(mine.end * kRowBlock, m), forms);
       });
-    panel = rounded(few ? 0 : kernels.panel_bytes(m, w.k())) + rounded(extra);
-    scratch = panel ? static_cast<uint8_t*>(pool.scratch(kPanels, panel * count)) : nullptr;
+    apart = (many ? rounded(kernels.many_bytes(w.k())) : 0) + this->extra;
+    scratch = apart ? static_cast<uint8_t*>(pool.scratch(kPanels, apart * count)) : nullptr;
   }
   // Of a product of few rows, which the memory limits.
   std::vector<Ahead> ahead(const Packed& w) const {
+    constexpr int kFew = 32;
     std::vector<Ahead> parts;
-    if (few)
+    if (rows.m <= kFew)
       for (int t = 0; t < pool.threads(); ++t) parts.push_back(w.next_part(t, pool.threads()));
     return parts;
   }
-  float* extra_of(int thread) const { return reinterpret_cast<float*>(scratch + (thread + 1) * panel - rounded(extra)); }
+  float* extra_of(int thread) const { return reinterpret_cast<float*>(scratch + (thread + 1) * apart - extra); }
 
-  void tiles(int thread, const Segment& s, int t0, int t1, const Output& out) const {
-    if (few) {
-      kernels.small(s, t0, t1, rows, out);
-    } else {
-      kernels.panel(s, t0, t1, rows, out, scratch + thread * panel);
-    }
+  // The rows r0..r1-1; r0 begins a block. On a matrix unit: all rows, or weights would be decoded again.
+  void tiles(int thread, const Segment& s, int t0, int t1, int r0, int r1, const Output& out) const {
+    if (many) return kernels.matmul_many(s, t0, t1, rows, out, scratch + thread * apart);
+    Rows some = rows;
+    some.m = r1 - r0;
+    some.x += static_cast<size_t>(r0) * rows.k;
+    if (rows.bytes) some.bytes = rows.group(r0, 0, kRowBlock);
+    kernels.matmul(s, t0, t1, some, out);
   }
 };
 
@@ -120,7 +109,7 @@ void matmul(const Packed& w, const float* x, int m, const float* bias, float* y)
   Pool::Use pool;
   const Product product(*pool, w, x, m, 0);
   const Output out{y, w.n(), bias};
-  // An item is a pair of tiles, because a panel holds two; the segments' items follow each other.
+  // An item is a pair of tiles, because a matrix unit takes two; the segments' items follow each other.
   std::vector<int> first;
   int items = 0;
   for (const Segment& s : w.segments()) {
@@ -133,7 +122,7 @@ void matmul(const Packed& w, const float* x, int m, const float* bias, float* y)
       const Segment& s = w.segments()[i];
       const int t0 = std::max(0, mine.begin - first[i]) * 2;
       const int t1 = std::min((mine.end - first[i]) * 2, s.tiles);
-      if (t0 < t1) product.tiles(t, s, t0, t1, out);
+      if (t0 < t1) product.tiles(t, s, t0, t1, 0, m, out);
     }
   };
   pool->run(items, std::max(1, items / (32 * pool->threads())), job, ahead.empty() ? nullptr : ahead.data());
@@ -142,30 +131,33 @@ void matmul(const Packed& w, const float* x, int m, const float* bias, float* y)
 // Gate and up meet while they are in the cache: their product, twice as wide as what is wanted, never reaches memory.
 void matmul_swiglu(const Packed& w, const float* x, int m, float* y) {
   if (m < 1) return;
-  constexpr int kPair = 2, kWidth = kPair * kTile;  // tiles of each, and their columns
+  constexpr int kTiles = 4, kWidth = kTiles * kTile;  // of each, and their columns
+  constexpr int kRows = 64;
   const Timed timed(label("matmul_swiglu", w), product_bytes(w, m, w.n() / 2), product_operations(w, m));
-  Segment gate = w.segments()[0], up = w.segments()[1];
+  const Segment gate = w.segments()[0], up = w.segments()[1];
   Pool::Use pool;
-  const Product product(*pool, w, x, m, static_cast<size_t>(m) * 2 * kWidth * sizeof(float));
-  const int items = (gate.tiles + kPair - 1) / kPair;
+  const int most = m > kernels().few ? m : std::min(m, kRows);  // rows at a time
+  const Product product(*pool, w, x, m, static_cast<size_t>(most) * 2 * kWidth * sizeof(float));
+  const int items = (gate.tiles + kTiles - 1) / kTiles;
   const std::vector<Ahead> ahead = product.ahead(w);
   auto job = [&](int t, Range mine) {
     float* both = product.extra_of(t);
     for (int i = mine.begin; i < mine.end; ++i) {
-      const int t0 = i * kPair, t1 = std::min(t0 + kPair, gate.tiles), column = t0 * kTile;
+      const int t0 = i * kTiles, t1 = std::min(t0 + kTiles, gate.tiles), column = t0 * kTile;
       Segment left = gate, right = up;
       left.first = -column;  // so that the tiles' columns begin at 0 and at kWidth
       right.first = kWidth - column;
-      product.tiles(t, left, t0, t1, {both, 2 * kWidth, nullptr});
-      product.tiles(t, right, t0, t1, {both, 2 * kWidth, nullptr});
-      product.kernels.swiglu(both, 2 * kWidth, kWidth, y + column, gate.n, m, std::min(kWidth, gate.n - column));
+      for (int r0 = 0; r0 < m; r0 += most) {
+        const int r1 = std::min(r0 + most, m);
+        product.tiles(t, left, t0, t1, r0, r1, {both, 2 * kWidth, nullptr});
+        product.tiles(t, right, t0, t1, r0, r1, {both, 2 * kWidth, nullptr});
+        product.kernels.swiglu(both, 2 * kWidth, kWidth, y + static_cast<size_t>(r0) * gate.n + column, gate.n, r1 - r0,
+                               std::min(kWidth, gate.n - column));
+      }
     }
   };
   pool->run(items, std::max(1, items / (32 * pool->threads())), job, ahead.empty() ? nullptr : ahead.data());
 }
-
-// Work below this many elements is done by the calling thread: waking the others costs more.
-constexpr size_t kWorthSharing = 16384;
 
 template <class Job>
 void over_rows(int rows, size_t width, const Job& job) {

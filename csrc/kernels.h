@@ -15,8 +15,7 @@ namespace qwick {
 // rows are one 512-bit, two 256-bit or four 128-bit vectors of 32-bit lanes. Packing moves bits and never
 // rounds: a packed matrix decodes to exactly the values of the stored one.
 constexpr int kTile = 16;
-constexpr int kGroup = 32;        // k per integer dot product and per scale of weights
-constexpr int kBlock = 32;        // k per scale of activations
+constexpr int kGroup = 32;        // k per integer dot product, per scale of weights and per scale of activations
 constexpr int kSuper = 256;       // k per second-level scale of weights (the "K" formats)
 
 enum class Kind : int { I4, I5, I6, I8, BF16, F16, F32 };
@@ -64,23 +63,28 @@ struct Segment {           // one stored matrix inside a packed one
 // Rows of x in the forms that a kernel may ask for.
 enum Form : unsigned { kFormF32 = 1, kFormI8 = 2, kFormBF16 = 4 };
 
-// The 8-bit form goes by blocks of kRowBlock rows (the last may have fewer), R rows each, side by side: a kernel walks
-// through all rows of a block with one pointer.
+// The 8-bit form goes by blocks of kRowBlock rows (the last may have fewer), R rows each, group after group, so that a
+// kernel walks through all that it needs with one pointer. Per group:
+//   i8  quants [8 steps][R][4]  round(x / scale)
+//   f32 scale [R]               max|x| of the group / 127
+//   i32 start5 [R], start8 [R]  minus the sum of the quants times the zero point, where integer sums start: of I5, of I8
+//   f32 minus [R]               minus the sum of the quants: what a stored minimum is multiplied with
+//   i32 start6 [2][R]           of I6, for k 0..15 and 16..31
 constexpr int kRowBlock = 8;
+constexpr size_t kRowGroupBytes = kGroup + 6 * 4;  // of one row
 
 struct Rows {
   int m, k;
   const float* x;     // [m][k]
-  int8_t* q;          // per block [k / 4][R][4] round(x / scale), scale = max|x| of kBlock columns / 127
-  float* scale;       // per block [ceil(k / kBlock)][R]
-  float* minus;       // per block [k / 32][R] minus the sum of q: what a stored minimum is multiplied with
-  int32_t* start[3];  // minus the sum of q times the zero point, where integer sums start: of I5 and I8
-                      // per block [k / 32][R], of I6 [k / 16][R]
+  uint8_t* bytes;     // the 8-bit form
   uint16_t* bf16;     // [m][k_even], k rounded up to 32 and zero-filled
   int k_even;
 
-  int scales() const { return (k + kBlock - 1) / kBlock; }
   int groups() const { return k / kGroup; }
+  // Group g of the block of R rows that begins at row `first`.
+  uint8_t* group(int first, int g, int R) const {
+    return bytes + (static_cast<size_t>(first) * groups() + static_cast<size_t>(g) * R) * kRowGroupBytes;
+  }
 };
 
 struct Output {
@@ -148,16 +152,12 @@ struct Kernels {
   const char* name;
   unsigned needs;          // bits of cpu.h
   bool selectable;         // false: only when forced (an emulation for tests)
-  int small_rows;          // `small` takes up to this many rows
-  unsigned small_forms[kKinds], panel_forms[kKinds];
-  size_t (*panel_bytes)(int m, int k);  // scratch per thread for `panel`
+  unsigned forms[kKinds];  // of x, for `matmul`
 
   // rows r0..r1-1 of x into the forms asked for; r0 begins a block of kRowBlock, r1 ends one
   void (*prepare)(const Rows& rows, int r0, int r1, unsigned forms);
-  // y[0..m)[tiles t0..t1) = x W^T + bias, m <= small_rows: weights decoded in registers
-  void (*small)(const Segment& w, int t0, int t1, const Rows& x, const Output& out);
-  // the same for many rows: two tiles at a time are decoded into scratch, then used for all rows
-  void (*panel)(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch);
+  // y[0..m)[tiles t0..t1) = x W^T + bias: weights decoded in registers
+  void (*matmul)(const Segment& w, int t0, int t1, const Rows& x, const Output& out);
 
   // x += delta (when given); out = x / rms(x) * weight
   void (*add_rms_norm)(float* x, const float* delta, const float* weight, float eps, float* out, int rows,
@@ -174,7 +174,15 @@ struct Kernels {
   // measuring the machine: bytes summed; multiply-adds done, 8-bit or the fastest this table has
   uint64_t (*read)(const uint8_t* p, size_t bytes);
   double (*busy)(int64_t rounds);
+
+  // A matrix unit, if there is one, takes products of more than `few` rows: two tiles at a time are decoded into
+  // scratch of many_bytes(k) per thread, then used for all rows.
+  int few;
+  unsigned many_forms[kKinds];
+  size_t (*many_bytes)(int k);
+  void (*matmul_many)(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch);
 };
+constexpr int kAnyRows = 1 << 30;  // `few` without a matrix unit
 
 extern const Kernels kScalar;
 #if defined(__x86_64__)

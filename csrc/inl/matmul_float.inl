@@ -10,7 +10,7 @@ QWICK_INLINE F32 weights_at(const uint8_t* tile, int i) {  // the 16 rows' weigh
 
 // Four partial sums for one row: a single chain of multiply-adds would wait on its own latency.
 template <Kind kind, int M>
-static void small_float_tile(const Segment& w, int t, const Rows& x, const Output& out) {
+static void few_float_tile(const Segment& w, int t, const Rows& x, const Output& out) {
   constexpr int chains = M == 1 ? 4 : M == 2 ? 2 : 1;
   const uint8_t* tile = w.tile(t);
   F32 sum[M][chains];
@@ -33,7 +33,7 @@ static void small_float_tile(const Segment& w, int t, const Rows& x, const Outpu
 }
 
 template <Kind kind, int M>
-static void panel_float_rows(const Segment& w, int t0, int tiles, const Rows& x, int r0, const Output& out) {
+static void float_rows(const Segment& w, int t0, int tiles, const Rows& x, int r0, const Output& out) {
   const uint8_t *tile0 = w.tile(t0), *tile1 = w.tile(tiles > 1 ? t0 + 1 : t0);
   F32 sum[M][2];
   for (int r = 0; r < M; ++r) sum[r][0] = sum[r][1] = set1(0.0f);
@@ -53,48 +53,36 @@ static void panel_float_rows(const Segment& w, int t0, int tiles, const Rows& x,
 }
 
 template <Kind kind>
-static void panel_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void*) {
+static void many_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
   constexpr int M = kFloatPanelRows;
   for (int t = t0; t < t1; t += 2) {
     const int tiles = t1 - t < 2 ? 1 : 2;
     int r = 0;
-    for (; r + M <= x.m; r += M) panel_float_rows<kind, M>(w, t, tiles, x, r, out);
-    for (; r + 2 <= x.m; r += 2) panel_float_rows<kind, 2>(w, t, tiles, x, r, out);
-    if (r < x.m) panel_float_rows<kind, 1>(w, t, tiles, x, r, out);
+    for (; r + M <= x.m; r += M) float_rows<kind, M>(w, t, tiles, x, r, out);
+    for (; r + 2 <= x.m; r += 2) float_rows<kind, 2>(w, t, tiles, x, r, out);
+    if (r < x.m) float_rows<kind, 1>(w, t, tiles, x, r, out);
   }
 }
 
 template <Kind kind>
-static void small_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
-  if (x.m > 4) return panel_float<kind>(w, t0, t1, x, out, nullptr);
+static void matmul_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
+  if (x.m > 4) return many_float<kind>(w, t0, t1, x, out);
   for (int t = t0; t < t1; ++t) {
-    if (x.m == 1) small_float_tile<kind, 1>(w, t, x, out);
-    if (x.m == 2) small_float_tile<kind, 2>(w, t, x, out);
-    if (x.m == 3) small_float_tile<kind, 3>(w, t, x, out);
-    if (x.m == 4) small_float_tile<kind, 4>(w, t, x, out);
+    if (x.m == 1) few_float_tile<kind, 1>(w, t, x, out);
+    if (x.m == 2) few_float_tile<kind, 2>(w, t, x, out);
+    if (x.m == 3) few_float_tile<kind, 3>(w, t, x, out);
+    if (x.m == 4) few_float_tile<kind, 4>(w, t, x, out);
   }
 }
 
-static void small(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
+static void matmul(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
   switch (w.kind) {
-    case Kind::I4: return small_int<Kind::I4>(w, t0, t1, x, out);
-    case Kind::I5: return small_int<Kind::I5>(w, t0, t1, x, out);
-    case Kind::I6: return small_int<Kind::I6>(w, t0, t1, x, out);
-    case Kind::I8: return small_int<Kind::I8>(w, t0, t1, x, out);
-    case Kind::BF16: return small_float<Kind::BF16>(w, t0, t1, x, out);
-    case Kind::F16: return small_float<Kind::F16>(w, t0, t1, x, out);
-    case Kind::F32: return small_float<Kind::F32>(w, t0, t1, x, out);
-  }
-}
-
-static void panel(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch) {
-  switch (w.kind) {
-    case Kind::I4: return panel_int<Kind::I4>(w, t0, t1, x, out, scratch);
-    case Kind::I5: return panel_int<Kind::I5>(w, t0, t1, x, out, scratch);
-    case Kind::I6: return panel_int<Kind::I6>(w, t0, t1, x, out, scratch);
-    case Kind::I8: return panel_int<Kind::I8>(w, t0, t1, x, out, scratch);
-    case Kind::BF16: return panel_float<Kind::BF16>(w, t0, t1, x, out, scratch);
-    case Kind::F16: return panel_float<Kind::F16>(w, t0, t1, x, out, scratch);
-    case Kind::F32: return panel_float<Kind::F32>(w, t0, t1, x, out, scratch);
+    case Kind::I4: return matmul_int<Kind::I4>(w, t0, t1, x, out);
+    case Kind::I5: return matmul_int<Kind::I5>(w, t0, t1, x, out);
+    case Kind::I6: return matmul_int<Kind::I6>(w, t0, t1, x, out);
+    case Kind::I8: return matmul_int<Kind::I8>(w, t0, t1, x, out);
+    case Kind::BF16: return matmul_float<Kind::BF16>(w, t0, t1, x, out);
+    case Kind::F16: return matmul_float<Kind::F16>(w, t0, t1, x, out);
+    case Kind::F32: return matmul_float<Kind::F32>(w, t0, t1, x, out);
   }
 }

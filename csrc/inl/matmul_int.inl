@@ -81,246 +81,107 @@ QWICK_INLINE void put(const Output& out, int row, int column, int left, F32 v) {
   }
 }
 
-// Where the sums of group `g` start, for R rows side by side; `half` has a start of its own only where the scale is per
-// 16 (I6).
-template <Kind kind, int R>
-QWICK_INLINE const int32_t* starts_of(const Rows& x, int first, int g, int half) {
-  const size_t groups = static_cast<size_t>(first) * x.groups();
-  if constexpr (kind == Kind::I6) return x.start[1] + 2 * groups + (2 * g + half) * R;
-  return x.start[kind == Kind::I8 ? 2 : 0] + groups + g * R;
-}
+// Every way below adds up in the same order, so a row's result does not depend on how many rows there are: group by
+// group, part = scale * (integer sum) [- minimum * (sum of q)]; then sum += part * (the group's activation scale).
+
+// ---- operands of a tile -----------------------------------------------------------------------------------
+
 template <Kind kind>
-QWICK_INLINE I32 start(const int32_t* p) {
-  if constexpr (zero_point(kind) == 0) return set1(0);
-  return set1(*p);
+struct Group {
+  U8 op[8];  // step by step, what the dot product takes
+  Scales s;
+};
+
+// Bytes of weights asked for before they are needed, into the second cache: the hardware's own prefetching stops at
+// every 4 KB, and a memory that several cores share answers late.
+constexpr int kAhead = 64 << 10;
+
+// A tile's groups, decoded in registers whenever they are asked for: while the dot products of the rows keep two units
+// busy, others decode, and a panel of decoded weights was no faster even for many rows.
+template <Kind kind>
+struct Operands {
+  const uint8_t *quants, *scales, *super;
+
+  Operands(const Segment& w, int t)
+      : quants(w.tile(t)), scales(w.scales(t)), super(scales + static_cast<size_t>(w.k / kGroup) * 32) {}
+  __attribute__((always_inline)) Group<kind> group(int g) const {
+    const auto planes = Planes<kind>::open(quants + static_cast<size_t>(g) * quant_bytes(kind));
+    return {{planes.template step<0>(), planes.template step<1>(), planes.template step<2>(), planes.template step<3>(),
+             planes.template step<4>(), planes.template step<5>(), planes.template step<6>(), planes.template step<7>()},
+            group_scales<kind>(scales, super, g)};
+  }
+  __attribute__((always_inline)) void ask_ahead(int g) const {
+    const uint8_t* p = quants + static_cast<size_t>(g) * quant_bytes(kind) + kAhead;
+    for (int i = 0; i < quant_bytes(kind); i += 64) __builtin_prefetch(p + i, 0, 2);
+  }
+};
+
+// ---- a tile against rows ----------------------------------------------------------------------------------
+
+// What a group of row r adds to its sum; `x`: the group of R rows (kernels.h).
+template <Kind kind, int R>
+QWICK_INLINE F32 add_group(F32 sum, const Group<kind>& w, const uint8_t* x, int r) {
+  const int8_t* q = reinterpret_cast<const int8_t*>(x) + 4 * r;
+  const float* floats = reinterpret_cast<const float*>(x + R * kGroup) + r;
+  const int32_t* starts = reinterpret_cast<const int32_t*>(floats);
+  F32 part;
+  if constexpr (kind == Kind::I6) {
+    const I32 low = dot4<kind>(set1(starts[4 * R]), w.op, q, 4 * R);
+    const I32 high = dot4<kind>(set1(starts[5 * R]), w.op + 4, q + 16 * R, 4 * R);
+    part = fma(to_float(high), w.s.scale[1], mul(to_float(low), w.s.scale[0]));
+  } else {
+    const I32 begin = kind == Kind::I4 ? set1(0) : set1(starts[kind == Kind::I5 ? R : 2 * R]);
+    const I32 low = dot4<kind>(begin, w.op, q, 4 * R);
+    part = mul(to_float(dot4<kind>(low, w.op + 4, q + 16 * R, 4 * R)), w.s.scale[0]);
+  }
+  if constexpr (kind == Kind::I4) part = fma(w.s.offset, set1(floats[3 * R]), part);
+  return fma(part, set1(floats[0]), sum);
 }
 
-// Both ways below add up in the same order, so a row's result does not depend on how many rows there are:
-// per block of kBlock, part = sum over its groups of scale * (integer sum) [- minimum * (sum of q)]; then
-// sum += part * (the block's activation scale).
-
-// ---- few rows: weights decoded in registers, each byte read once -----------------------------------------
-
-constexpr int kAhead = 4096;  // bytes of weights asked for before they are needed
-
-// R: the rows of the block that begins at row `first`.
-template <Kind kind, int R>
-static void small_tile(const Segment& w, int t, const Rows& x, int first, const Output& out) {
-  const uint8_t *quants = w.tile(t), *scales = w.scales(t), *super = scales + w.k / kGroup * 32;
-  const int groups = w.k / kGroup;
-  const int8_t* q = x.q + static_cast<size_t>(first) * x.k;
-  const float* a = x.scale + static_cast<size_t>(first) * x.scales();
-  const float* minus = x.minus + static_cast<size_t>(first) * groups;
-  F32 sum[R];
-  for (int r = 0; r < R; ++r) sum[r] = set1(0.0f);
-  for (int g = 0; g < groups; a += R) {
-    F32 part[R];
-    for (int r = 0; r < R; ++r) part[r] = set1(0.0f);
-    const int end = g + kBlock / kGroup < groups ? g + kBlock / kGroup : groups;
-    for (; g < end; ++g, quants += quant_bytes(kind), q += kGroup * R, minus += R) {
-      const auto planes = Planes<kind>::open(quants);
-      const U8 op[8] = {planes.template step<0>(), planes.template step<1>(), planes.template step<2>(),
-                        planes.template step<3>(), planes.template step<4>(), planes.template step<5>(),
-                        planes.template step<6>(), planes.template step<7>()};
-      // Into the second cache: the hardware's own prefetching stops at every 4 KB.
-      for (int i = 0; i < quant_bytes(kind); i += 64) __builtin_prefetch(quants + kAhead + i, 0, 2);
-      const Scales s = group_scales<kind>(scales, super, g);
-      const int32_t *s0 = starts_of<kind, R>(x, first, g, 0), *s1 = starts_of<kind, R>(x, first, g, 1);
+// B blocks of R rows from row `first` on. Two blocks share what decoding a group costs.
+template <Kind kind, int R, int B>
+static void int_rows(const Segment& w, int t, const Rows& rows, int first, const Output& out) {
+  const Operands<kind> operands(w, t);
+  const uint8_t* x = rows.group(first, 0, R);
+  const size_t block = static_cast<size_t>(R) * rows.groups() * kRowGroupBytes;
+  F32 sum[B][R];
+  for (int b = 0; b < B; ++b)
+    for (int r = 0; r < R; ++r) sum[b][r] = set1(0.0f);
+  for (int g = 0; g < rows.groups(); ++g, x += R * kRowGroupBytes) {
+    const Group<kind> group = operands.group(g);
+    if (first == 0) operands.ask_ahead(g);
+#pragma GCC unroll 2
+    for (int b = 0; b < B; ++b)
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const I32 low = dot4<kind>(start<kind>(s0 + r), op, q + 4 * r, 4 * R);
-        if constexpr (kind == Kind::I6) {
-          const I32 high = dot4<kind>(start<kind>(s1 + r), op + 4, q + 16 * R + 4 * r, 4 * R);
-          part[r] = fma(to_float(low), s.scale[0], part[r]);
-          part[r] = fma(to_float(high), s.scale[1], part[r]);
-        } else {
-          const I32 high = dot4<kind>(set1(0), op + 4, q + 16 * R + 4 * r, 4 * R);
-          part[r] = fma(to_float(add(low, high)), s.scale[0], part[r]);
-        }
-        if constexpr (kind == Kind::I4) part[r] = fma(s.offset, set1(minus[r]), part[r]);
-      }
-    }
-    for (int r = 0; r < R; ++r) sum[r] = fma(part[r], set1(a[r]), sum[r]);
+      for (int r = 0; r < R; ++r) sum[b][r] = add_group<kind, R>(sum[b][r], group, x + b * block, r);
   }
-  const int column = t * kTile, n = w.n - column;
-  for (int r = 0; r < R; ++r) put(out, first + r, w.first + column, n, sum[r]);
+  const int column = t * kTile, left = w.n - column;
+  for (int b = 0; b < B; ++b)
+    for (int r = 0; r < R; ++r) put(out, first + b * R + r, w.first + column, left, sum[b][r]);
 }
 
 template <Kind kind, int R>
-static void small_rest(const Segment& w, int t, const Rows& x, int first, const Output& out) {
+static void int_rest(const Segment& w, int t0, int t1, const Rows& x, int first, const Output& out) {
   if constexpr (R > 0) {
-    if (x.m - first == R) return small_tile<kind, R>(w, t, x, first, out);
-    small_rest<kind, R - 1>(w, t, x, first, out);
+    if (x.m - first != R) return int_rest<kind, R - 1>(w, t0, t1, x, first, out);
+    for (int t = t0; t < t1; ++t) int_rows<kind, R, 1>(w, t, x, first, out);
   }
 }
 
+// Rows and tiles of some rows and some tiles: what is read again comes from the first or the second cache, and results go
+// to memory several lines at a time.
+constexpr int kTilesAtOnce = 8;
+
 template <Kind kind>
-static void small_int(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
-  for (int t = t0; t < t1; ++t) {  // a tile stays in the first cache for all rows
+static void matmul_int(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
+  constexpr int R = kRowBlock, B = kBlocksAtOnce;
+  for (; t0 < t1; t0 += kTilesAtOnce) {
+    const int end = t0 + kTilesAtOnce < t1 ? t0 + kTilesAtOnce : t1;
     int first = 0;
-    for (; first + kRowBlock <= x.m; first += kRowBlock) small_tile<kind, kRowBlock>(w, t, x, first, out);
-    small_rest<kind, kRowBlock - 1>(w, t, x, first, out);
-  }
-}
-
-// ---- many rows: two tiles decoded once into a panel, then used for all rows -------------------------------
-// The panel holds kPanelGroups groups, so that it stays in the first cache; sums wait beside it.
-// Panel: quants [group][step 8][tile 2][64] bytes, then scales [group][half 1 or 2][tile 2][16] floats, then
-// (I4) offsets [group][tile 2][16].
-
-constexpr int kPanelTiles = 2;
-constexpr int kPanelGroups = 28;  // 33 KB; whole blocks
-static_assert(kPanelGroups % (kBlock / kGroup) == 0);
-
-struct IntPanel {
-  uint8_t* quants;
-  float *scales, *offsets;
-  float* sums;  // [m][32]
-};
-QWICK_INLINE IntPanel int_panel(void* scratch) {
-  uint8_t* q = static_cast<uint8_t*>(scratch);
-  float* s = reinterpret_cast<float*>(q + kPanelGroups * 8 * kPanelTiles * 64);
-  float* o = s + kPanelGroups * kPanelTiles * 16 * 2;
-  return {q, s, o, o + kPanelGroups * kPanelTiles * 16};
-}
-static size_t int_panel_bytes(int m, int) {
-  return static_cast<size_t>(kPanelGroups) * kPanelTiles * (8 * 64 + 3 * 16 * sizeof(float)) +
-         static_cast<size_t>(m) * kPanelTiles * 16 * sizeof(float);
-}
-
-template <Kind kind>
-static void decode_panel(const Segment& w, int t0, int tiles, int g0, int g1, const IntPanel& panel) {
-  constexpr int halves = kind == Kind::I6 ? 2 : 1;
-  for (int j = 0; j < kPanelTiles; ++j) {
-    const int t = t0 + (j < tiles ? j : 0);  // a missing second tile repeats the first; its sums are dropped
-    const uint8_t *quants = w.tile(t), *scales = w.scales(t), *super = scales + w.k / kGroup * 32;
-    for (int g = g0; g < g1; ++g) {
-      const auto planes = Planes<kind>::open(quants + static_cast<size_t>(g) * quant_bytes(kind));
-      uint8_t* to = panel.quants + (static_cast<size_t>(g - g0) * 8 * kPanelTiles + j) * 64;
-      store_bytes(to + 0 * kPanelTiles * 64, planes.template step<0>());
-      store_bytes(to + 1 * kPanelTiles * 64, planes.template step<1>());
-      store_bytes(to + 2 * kPanelTiles * 64, planes.template step<2>());
-      store_bytes(to + 3 * kPanelTiles * 64, planes.template step<3>());
-      store_bytes(to + 4 * kPanelTiles * 64, planes.template step<4>());
-      store_bytes(to + 5 * kPanelTiles * 64, planes.template step<5>());
-      store_bytes(to + 6 * kPanelTiles * 64, planes.template step<6>());
-      store_bytes(to + 7 * kPanelTiles * 64, planes.template step<7>());
-      const Scales s = group_scales<kind>(scales, super, g);
-      for (int h = 0; h < halves; ++h)
-        store(panel.scales + (((g - g0) * halves + h) * kPanelTiles + j) * 16, s.scale[h]);
-      if (kind == Kind::I4) store(panel.offsets + ((g - g0) * kPanelTiles + j) * 16, s.offset);
-    }
-  }
-}
-
-// Sums over the groups g0..g1-1, added to those over the groups before, of the rows r0..r0 + M - 1 of a block of R.
-template <Kind kind, int R, int M>
-static void panel_rows(const Rows& x, int first, int r0, int g0, int g1, const IntPanel& panel) {
-  constexpr int halves = kind == Kind::I6 ? 2 : 1, steps = 8 / halves;
-  float* sums = panel.sums + static_cast<size_t>(first + r0) * kPanelTiles * 16;
-  F32 sum[M][kPanelTiles];
-  for (int r = 0; r < M; ++r)
-    for (int j = 0; j < kPanelTiles; ++j) sum[r][j] = g0 ? load(sums + 32 * r + 16 * j) : set1(0.0f);
-  const uint8_t* quants = panel.quants;
-  const float *scales = panel.scales, *offsets = panel.offsets;
-  const int8_t* q = x.q + static_cast<size_t>(first) * x.k + g0 * kGroup * R + 4 * r0;
-  const float* a = x.scale + static_cast<size_t>(first) * x.scales() + g0 / (kBlock / kGroup) * R + r0;
-  const float* minus = x.minus + static_cast<size_t>(first) * x.groups() + g0 * R + r0;
-  const int32_t* begin = starts_of<kind, R>(x, first, g0, 0) + r0;
-  for (int g = g0; g < g1; a += R) {
-    F32 part[M][kPanelTiles];
-    for (int r = 0; r < M; ++r) part[r][0] = part[r][1] = set1(0.0f);
-    const int end = g + kBlock / kGroup < g1 ? g + kBlock / kGroup : g1;
-    for (; g < end; ++g, minus += R) {
-      for (int h = 0; h < halves; ++h, scales += kPanelTiles * 16, begin += R) {
-        I32 acc[M][kPanelTiles];
-#pragma GCC unroll 8
-        for (int r = 0; r < M; ++r) acc[r][0] = acc[r][1] = start<kind>(begin + r);
-#pragma GCC unroll 8
-        for (int t = 0; t < steps; t += kStepsAtOnce, quants += kStepsAtOnce * kPanelTiles * 64, q += 4 * kStepsAtOnce * R) {
-#pragma GCC unroll 8
-          for (int r = 0; r < M; ++r) {
-            acc[r][0] = dot_steps<kind>(acc[r][0], quants, kPanelTiles * 64, q + 4 * r, 4 * R);
-            acc[r][1] = dot_steps<kind>(acc[r][1], quants + 64, kPanelTiles * 64, q + 4 * r, 4 * R);
-          }
-        }
-        const F32 s0 = load(scales), s1 = load(scales + 16);
-#pragma GCC unroll 8
-        for (int r = 0; r < M; ++r) {
-          part[r][0] = fma(to_float(acc[r][0]), s0, part[r][0]);
-          part[r][1] = fma(to_float(acc[r][1]), s1, part[r][1]);
-        }
-      }
-      if constexpr (kind == Kind::I4) {
-        const F32 o0 = load(offsets), o1 = load(offsets + 16);
-        offsets += kPanelTiles * 16;
-#pragma GCC unroll 8
-        for (int r = 0; r < M; ++r) {
-          part[r][0] = fma(o0, set1(minus[r]), part[r][0]);
-          part[r][1] = fma(o1, set1(minus[r]), part[r][1]);
-        }
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < M; ++r) {
-      sum[r][0] = fma(part[r][0], set1(a[r]), sum[r][0]);
-      sum[r][1] = fma(part[r][1], set1(a[r]), sum[r][1]);
-    }
-  }
-  for (int r = 0; r < M; ++r)
-    for (int j = 0; j < kPanelTiles; ++j) store(sums + 32 * r + 16 * j, sum[r][j]);
-}
-
-// All R rows of a block, kPanelRows at a time.
-template <Kind kind, int R, int r0 = 0>
-static void panel_block(const Rows& x, int first, int g0, int g1, const IntPanel& panel) {
-  constexpr int M = R - r0 < kPanelRows ? R - r0 : kPanelRows;
-  panel_rows<kind, R, M>(x, first, r0, g0, g1, panel);
-  if constexpr (r0 + M < R) panel_block<kind, R, r0 + M>(x, first, g0, g1, panel);
-}
-
-// The last rows, fewer than a whole block.
-template <Kind kind, int R>
-static void panel_rest(const Rows& x, int first, int g0, int g1, const IntPanel& panel) {
-  if constexpr (R > 0) {
-    if (x.m - first == R) return panel_block<kind, R>(x, first, g0, g1, panel);
-    panel_rest<kind, R - 1>(x, first, g0, g1, panel);
-  }
-}
-
-// Asks for the bytes from `at` up to `end` a part at a time, while something else is computed.
-struct Prefetch {
-  const uint8_t *at, *end;
-  size_t part;
-  void some() {
-    const uint8_t* stop = static_cast<size_t>(end - at) < part ? end : at + part;
-    for (; at < stop; at += 64) __builtin_prefetch(at);
-  }
-};
-
-template <Kind kind>
-static void panel_int(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch) {
-  const IntPanel panel = int_panel(scratch);
-  const int groups = w.k / kGroup;
-  for (int t = t0; t < t1; t += kPanelTiles) {
-    const int tiles = t1 - t < kPanelTiles ? t1 - t : kPanelTiles;
-    const int after = t1 - t - tiles < kPanelTiles ? t1 - t - tiles : kPanelTiles;  // tiles of the next pair
-    Prefetch next{w.tile(t + tiles), w.tile(t + tiles + after), 0};
-    next.part = (next.end - next.at) / (static_cast<size_t>(x.m) * groups / (kRowBlock * kPanelGroups) + 1) + 64;
-    for (int g0 = 0; g0 < groups; g0 += kPanelGroups) {
-      const int g1 = g0 + kPanelGroups < groups ? g0 + kPanelGroups : groups;
-      decode_panel<kind>(w, t, tiles, g0, g1, panel);
-      int first = 0;
-      for (; first + kRowBlock <= x.m; first += kRowBlock) {
-        panel_block<kind, kRowBlock>(x, first, g0, g1, panel);
-        next.some();
-      }
-      panel_rest<kind, kRowBlock - 1>(x, first, g0, g1, panel);
-    }
-    for (int r = 0; r < x.m; ++r)
-      for (int j = 0; j < tiles; ++j) {
-        const int column = (t + j) * kTile;
-        put(out, r, w.first + column, w.n - column, load(panel.sums + 32 * r + 16 * j));
-      }
+    for (; first + B * R <= x.m; first += B * R)
+      for (int t = t0; t < end; ++t) int_rows<kind, R, B>(w, t, x, first, out);
+    for (; B > 1 && first + R <= x.m; first += R)
+      for (int t = t0; t < end; ++t) int_rows<kind, R, 1>(w, t, x, first, out);
+    int_rest<kind, R - 1>(w, t0, end, x, first, out);
   }
 }

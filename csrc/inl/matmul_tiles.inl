@@ -4,11 +4,9 @@
 //
 // Panel of one tile of 16 outputs: [k / 2][16 outputs][2] bf16, the B operand; k padded with zeros to 32.
 
-static size_t tile_panel_bytes(int m, int k) {
+static size_t tile_panel_bytes(int k) {
   const size_t k_even = (k + 31) / 32 * 32;
-  const size_t bytes = 2 * k_even * kTile * sizeof(uint16_t) + 2 * 16 * 16 * 2 * sizeof(float);
-  const size_t other = int_panel_bytes(m, k);
-  return bytes > other ? bytes : other;
+  return 2 * k_even * kTile * sizeof(uint16_t) + 2 * 16 * 16 * 2 * sizeof(float);
 }
 
 // Sixteen outputs' values for k and k + 1, rounded and interleaved.
@@ -134,14 +132,14 @@ static void panel_tiles(const Segment& w, int t0, int t1, const Rows& x, const O
   }
 }
 
-static void panel_amx(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch) {
+static void matmul_many(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch) {
   switch (w.kind) {
     case Kind::I4: return panel_tiles<Kind::I4>(w, t0, t1, x, out, scratch);
     case Kind::I5: return panel_tiles<Kind::I5>(w, t0, t1, x, out, scratch);
     case Kind::I6: return panel_tiles<Kind::I6>(w, t0, t1, x, out, scratch);
     case Kind::I8: return panel_tiles<Kind::I8>(w, t0, t1, x, out, scratch);
     case Kind::BF16: return panel_tiles<Kind::BF16>(w, t0, t1, x, out, scratch);
-    default: return panel(w, t0, t1, x, out, scratch);  // f16 and f32 keep their precision
+    default: return matmul(w, t0, t1, x, out);  // f16 and f32 keep their precision
   }
 }
 

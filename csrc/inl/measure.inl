@@ -24,15 +24,15 @@ __attribute__((unused)) static double busy(int64_t rounds) {
   int8_t x[24];
   for (int i = 0; i < 128; ++i) bytes[i] = static_cast<uint8_t>((i * 37 + 11) % 64);
   for (int i = 0; i < 24; ++i) x[i] = static_cast<int8_t>(i * 5 % 7 - 3);
-  constexpr int kSums = kPanelRows > 2 ? 12 : 4;  // enough to hide the latency, few enough for the registers
-  constexpr int64_t kBlock = 1 << 15;  // 2^15 sums of four products up to 63 * 3 stay far within 32 bits
+  constexpr int kSums = kPeakSums;
+  constexpr int64_t kPart = 1 << 15;  // 2^15 sums of four products up to 63 * 3 stay far within 32 bits
   int64_t sink = 0;
-  for (int64_t n = 0; n < rounds; n += kBlock) {
+  for (int64_t n = 0; n < rounds; n += kPart) {
     __asm__ volatile("" ::"r"(x), "r"(bytes) : "memory");  // the compiler may not carry sums over
     const U8 w0 = load_bytes(bytes), w1 = load_bytes(bytes + 64);
     I32 acc[kSums];
     for (int i = 0; i < kSums; ++i) acc[i] = set1(i);
-    const int64_t end = rounds - n < kBlock ? rounds - n : kBlock;
+    const int64_t end = rounds - n < kPart ? rounds - n : kPart;
     for (int64_t r = 0; r < end; ++r) {
 #pragma GCC unroll 6
       for (int i = 0; i < kSums / 2; ++i) {

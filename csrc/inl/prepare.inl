@@ -1,41 +1,28 @@
 // Rows of activations into the forms that the matrix kernels want. Included inside an ISA's namespace.
 
-// Symmetric 8-bit with one scale per kBlock columns: q = round(x * (127 / max|x|)), ties to even. Row `r` of the R rows
-// of a block that begins at row `first`.
-static void quantize_row(const Rows& rows, size_t first, int r, int R) {
-  const size_t groups = rows.groups();
-  const float* x = rows.x + (first + r) * rows.k;
-  int8_t* q = rows.q + first * rows.k + 4 * r;
-  float *scale = rows.scale + first * rows.scales() + r, *minus = rows.minus + first * groups + r;
-  int32_t *i5 = rows.start[0] + first * groups + r, *i6 = rows.start[1] + 2 * first * groups + r,
-          *i8 = rows.start[2] + first * groups + r;
-  for (int k0 = 0; k0 < rows.k; k0 += kBlock) {
-    const int n = rows.k - k0 < kBlock ? rows.k - k0 : kBlock;
-    F32 top = set1(0.0f);
-    bool nan = false;
-    for (int i = 0; i < n; i += kGroup) {
-      const F32 a = load(x + i), b = load(x + i + 16);
-      nan |= unordered(a, b);
-      top = max(top, max(abs(a), abs(b)));
-    }
-    const float amax = nan ? __builtin_nanf("") : reduce_max(top);  // a maximum forgets NaN, which must reach the result
+// Row r of the R rows of a block that begins at row `first`, symmetric: quants are rounded to the nearest, ties to even.
+static void quantize_row(const Rows& rows, int first, int r, int R) {
+  const float* x = rows.x + (static_cast<size_t>(first) + r) * rows.k;
+  uint8_t* to = rows.group(first, 0, R);
+  for (int g = 0; g < rows.groups(); ++g, x += kGroup, to += R * kRowGroupBytes) {
+    const F32 u = load(x), v = load(x + 16);
+    // A maximum forgets NaN, which must reach the result.
+    const float amax = unordered(u, v) ? __builtin_nanf("") : reduce_max(max(abs(u), abs(v)));
     const F32 inverse = set1(amax > 0 ? 127.0f / amax : 0.0f);
-    *scale = amax / 127.0f;
-    scale += R;
-    for (int i = 0; i < n; i += kGroup, x += kGroup) {
-      const I32 a = round_to_int(mul(load(x), inverse)), b = round_to_int(mul(load(x + 16), inverse));
-      int8_t bytes[kGroup];
-      store_i8(bytes, a);
-      store_i8(bytes + 16, b);
-      for (int t = 0; t < kGroup / 4; ++t, q += 4 * R) memcpy(q, bytes + 4 * t, 4);
-      const int low = reduce_add(a), high = reduce_add(b);
-      *minus = static_cast<float>(-(low + high));
-      *i5 = -zero_point(Kind::I5) * (low + high);
-      i6[0] = -zero_point(Kind::I6) * low;
-      i6[R] = -zero_point(Kind::I6) * high;
-      *i8 = -zero_point(Kind::I8) * (low + high);
-      minus += R, i5 += R, i6 += 2 * R, i8 += R;
-    }
+    const I32 a = round_to_int(mul(u, inverse)), b = round_to_int(mul(v, inverse));
+    int8_t quants[kGroup];
+    store_i8(quants, a);
+    store_i8(quants + 16, b);
+    for (int t = 0; t < kGroup / 4; ++t) memcpy(to + 4 * (t * R + r), quants + 4 * t, 4);
+    const int low = reduce_add(a), high = reduce_add(b), sum = low + high;
+    float* floats = reinterpret_cast<float*>(to + R * kGroup) + r;
+    int32_t* starts = reinterpret_cast<int32_t*>(floats);
+    floats[0] = amax / 127.0f;
+    starts[R] = -zero_point(Kind::I5) * sum;
+    starts[2 * R] = -zero_point(Kind::I8) * sum;
+    floats[3 * R] = static_cast<float>(-sum);
+    starts[4 * R] = -zero_point(Kind::I6) * low;
+    starts[5 * R] = -zero_point(Kind::I6) * high;
   }
 }
 

@@ -38,11 +38,10 @@ extern const Kernels kAvxVnni = {
 extern const Kernels kAvx2 = {
     "avx2", kAvx2Set, true,
 #endif
-    8, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
-    QWICK_AVX::int_panel_bytes, QWICK_AVX::prepare, QWICK_AVX::small, QWICK_AVX::panel,
-    QWICK_AVX::add_rms_norm, QWICK_AVX::swiglu, QWICK_AVX::rope_store, QWICK_AVX::store_bytes, QWICK_AVX::attention, QWICK_AVX::attention_join,
-    sizeof(QWICK_AVX::Item), QWICK_AVX::read, QWICK_AVX::busy,
+    QWICK_AVX::prepare, QWICK_AVX::matmul, QWICK_AVX::add_rms_norm, QWICK_AVX::swiglu, QWICK_AVX::rope_store,
+    QWICK_AVX::store_bytes, QWICK_AVX::attention, QWICK_AVX::attention_join, sizeof(QWICK_AVX::Item), QWICK_AVX::read, QWICK_AVX::busy,
+    kAnyRows, {}, nullptr, nullptr,
 };
 
 }  // namespace qwick

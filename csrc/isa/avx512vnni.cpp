@@ -26,11 +26,10 @@ namespace {
 
 extern const Kernels kAvx512Vnni = {
     "avx512vnni", kAvx512VnniSet, true,
-    12, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
-    avx512vnni::int_panel_bytes, avx512vnni::prepare, avx512vnni::small, avx512vnni::panel,
-    avx512vnni::add_rms_norm, avx512vnni::swiglu, avx512vnni::rope_store, avx512vnni::store_bytes, avx512vnni::attention, avx512vnni::attention_join,
-    sizeof(avx512vnni::Item), avx512vnni::read, avx512vnni::busy,
+    avx512vnni::prepare, avx512vnni::matmul, avx512vnni::add_rms_norm, avx512vnni::swiglu, avx512vnni::rope_store,
+    avx512vnni::store_bytes, avx512vnni::attention, avx512vnni::attention_join, sizeof(avx512vnni::Item), avx512vnni::read, avx512vnni::busy,
+    kAnyRows, {}, nullptr, nullptr,
 };
 
 }  // namespace qwick

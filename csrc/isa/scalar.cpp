@@ -24,12 +24,10 @@ namespace {
 
 extern const Kernels kScalar = {
     "scalar", 0, true,
-    4, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
-    scalar::int_panel_bytes, scalar::prepare, scalar::small, scalar::panel, scalar::add_rms_norm,
-    scalar::swiglu, scalar::rope_store, scalar::store_bytes, scalar::attention, scalar::attention_join,
-    sizeof(scalar::Item), scalar::read,
-    scalar::busy,
+    scalar::prepare, scalar::matmul, scalar::add_rms_norm, scalar::swiglu, scalar::rope_store,
+    scalar::store_bytes, scalar::attention, scalar::attention_join, sizeof(scalar::Item), scalar::read, scalar::busy,
+    kAnyRows, {}, nullptr, nullptr,
 };
 
 }  // namespace qwick

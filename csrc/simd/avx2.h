@@ -13,9 +13,9 @@ struct U8 {
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
-constexpr int kStepsAtOnce = 4;
-constexpr int kPanelRows = 2;  // 16 registers: 4 integer sums take 8; the float sums of a group wait in memory
+constexpr int kBlocksAtOnce = 1;  // of rows that share what decoding weights costs
 constexpr int kFloatPanelRows = 3;
+constexpr int kPeakSums = 4;  // independent dot products that hide its latency and fit the registers
 
 QWICK_INLINE F32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 QWICK_INLINE void store(float* p, F32 v) {
@@ -229,10 +229,4 @@ QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
                 x3 = four_bytes(x + 3 * apart);
   return {dot4_half<kind>(acc.a, op[0].a, op[1].a, op[2].a, op[3].a, x0, x1, x2, x3),
           dot4_half<kind>(acc.b, op[0].b, op[1].b, op[2].b, op[3].b, x0, x1, x2, x3)};
-}
-// kStepsAtOnce steps, their operands `stride` bytes apart.
-template <Kind kind>
-QWICK_INLINE I32 dot_steps(I32 acc, const uint8_t* w, int stride, const int8_t* x, int apart) {
-  const U8 op[4] = {load_bytes(w), load_bytes(w + stride), load_bytes(w + 2 * stride), load_bytes(w + 3 * stride)};
-  return dot4<kind>(acc, op, x, apart);
 }

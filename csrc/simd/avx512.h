@@ -7,9 +7,9 @@ typedef __m512i U8;
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
-constexpr int kPanelRows = 8;  // 16 integer sums in registers; the float sums of a group wait in memory
-constexpr int kStepsAtOnce = 1;
+constexpr int kBlocksAtOnce = 2;  // of rows: 16 float sums and 8 operands stay in registers
 constexpr int kFloatPanelRows = 8;
+constexpr int kPeakSums = 12;  // independent dot products that hide its latency and fit the registers
 
 QWICK_INLINE __mmask16 lanes(int n) {
   return n >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << n) - 1);
@@ -111,9 +111,4 @@ template <Kind kind>
 QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
   for (int t = 0; t < 4; ++t) acc = dot<true>(acc, op[t], x + t * apart);
   return acc;
-}
-// kStepsAtOnce steps, their operands `stride` bytes apart.
-template <Kind kind>
-QWICK_INLINE I32 dot_steps(I32 acc, const uint8_t* w, int, const int8_t* x, int) {
-  return dot<true>(acc, load_bytes(w), x);
 }

@@ -10,9 +10,9 @@ typedef int16_t I16x32 __attribute__((vector_size(64), aligned(2)));
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
-constexpr int kPanelRows = 2;  // rows of x that `panel` takes at a time, by the registers there are
-constexpr int kStepsAtOnce = 1;
+constexpr int kBlocksAtOnce = 1;  // of rows that share what decoding weights costs
 constexpr int kFloatPanelRows = 2;
+constexpr int kPeakSums = 4;  // independent dot products that hide its latency and fit the registers
 
 QWICK_INLINE F32 load(const float* p) { return *reinterpret_cast<const F32*>(p); }
 QWICK_INLINE void store(float* p, F32 v) { *reinterpret_cast<F32*>(p) = v; }
@@ -157,9 +157,4 @@ template <Kind kind>
 QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
   for (int t = 0; t < 4; ++t) acc = dot<(largest_quant(kind) > 129)>(acc, op[t], x + t * apart);
   return acc;
-}
-// kStepsAtOnce steps, their operands `stride` bytes apart.
-template <Kind kind>
-QWICK_INLINE I32 dot_steps(I32 acc, const uint8_t* w, int, const int8_t* x, int) {
-  return dot<(largest_quant(kind) > 129)>(acc, load_bytes(w), x);
 }
