@@ -92,9 +92,9 @@ struct Group {
   Scales s;
 };
 
-// Bytes of weights asked for before they are needed, into the second cache: the hardware's own prefetching stops at
-// every 4 KB, and a memory that several cores share answers late.
-constexpr int kAhead = 64 << 10;
+// Bytes of weights asked for before they are needed, into the second and into the first cache: the hardware's own
+// prefetching stops at every 4 KB, and a memory that several cores share answers late.
+constexpr int kAhead = 64 << 10, kNear = 3 << 10;
 
 // A tile's groups, decoded in registers whenever they are asked for: while the dot products of the rows keep two units
 // busy, others decode, and a panel of decoded weights was no faster even for many rows.
@@ -111,8 +111,11 @@ struct Operands {
             group_scales<kind>(scales, super, g)};
   }
   __attribute__((always_inline)) void ask_ahead(int g) const {
-    const uint8_t* p = quants + static_cast<size_t>(g) * quant_bytes(kind) + kAhead;
-    for (int i = 0; i < quant_bytes(kind); i += 64) __builtin_prefetch(p + i, 0, 2);
+    const uint8_t* p = quants + static_cast<size_t>(g) * quant_bytes(kind);
+    for (int i = 0; i < quant_bytes(kind); i += 64) {
+      __builtin_prefetch(p + i + kAhead, 0, 2);
+      __builtin_prefetch(p + i + kNear, 0, 3);
+    }
   }
 };
 
