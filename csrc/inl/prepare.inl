@@ -1,10 +1,9 @@
 // Rows of activations into the forms that the matrix kernels want. Included inside an ISA's namespace.
 
-// Row r of the R rows of a block that begins at row `first`, symmetric: quants are rounded to the nearest, ties to even.
-static void quantize_row(const Rows& rows, int first, int r, int R) {
-  const float* x = rows.x + (static_cast<size_t>(first) + r) * rows.k;
-  uint8_t* to = rows.group(first, 0, R);
-  for (int g = 0; g < rows.groups(); ++g, x += kGroup, to += R * kRowGroupBytes) {
+// Symmetric: quants are rounded to the nearest, ties to even. Row r of the R rows whose groups g0..g1-1 begin at `to`; x
+// is the row's group g0.
+static void quantize_row(const float* x, int r, int R, int g0, int g1, uint8_t* to) {
+  for (int g = g0; g < g1; ++g, x += kGroup, to += R * kRowGroupBytes) {
     const F32 u = load(x), v = load(x + 16);
     // A maximum forgets NaN, which must reach the result.
     const float amax = unordered(u, v) ? __builtin_nanf("") : reduce_max(max(abs(u), abs(v)));
@@ -26,6 +25,19 @@ static void quantize_row(const Rows& rows, int first, int r, int R) {
   }
 }
 
+// The R rows of the block that begins at row `first`.
+static void quantize_rows(const Rows& rows, int first, int R) {
+  const float* x = rows.x + static_cast<size_t>(first) * rows.k;
+  const bool whole = kQuantizesBlocks && R == kRowBlock;
+  for (int g = 0; g < rows.groups();) {
+    const int end = whole ? g + 1 : rows.groups();
+    uint8_t* to = rows.group(first, g, R);
+    if (!whole || !quantize_block(x + g * kGroup, rows.k, to))
+      for (int r = 0; r < R; ++r) quantize_row(x + static_cast<size_t>(r) * rows.k + g * kGroup, r, R, g, end, to);
+    g = end;
+  }
+}
+
 static void bf16_row(const float* x, int k, int k_even, uint16_t* out) {
   int i = 0;
   for (; i + 16 <= k; i += 16) store_bf16(out + i, load(x + i));
@@ -36,9 +48,9 @@ static void bf16_row(const float* x, int k, int k_even, uint16_t* out) {
 static void prepare(const Rows& rows, int r0, int r1, unsigned forms) {
   for (int first = r0; first < r1; first += kRowBlock) {
     const int R = r1 - first < kRowBlock ? r1 - first : kRowBlock;
+    if (forms & kFormI8) quantize_rows(rows, first, R);
     for (int r = 0; r < R; ++r) {
       const size_t row = first + r;
-      if (forms & kFormI8) quantize_row(rows, first, r, R);
       if (forms & kFormBF16)
         bf16_row(rows.x + row * rows.k, rows.k, rows.k_even, rows.bf16 + row * static_cast<size_t>(rows.k_even));
     }

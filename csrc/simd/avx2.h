@@ -230,3 +230,6 @@ QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
   return {dot4_half<kind>(acc.a, op[0].a, op[1].a, op[2].a, op[3].a, x0, x1, x2, x3),
           dot4_half<kind>(acc.b, op[0].b, op[1].b, op[2].b, op[3].b, x0, x1, x2, x3)};
 }
+
+constexpr bool kQuantizesBlocks = false;  // eight rows at once: only simd/avx512.h
+QWICK_INLINE bool quantize_block(const float*, size_t, uint8_t*) { return false; }

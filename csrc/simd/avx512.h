@@ -112,3 +112,80 @@ QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
   for (int t = 0; t < 4; ++t) acc = dot<true>(acc, op[t], x + t * apart);
   return acc;
 }
+
+// ---- eight rows at once -----------------------------------------------------------------------------------
+
+constexpr bool kQuantizesBlocks = true;
+
+// max(a), max(b) of pairs of lanes side by side: three levels of it leave the maxima of eight rows in one register.
+QWICK_INLINE __m256 pair_max(__m256 a, __m256 b) {
+  return _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
+}
+
+// A group of eight rows, `k` floats apart, into the form that kernels.h states for a whole block. False, and nothing
+// useful written, where there is a NaN.
+QWICK_INLINE bool quantize_block(const float* x, size_t k, uint8_t* to) {
+  __m512 u[8], v[8];
+  __m256 top[8];
+  __mmask16 nan = 0;
+#pragma GCC unroll 8
+  for (int r = 0; r < 8; ++r) {
+    u[r] = _mm512_loadu_ps(x + r * k);
+    v[r] = _mm512_loadu_ps(x + r * k + 16);
+    nan |= _mm512_cmp_ps_mask(u[r], v[r], _CMP_UNORD_Q);
+    const __m512 both = _mm512_max_ps(_mm512_abs_ps(u[r]), _mm512_abs_ps(v[r]));
+    top[r] = _mm256_max_ps(_mm512_castps512_ps256(both), _mm512_extractf32x8_ps(both, 1));
+  }
+  if (nan) return false;
+  // After two levels: lanes 0..3 and 4..7 hold the maxima of four rows, of the lower and the upper four lanes.
+  const __m256 low = pair_max(pair_max(top[0], top[1]), pair_max(top[2], top[3]));
+  const __m256 high = pair_max(pair_max(top[4], top[5]), pair_max(top[6], top[7]));
+  const __m256 amax = _mm256_max_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+  const __m256 most = _mm256_set1_ps(127.0f);
+  const __mmask8 some = _mm256_cmp_ps_mask(amax, _mm256_setzero_ps(), _CMP_GT_OQ);
+  alignas(32) float inverse[8];
+  _mm256_store_ps(inverse, _mm256_maskz_div_ps(some, most, amax));
+
+  __m256i q[8];  // row by row: eight steps of four quants
+#pragma GCC unroll 8
+  for (int r = 0; r < 8; ++r) {
+    const __m512 by = _mm512_set1_ps(inverse[r]);
+    const __m128i a = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(u[r], by)));
+    const __m128i b = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v[r], by)));
+    q[r] = _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
+  }
+  __m256i t[8], s[8];  // transposed, step by step: four quants of eight rows
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[2 * i] = _mm256_unpacklo_epi32(q[2 * i], q[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_epi32(q[2 * i], q[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    s[4 * i] = _mm256_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    s[4 * i + 1] = _mm256_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    s[4 * i + 2] = _mm256_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    s[4 * i + 3] = _mm256_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+  const __m256i one = _mm256_set1_epi8(1);
+  __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};  // of the first and the last 16 quants
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256i first = _mm256_permute2x128_si256(s[i], s[i + 4], 0x20);
+    const __m256i last = _mm256_permute2x128_si256(s[i], s[i + 4], 0x31);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 32 * i), first);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 32 * (i + 4)), last);
+    sum[0] = _mm256_dpbusd_epi32(sum[0], one, first);
+    sum[1] = _mm256_dpbusd_epi32(sum[1], one, last);
+  }
+  const auto put = [&](int i, __m256i value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 256 + 32 * i), value); };
+  const auto times = [](__m256i value, int zero) { return _mm256_mullo_epi32(value, _mm256_set1_epi32(-zero)); };
+  const __m256i all = _mm256_add_epi32(sum[0], sum[1]);
+  put(0, _mm256_castps_si256(_mm256_div_ps(amax, most)));
+  put(1, times(all, zero_point(Kind::I5)));
+  put(2, times(all, zero_point(Kind::I8)));
+  put(3, _mm256_castps_si256(_mm256_cvtepi32_ps(times(all, 1))));
+  put(4, times(sum[0], zero_point(Kind::I6)));
+  put(5, times(sum[1], zero_point(Kind::I6)));
+  return true;
+}

@@ -158,3 +158,6 @@ QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
   for (int t = 0; t < 4; ++t) acc = dot<(largest_quant(kind) > 129)>(acc, op[t], x + t * apart);
   return acc;
 }
+
+constexpr bool kQuantizesBlocks = false;  // eight rows at once: only simd/avx512.h
+QWICK_INLINE bool quantize_block(const float*, size_t, uint8_t*) { return false; }
