@@ -80,13 +80,14 @@ std::string_view bpe_token(const Bpe& bpe, int64_t id) {
   return bpe.token(id);
 }
 
-void py_matmul(const Packed& w, Array<const float, 2> x, Array<float, 2> out, Maybe<const float, 1> bias) {
+void py_matmul(const Packed& w, Array<const float, 2> x, Array<float, 2> out, Maybe<const float, 1> bias,
+               bool prompt) {
   shape_is(x, 1, w.k(), "x");
   shape_is(out, 0, x.shape(0), "out");
   shape_is(out, 1, w.n(), "out");
   if (bias) shape_is(*bias, 0, w.n(), "bias");
   nb::gil_scoped_release release;
-  matmul(w, x.data(), static_cast<int>(x.shape(0)), pointer(bias), out.data());
+  matmul(w, x.data(), static_cast<int>(x.shape(0)), pointer(bias), out.data(), prompt);
 }
 
 void py_gather_rows(const std::string& type, Array<const uint8_t, 1> data, int n, Array<const int32_t, 1> ids,
@@ -119,14 +120,15 @@ void py_add_rms_norm(Array<float, 2> x, Maybe<const float, 2> delta, Array<const
                static_cast<int>(x.shape(1)));
 }
 
-void py_matmul_swiglu(const Packed& w, Array<const float, 2> x, Array<float, 2> out) {
-  require(w.segments().size() == 2 && w.segments()[0].n == w.segments()[1].n,
-          "w must be two matrices of the same height, gate and up");
-  shape_is(x, 1, w.k(), "x");
+void py_mlp(const Packed& gate_up, const Packed& down, Array<const float, 2> x, Array<float, 2> out, bool prompt) {
+  const auto& segments = gate_up.segments();
+  require(segments.size() == 2 && segments[0].n == segments[1].n, "gate_up must be two matrices of the same height");
+  require(down.k() == segments[0].n, "down must be as wide as gate and up are high");
+  shape_is(x, 1, gate_up.k(), "x");
   shape_is(out, 0, x.shape(0), "out");
-  shape_is(out, 1, w.n() / 2, "out");
+  shape_is(out, 1, down.n(), "out");
   nb::gil_scoped_release release;
-  matmul_swiglu(w, x.data(), static_cast<int>(x.shape(0)), out.data());
+  mlp(gate_up, down, x.data(), static_cast<int>(x.shape(0)), out.data(), prompt);
 }
 
 // The pages' number format and sizes, checked: float32 or bf16 (as uint16) keys [pages][kv_heads][head_dim][kPage] and
@@ -227,13 +229,14 @@ NB_MODULE(_native, m) {
   m.def("pack", &pack, nb::arg("matrices").noconvert(), nb::arg("mapped"),
         nb::rv_policy::take_ownership);
   m.def("matmul", &py_matmul, nb::arg("w"), nb::arg("x").noconvert(), nb::arg("out").noconvert(),
-        nb::arg("bias").noconvert().none());
+        nb::arg("bias").noconvert().none(), nb::arg("prompt"));
   m.def("gather_rows", &py_gather_rows, nb::arg("type"), nb::arg("data").noconvert(), nb::arg("n"),
         nb::arg("ids").noconvert(), nb::arg("out").noconvert());
   m.def("unpack", &py_unpack, nb::arg("w"), nb::arg("out").noconvert());
   m.def("add_rms_norm", &py_add_rms_norm, nb::arg("x").noconvert(), nb::arg("delta").noconvert().none(),
         nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
-  m.def("matmul_swiglu", &py_matmul_swiglu, nb::arg("w"), nb::arg("x").noconvert(), nb::arg("out").noconvert());
+  m.def("mlp", &py_mlp, nb::arg("gate_up"), nb::arg("down"), nb::arg("x").noconvert(), nb::arg("out").noconvert(),
+        nb::arg("prompt"));
   m.def("rope_store", &py_rope_store, nb::arg("qkv").noconvert(), nb::arg("heads"), nb::arg("cos").noconvert(),
         nb::arg("sin").noconvert(), nb::arg("positions").noconvert(), nb::arg("slots").noconvert(),
         nb::arg("q_norm").noconvert().none(), nb::arg("k_norm").noconvert().none(), nb::arg("eps"),

@@ -7,10 +7,10 @@
 
 namespace qwick {
 
-// y [m][w.n] = x [m][w.k] W^T + bias [w.n] (bias may be null)
-void matmul(const Packed& w, const float* x, int m, const float* bias, float* y);
-// y [m][w.n / 2] = silu(x gate^T) * (x up^T); w: gate above up
-void matmul_swiglu(const Packed& w, const float* x, int m, float* y);
+// y [m][w.n] = x [m][w.k] W^T + bias [w.n] (bias may be null); prompt: the rows may take `Kernels::matmul_many`
+void matmul(const Packed& w, const float* x, int m, const float* bias, float* y, bool prompt);
+// y [m][down.n] = (silu(x gate^T) * (x up^T)) down^T; gate_up: gate above up
+void mlp(const Packed& gate_up, const Packed& down, const float* x, int m, float* y, bool prompt);
 void gather_rows(const Source& w, const int32_t* ids, int count, float* out);  // out [count][w.k]
 void unpack(const Packed& w, float* out);                                      // out [w.n][w.k]
 void add_rms_norm(float* x, const float* delta, const float* weight, float eps, float* out, int rows, int n);

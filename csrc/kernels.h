@@ -156,13 +156,16 @@ struct Kernels {
 
   // rows r0..r1-1 of x into the forms asked for; r0 begins a block of kRowBlock, r1 ends one
   void (*prepare)(const Rows& rows, int r0, int r1, unsigned forms);
+  // the groups g0..g1-1 of these rows into the 8-bit form; x: row r0 from group g0 on, rows ld apart
+  void (*quantize)(const float* x, size_t ld, const Rows& rows, int r0, int r1, int g0, int g1);
   // y[0..m)[tiles t0..t1) = x W^T + bias: weights decoded in registers
   void (*matmul)(const Segment& w, int t0, int t1, const Rows& x, const Output& out);
 
   // x += delta (when given); out = x / rms(x) * weight
   void (*add_rms_norm)(float* x, const float* delta, const float* weight, float eps, float* out, int rows,
                        int n);
-  // out[r][0..n) = silu(gate) * up; gate at gate_up[r * ld], up `apart` later; rows of out `out_ld` apart
+  // out[r][0..n) = silu(gate) * up; gate at gate_up[r * ld], up `apart` later; rows of out `out_ld` apart; out may be
+  // where gate is
   void (*swiglu)(const float* gate_up, int ld, int apart, float* out, int out_ld, int rows, int n);
   void (*rope_store)(const RopeStore& a, int r0, int r1);  // of I8 pages only the first keys are stored
   void (*store_bytes)(const RopeStore& a, int r0, int r1);  // I8: once all rows are rotated
@@ -175,14 +178,14 @@ struct Kernels {
   uint64_t (*read)(const uint8_t* p, size_t bytes);
   double (*busy)(int64_t rounds);
 
-  // A matrix unit, if there is one, takes products of more than `few` rows: two tiles at a time are decoded into
-  // scratch of many_bytes(k) per thread, then used for all rows.
+  // Another way, or null: for the rows of prompts, and for more than `few` rows of answers. Tiles are turned into
+  // panels in scratch of many_bytes(m, k) per thread, which all rows use.
   int few;
   unsigned many_forms[kKinds];
-  size_t (*many_bytes)(int k);
+  size_t (*many_bytes)(int m, int k);
   void (*matmul_many)(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch);
 };
-constexpr int kAnyRows = 1 << 30;  // `few` without a matrix unit
+constexpr int kAnyRows = 1 << 30;
 
 extern const Kernels kScalar;
 #if defined(__x86_64__)

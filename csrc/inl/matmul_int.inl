@@ -121,24 +121,51 @@ struct Operands {
 
 // ---- a tile against rows ----------------------------------------------------------------------------------
 
-// What a group of row r adds to its sum; `x`: the group of R rows (kernels.h).
-template <Kind kind, int R>
-QWICK_INLINE F32 add_group(F32 sum, const Group<kind>& w, const uint8_t* x, int r) {
-  const int8_t* q = reinterpret_cast<const int8_t*>(x) + 4 * r;
+// The integer sums of N rows from row r on, in step: a dot product waits for the one before it, and few can wait at a
+// time. `x`: a group of R rows (kernels.h); `op`: its steps from 4 * `first` on; `acc`: where the sums start.
+template <Kind kind, int R, int N>
+QWICK_INLINE void dot_rows(I32 (&acc)[N], const U8* op, const uint8_t* x, int r, int first, int steps) {
+  const int8_t* q = reinterpret_cast<const int8_t*>(x) + 4 * (first * R + r);
+  if constexpr (N == 1) {
+    for (int t = 0; t < steps; t += 4) acc[0] = dot4<kind>(acc[0], op + t, q + 4 * t * R, 4 * R);
+  } else {
+#pragma GCC unroll 8
+    for (int t = 0; t < steps; ++t)
+#pragma GCC unroll 4
+      for (int i = 0; i < N; ++i) acc[i] = dot<(largest_quant(kind) > 129)>(acc[i], op[t], q + 4 * (t * R + i));
+  }
+}
+
+// What a group of the rows r..r + N - 1 adds to their sums.
+template <Kind kind, int R, int N>
+QWICK_INLINE void add_group(F32* sum, const Group<kind>& w, const uint8_t* x, int r) {
   const float* floats = reinterpret_cast<const float*>(x + R * kGroup) + r;
   const int32_t* starts = reinterpret_cast<const int32_t*>(floats);
-  F32 part;
+  F32 part[N];
+  I32 acc[N];
   if constexpr (kind == Kind::I6) {
-    const I32 low = dot4<kind>(set1(starts[4 * R]), w.op, q, 4 * R);
-    const I32 high = dot4<kind>(set1(starts[5 * R]), w.op + 4, q + 16 * R, 4 * R);
-    part = fma(to_float(high), w.s.scale[1], mul(to_float(low), w.s.scale[0]));
+    for (int i = 0; i < N; ++i) acc[i] = set1(starts[4 * R + i]);
+    dot_rows<kind, R, N>(acc, w.op, x, r, 0, 4);
+    for (int i = 0; i < N; ++i) part[i] = mul(to_float(acc[i]), w.s.scale[0]), acc[i] = set1(starts[5 * R + i]);
+    dot_rows<kind, R, N>(acc, w.op + 4, x, r, 4, 4);
+    for (int i = 0; i < N; ++i) part[i] = fma(to_float(acc[i]), w.s.scale[1], part[i]);
   } else {
-    const I32 begin = kind == Kind::I4 ? set1(0) : set1(starts[kind == Kind::I5 ? R : 2 * R]);
-    const I32 low = dot4<kind>(begin, w.op, q, 4 * R);
-    part = mul(to_float(dot4<kind>(low, w.op + 4, q + 16 * R, 4 * R)), w.s.scale[0]);
+    for (int i = 0; i < N; ++i)
+      acc[i] = kind == Kind::I4 ? set1(0) : set1(starts[(kind == Kind::I5 ? R : 2 * R) + i]);
+    dot_rows<kind, R, N>(acc, w.op, x, r, 0, 8);
+    for (int i = 0; i < N; ++i) part[i] = mul(to_float(acc[i]), w.s.scale[0]);
   }
-  if constexpr (kind == Kind::I4) part = fma(w.s.offset, set1(floats[3 * R]), part);
-  return fma(part, set1(floats[0]), sum);
+  if constexpr (kind == Kind::I4)
+    for (int i = 0; i < N; ++i) part[i] = fma(w.s.offset, set1(floats[3 * R + i]), part[i]);
+  for (int i = 0; i < N; ++i) sum[i] = fma(part[i], set1(floats[i]), sum[i]);
+}
+
+// All R rows of a block, N at a time and then the rest.
+template <Kind kind, int R, int r = 0>
+QWICK_INLINE void add_block(F32 (&sum)[R], const Group<kind>& w, const uint8_t* x) {
+  constexpr int N = R - r < kRowsInStep ? R - r : kRowsInStep;
+  add_group<kind, R, N>(sum + r, w, x, r);
+  if constexpr (r + N < R) add_block<kind, R, r + N>(sum, w, x);
 }
 
 // B blocks of R rows from row `first` on. Two blocks share what decoding a group costs.
@@ -154,9 +181,7 @@ static void int_rows(const Segment& w, int t, const Rows& rows, int first, const
     const Group<kind> group = operands.group(g);
     if (first == 0) operands.ask_ahead(g);
 #pragma GCC unroll 2
-    for (int b = 0; b < B; ++b)
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) sum[b][r] = add_group<kind, R>(sum[b][r], group, x + b * block, r);
+    for (int b = 0; b < B; ++b) add_block<kind, R>(sum[b], group, x + b * block);
   }
   const int column = t * kTile, left = w.n - column;
   for (int b = 0; b < B; ++b)

@@ -4,7 +4,7 @@
 //
 // Panel of one tile of 16 outputs: [k / 2][16 outputs][2] bf16, the B operand; k padded with zeros to 32.
 
-static size_t tile_panel_bytes(int k) {
+static size_t tile_panel_bytes(int, int k) {
   const size_t k_even = (k + 31) / 32 * 32;
   return 2 * k_even * kTile * sizeof(uint16_t) + 2 * 16 * 16 * 2 * sizeof(float);
 }

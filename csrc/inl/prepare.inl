@@ -25,16 +25,19 @@ static void quantize_row(const float* x, int r, int R, int g0, int g1, uint8_t* 
   }
 }
 
-// The R rows of the block that begins at row `first`.
-static void quantize_rows(const Rows& rows, int first, int R) {
-  const float* x = rows.x + static_cast<size_t>(first) * rows.k;
-  const bool whole = kQuantizesBlocks && R == kRowBlock;
-  for (int g = 0; g < rows.groups();) {
-    const int end = whole ? g + 1 : rows.groups();
-    uint8_t* to = rows.group(first, g, R);
-    if (!whole || !quantize_block(x + g * kGroup, rows.k, to))
-      for (int r = 0; r < R; ++r) quantize_row(x + static_cast<size_t>(r) * rows.k + g * kGroup, r, R, g, end, to);
-    g = end;
+// The groups g0..g1-1 of the rows r0..r1-1, of which x holds the first one's group g0; rows of x are ld floats apart.
+static void quantize(const float* x, size_t ld, const Rows& rows, int r0, int r1, int g0, int g1) {
+  for (int first = r0; first < r1; first += kRowBlock, x += kRowBlock * ld) {
+    const int R = r1 - first < kRowBlock ? r1 - first : kRowBlock;
+    const bool whole = kQuantizesBlocks && R == kRowBlock;
+    for (int g = g0; g < g1;) {
+      const int end = whole ? g + 1 : g1;
+      const float* at = x + static_cast<size_t>(g - g0) * kGroup;
+      uint8_t* to = rows.group(first, g, R);
+      if (!whole || !quantize_block(at, ld, to))
+        for (int r = 0; r < R; ++r) quantize_row(at + r * ld, r, R, g, end, to);
+      g = end;
+    }
   }
 }
 
@@ -46,13 +49,8 @@ static void bf16_row(const float* x, int k, int k_even, uint16_t* out) {
 }
 
 static void prepare(const Rows& rows, int r0, int r1, unsigned forms) {
-  for (int first = r0; first < r1; first += kRowBlock) {
-    const int R = r1 - first < kRowBlock ? r1 - first : kRowBlock;
-    if (forms & kFormI8) quantize_rows(rows, first, R);
-    for (int r = 0; r < R; ++r) {
-      const size_t row = first + r;
-      if (forms & kFormBF16)
-        bf16_row(rows.x + row * rows.k, rows.k, rows.k_even, rows.bf16 + row * static_cast<size_t>(rows.k_even));
-    }
-  }
+  const float* x = rows.x + static_cast<size_t>(r0) * rows.k;
+  if (forms & kFormI8) quantize(x, rows.k, rows, r0, r1, 0, rows.groups());
+  for (int r = r0; forms & kFormBF16 && r < r1; ++r, x += rows.k)
+    bf16_row(x, rows.k, rows.k_even, rows.bf16 + r * static_cast<size_t>(rows.k_even));
 }

@@ -16,6 +16,8 @@ namespace {
 
 #include "../inl/matmul_float.inl"
 
+#include "../inl/matmul_rounded.inl"
+
 #include "../inl/elementwise.inl"
 
 #include "../inl/attention.inl"
@@ -27,9 +29,10 @@ namespace {
 extern const Kernels kAvx512Vnni = {
     "avx512vnni", kAvx512VnniSet, true,
     {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
-    avx512vnni::prepare, avx512vnni::matmul, avx512vnni::add_rms_norm, avx512vnni::swiglu, avx512vnni::rope_store,
+    avx512vnni::prepare, avx512vnni::quantize, avx512vnni::matmul, avx512vnni::add_rms_norm, avx512vnni::swiglu, avx512vnni::rope_store,
     avx512vnni::store_bytes, avx512vnni::attention, avx512vnni::attention_join, sizeof(avx512vnni::Item), avx512vnni::read, avx512vnni::busy,
-    kAnyRows, {}, nullptr, nullptr,
+    kAnyRows, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32}, avx512vnni::rounded_bytes,
+    avx512vnni::matmul_rounded,
 };
 
 }  // namespace qwick

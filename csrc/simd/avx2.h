@@ -14,6 +14,7 @@ struct U8 {
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
 constexpr int kBlocksAtOnce = 1;  // of rows that share what decoding weights costs
+constexpr int kRowsInStep = 1;  // whose dot products alternate
 constexpr int kFloatPanelRows = 3;
 constexpr int kPeakSums = 4;  // independent dot products that hide its latency and fit the registers
 

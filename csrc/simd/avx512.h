@@ -8,6 +8,7 @@ typedef __m512i U8;
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
 constexpr int kBlocksAtOnce = 2;  // of rows: 16 float sums and 8 operands stay in registers
+constexpr int kRowsInStep = 4;  // whose dot products alternate
 constexpr int kFloatPanelRows = 8;
 constexpr int kPeakSums = 12;  // independent dot products that hide its latency and fit the registers
 

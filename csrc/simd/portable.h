@@ -11,6 +11,7 @@ typedef int16_t I16x32 __attribute__((vector_size(64), aligned(2)));
 #define QWICK_INLINE static inline __attribute__((always_inline))
 
 constexpr int kBlocksAtOnce = 1;  // of rows that share what decoding weights costs
+constexpr int kRowsInStep = 1;  // whose dot products alternate
 constexpr int kFloatPanelRows = 2;
 constexpr int kPeakSums = 4;  // independent dot products that hide its latency and fit the registers
 

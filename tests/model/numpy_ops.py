@@ -38,20 +38,35 @@ class Definitions:
         return self.decoded[id(w)]
 
     def matmul(
-        self, x: np.ndarray, w: ops.Packed, out: np.ndarray, bias: np.ndarray | None = None
+        self,
+        x: np.ndarray,
+        w: ops.Packed,
+        out: np.ndarray,
+        bias: np.ndarray | None = None,
+        *,
+        prompt: bool = False,
     ) -> None:
         at = 0
         for packed, n in w.segments:
             part = slice(at, at + n)
-            form = reference.form_of(self.isa, packed, len(x))
+            form = reference.form_of(self.isa, packed, len(x), prompt=prompt)
             own = None if bias is None else bias[part]
             reference.matmul(x, self.weights(w)[part], out[:, part], own, packed, form)
             at += n
 
-    def matmul_swiglu(self, x: np.ndarray, w: ops.Packed, out: np.ndarray) -> None:
-        both = np.empty((len(x), w.n))
-        self.matmul(x, w, both)
-        reference.swiglu(both, out)
+    def mlp(
+        self,
+        x: np.ndarray,
+        gate_up: ops.Packed,
+        down: ops.Packed,
+        out: np.ndarray,
+        *,
+        prompt: bool = False,
+    ) -> None:
+        both, inner = np.empty((len(x), gate_up.n)), np.empty((len(x), down.k), np.float32)
+        self.matmul(x, gate_up, both, prompt=prompt)
+        reference.swiglu(both, inner)
+        self.matmul(inner, down, out, prompt=prompt)
 
     def gather_rows(
         self, stored: str, data: np.ndarray, n: int, ids: np.ndarray, out: np.ndarray
@@ -79,14 +94,20 @@ class Checked:
         assert ratio <= 1, f"{name} is {ratio:.3g} times further from its definition than allowed"
 
     def matmul(
-        self, x: np.ndarray, w: ops.Packed, out: np.ndarray, bias: np.ndarray | None = None
+        self,
+        x: np.ndarray,
+        w: ops.Packed,
+        out: np.ndarray,
+        bias: np.ndarray | None = None,
+        *,
+        prompt: bool = False,
     ) -> None:
-        ops.matmul(x, w, out, bias)
+        ops.matmul(x, w, out, bias, prompt=prompt)
         expected = np.empty(out.shape)
-        self.definitions.matmul(x, w, expected, bias)
+        self.definitions.matmul(x, w, expected, bias, prompt=prompt)
         # The sum of the magnitudes, four-bit minimums included, bounds every partial sum.
         magnitude = np.einsum("mk,nk->mn", np.abs(x), np.abs(self.definitions.weights(w)))
-        form = reference.form_of(self.definitions.isa, w.segments[0][0], len(x))
+        form = reference.form_of(self.definitions.isa, w.segments[0][0], len(x), prompt=prompt)
         steps = 2.0**-9 / np.sqrt(w.k) if form == "bf16" else F32_EPS * np.sqrt(w.k)
         self.note("matmul", out, expected, steps * magnitude + 1e-6)
 
@@ -112,12 +133,27 @@ class Checked:
         self.note("residual", x, theirs, 1e-30)
         self.note("add_rms_norm", out, expected, 1e-6 * np.abs(expected) + 1e-7)
 
-    def matmul_swiglu(self, x: np.ndarray, w: ops.Packed, out: np.ndarray) -> None:
-        both, expected = np.empty((len(x), w.n), np.float32), np.empty(out.shape)
-        self.matmul(x, w, both)
-        ops.matmul_swiglu(x, w, out)
-        reference.swiglu(both, expected)
-        self.note("matmul_swiglu", out, expected, 1e-6 * np.abs(expected) + 1e-30)
+    def mlp(
+        self,
+        x: np.ndarray,
+        gate_up: ops.Packed,
+        down: ops.Packed,
+        out: np.ndarray,
+        *,
+        prompt: bool = False,
+    ) -> None:
+        both, inner = np.empty((len(x), gate_up.n), np.float32), np.empty((len(x), down.k))
+        self.matmul(x, gate_up, both, prompt=prompt)
+        reference.swiglu(both, inner)
+        expected = np.empty(out.shape, np.float32)
+        self.matmul(inner.astype(np.float32), down, expected, prompt=prompt)
+        ops.mlp(x, gate_up, down, out, prompt=prompt)
+        # The kernels' e^x moves what goes into the last product by 2 ulp, and so, where that is
+        # rounded to 8 bits or bf16, a few of it by a step.
+        magnitude = np.einsum("mk,nk->mn", np.abs(inner), np.abs(self.definitions.weights(down)))
+        form = reference.form_of(self.definitions.isa, down.segments[0][0], len(x), prompt=prompt)
+        steps = F32_EPS * np.sqrt(down.k) if form == "f32" else 2.0**-6 / np.sqrt(down.k)
+        self.note("mlp", out, expected, steps * magnitude + 1e-6)
 
     def rope_store(
         self, qkv: np.ndarray, heads: int, cos: Any, sin: Any, positions: Any, slots: Any,

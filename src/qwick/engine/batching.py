@@ -9,7 +9,7 @@ import numpy as np
 
 from qwick.engine.scheduler import Chunk
 from qwick.engine.sequence import Sequence
-from qwick.model.batch import Batch
+from qwick.model.batch import Batch, Run
 
 Wanted = tuple[Sequence, int]  # the sequence and the position of a row whose logits are wanted
 
@@ -30,6 +30,7 @@ def build(chunks: tuple[Chunk, ...], page_size: int) -> tuple[Batch, list[Wanted
     logit_rows: list[int] = []
     wanted: list[Wanted] = []
     row = 0
+    runs: list[Run] = []
     for i, chunk in enumerate(chunks):
         sequence, start, end = chunk.sequence, chunk.start, chunk.start + chunk.count
         pages[i, : used[i]] = sequence.pages[: used[i]]
@@ -47,6 +48,9 @@ def build(chunks: tuple[Chunk, ...], page_size: int) -> tuple[Batch, list[Wanted
         for position in range(max(start, sequence.wanted_from), end):
             logit_rows.append(row + position - start)
             wanted.append((sequence, position))
+        of_prompt = min(max(sequence.prompt - start, 0), chunk.count)
+        _add_run(runs, row, row + of_prompt, prompt=True)
+        _add_run(runs, row + of_prompt, row + chunk.count, prompt=False)
         row += chunk.count
         starts[i + 1] = row
         lengths[i] = end
@@ -58,5 +62,15 @@ def build(chunks: tuple[Chunk, ...], page_size: int) -> tuple[Batch, list[Wanted
         lengths=lengths,
         pages=pages,
         logit_rows=np.asarray(logit_rows, np.int32),
+        runs=tuple(runs) if runs[0].prompt or len(runs) > 1 else (),
     )
     return batch, wanted
+
+
+def _add_run(runs: list[Run], begin: int, end: int, *, prompt: bool) -> None:
+    """Add rows, to the last run if they are of its kind."""
+    if begin == end:
+        return
+    if runs and runs[-1].prompt == prompt:
+        begin = runs.pop().begin
+    runs.append(Run(begin, end, prompt))

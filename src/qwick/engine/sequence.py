@@ -32,6 +32,7 @@ class Sequence:
     number: int  # order of arrival: the only priority there is
     ids: list[int]
     wanted_from: int
+    prompt: int = field(init=False)  # how many of the ids came with the request
     cached: int = 0
     pages: list[int] = field(default_factory=list)
     preemptions: int = 0
@@ -39,6 +40,10 @@ class Sequence:
     keys: list[bytes] = field(default_factory=list)
     indexed: int = 0
     draft: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """All ids that it begins with are the prompt."""
+        self.prompt = len(self.ids)
 
     @property
     def pending(self) -> int:

@@ -6,12 +6,21 @@ Knows nothing of requests, text, sampling or weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
+
+
+class Run(NamedTuple):
+    """Rows begin .. end - 1, all of prompts or all of answers."""
+
+    begin: int
+    end: int
+    prompt: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +37,4 @@ class Batch:
     lengths: I32  # [s] tokens of sequence i in the cache once this step is done
     pages: I32  # [s, p] page table of sequence i, in order; padded with 0
     logit_rows: I32  # [r] ascending rows whose logits are wanted
+    runs: tuple[Run, ...] = ()  # every row in turn; empty: all are of answers

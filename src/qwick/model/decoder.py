@@ -7,13 +7,13 @@ knows nothing of requests, text or files.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from qwick.model.arch import Arch
-from qwick.model.batch import Batch
+from qwick.model.batch import Batch, Run
 from qwick.model.cache import KVCache
 from qwick.model.layers import F32, Buffers, Embedding, Linear, RMSNorm, Rope
 from qwick.native import ops
@@ -64,7 +64,7 @@ class Attention:
     ) -> None:
         """b.normed -> b.delta, F32[m, hidden]; this step's keys and values go to the cache."""
         keys, values = cache.keys[layer], cache.values[layer]
-        self.qkv(b.normed, b.qkv)
+        self.qkv(b.normed, b.qkv, batch.runs)
         ops.rope_store(
             b.qkv, arch.heads, rope.cos, rope.sin, batch.positions, batch.slots,
             self.norms, arch.rms_eps, keys, values,
@@ -72,7 +72,7 @@ class Attention:
         ops.attention(
             b.qkv, arch.heads, keys, values, batch.pages, batch.starts, batch.positions, b.attended
         )
-        self.out(b.attended, b.delta)
+        self.out(b.attended, b.delta, batch.runs)
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,12 @@ class MLP:
     gate_up: Linear
     down: Linear
 
-    def __call__(self, b: Buffers) -> None:
+    def __call__(self, b: Buffers, runs: tuple[Run, ...]) -> None:
         """b.normed -> b.delta, F32[m, hidden]."""
-        ops.matmul_swiglu(b.normed, self.gate_up.weight, b.activated)
-        self.down(b.activated, b.delta)
+        for begin, end, prompt in runs or (Run(0, b.m, prompt=False),):
+            rows = slice(begin, end)
+            gate_up, down = self.gate_up.weight, self.down.weight
+            ops.mlp(b.normed[rows], gate_up, down, b.delta[rows], prompt=prompt)
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ class Decoder:
             self.buffers = Buffers(self.arch, m)
         b = self.buffers.first(m)
         self.rope.cover(int(batch.lengths.max(initial=0)))
+        if batch.runs and not ops.prompts_differ():  # then all rows go together
+            batch = replace(batch, runs=())
         w = self.weights
         w.embedding(batch.ids, b.x)
         delta = None
@@ -165,7 +169,7 @@ class Decoder:
             block.attention_norm(b.x, delta, b.normed)
             block.attention(self.arch, self.rope, batch, cache, layer, b)
             block.mlp_norm(b.x, b.delta, b.normed)
-            block.mlp(b)
+            block.mlp(b, batch.runs)
             delta = b.delta
         return self._final_states(b, batch)
 

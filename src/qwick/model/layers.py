@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.model.arch import Arch
+from qwick.model.batch import Run
 from qwick.native import ops
 
 F32 = NDArray[np.float32]
@@ -25,9 +26,13 @@ class Linear:
     weight: ops.Packed
     bias: F32 | None = None
 
-    def __call__(self, x: F32, out: F32) -> None:
-        """x: F32[m, k] -> out: F32[m, n]."""
-        ops.matmul(x, self.weight, out, self.bias)
+    def __call__(self, x: F32, out: F32, runs: tuple[Run, ...] = ()) -> None:
+        """x: F32[m, k] -> out: F32[m, n]; runs: whose rows they are, all of answers if empty."""
+        if not runs:
+            ops.matmul(x, self.weight, out, self.bias)
+        for run in runs:
+            rows = slice(run.begin, run.end)
+            ops.matmul(x[rows], self.weight, out[rows], self.bias, prompt=run.prompt)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,6 @@ class Buffers:
         self.normed = rows(arch.hidden)
         self.qkv = rows(arch.q_dim + 2 * arch.kv_dim)
         self.attended = rows(arch.q_dim)
-        self.activated = rows(arch.intermediate)
         self.delta = rows(arch.hidden)  # a block's output, added by the next norm
 
     def first(self, m: int) -> Buffers:

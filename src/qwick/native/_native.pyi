@@ -38,6 +38,7 @@ def matmul(
     x: NDArray[np.float32],
     out: NDArray[np.float32],
     bias: NDArray[np.float32] | None,
+    prompt: bool,
 ) -> None: ...
 def gather_rows(
     type: str,
@@ -53,7 +54,13 @@ def add_rms_norm(
     eps: float,
     out: NDArray[np.float32],
 ) -> None: ...
-def matmul_swiglu(w: Packed, x: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+def mlp(
+    gate_up: Packed,
+    down: Packed,
+    x: NDArray[np.float32],
+    out: NDArray[np.float32],
+    prompt: bool,
+) -> None: ...
 def rope_store(
     qkv: NDArray[np.float32],
     heads: int,

@@ -73,7 +73,7 @@ class Packed:
         self.segments = handle.segments
 
     def set_next(self, following: Packed, *, pairs: bool = False) -> None:
-        """Say which weights are read next (pairs: by `matmul_swiglu`).
+        """Say which weights are read next (pairs: as gate and up, by `mlp`).
 
         Threads that are done with this one ask for the beginning of it, so that the memory has work
         between two calls. A hint: results do not change. Keeps the memory of `following` alive.
@@ -105,26 +105,34 @@ def pack_all(matrices: Sequence[Sequence[Part]], *, mapped: bool = False) -> lis
     return [Packed(handle) for handle in _ext.pack([list(m) for m in matrices], mapped)]
 
 
-def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None) -> None:
+def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None, *, prompt: bool = False) -> None:
     """out = x W^T + bias.  x: F32[m, k] · out: F32[m, n] · bias: F32[n].
 
     Integer weights meet x in 8 bits with a scale per 32 columns (or in bf16, on a matrix unit);
-    float weights meet it in float32 (bf16 weights on a matrix unit: in bf16). `reference.matmul`
-    states it exactly.
+    float weights meet it in float32 (bf16 weights on a matrix unit: in bf16). prompt: the rows are
+    a prompt's, which may take a quicker way (`prompts_differ`): integer weights rounded to 8 bits
+    with a scale per output and 896 columns, or a matrix unit however few rows there are.
+    `reference.matmul` states it exactly.
     """
-    _ext.matmul(w.handle, x, out, bias)
+    _ext.matmul(w.handle, x, out, bias, prompt)
 
 
-def matmul_swiglu(x: F32, w: Packed, out: F32) -> None:
-    """out = silu(x G^T) * (x U^T), w: G above U, each [n, k].  x: F32[m, k] · out: F32[m, n].
+def mlp(x: F32, gate_up: Packed, down: Packed, out: F32, *, prompt: bool = False) -> None:
+    """out = (silu(x G^T) * (x U^T)) D^T, gate_up: G above U, each [n, k]; down: D [m, n].
 
-    As `matmul`, without the doubly wide product ever reaching memory. Shazeer 2020.
+    x: F32[rows, k] · out: F32[rows, m]. As two products of `matmul` with `swiglu` between them, but
+    what lies between never becomes an array.
     """
-    _ext.matmul_swiglu(w.handle, x, out)
+    _ext.mlp(gate_up.handle, down.handle, x, out, prompt)
+
+
+def prompts_differ() -> bool:
+    """Whether the instruction set in use has another way for the rows of prompts."""
+    return isa() == "avx512vnni" or isa().startswith("amx")
 
 
 def exact_rows(w: Packed) -> int:
-    """Return the most rows that `matmul` gives, bit for bit, the results that each has alone.
+    """Return the most rows of answers that `matmul` gives, bit for bit, what each has alone.
 
     Integer weights: however many rows, all sums are made in the same order, except that AMX meets
     many rows in bf16. Float weights: one row alone is summed in another order, to be quick.

@@ -18,6 +18,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
+PANEL = 896  # columns that share a scale of rounded weights (csrc/inl/matmul_rounded.inl)
 BLOCK = 32
 INTEGER = ("i4", "i5", "i6", "i8")
 
@@ -53,9 +54,20 @@ def _per_column(blocks: NDArray[Any], x: F32) -> NDArray[Any]:
     return columns
 
 
+def rounded(w: F32) -> F32:
+    """Weights rounded to 8 bits, with a scale max|w| / 127 per row and PANEL columns."""
+    parts = []
+    for first in range(0, w.shape[1], PANEL):
+        part = w[:, first : first + PANEL]
+        scale = np.abs(part).max(1, keepdims=True) / np.float32(127)
+        quants = np.rint(np.divide(part, scale, out=np.zeros_like(part), where=scale > 0))
+        parts.append(quants * scale)
+    return np.concatenate(parts, 1)
+
+
 def seen_by(x: F32, packed: str, form: str) -> F64:
-    """Activations as a kernel sees them: form "i8" (block-wise 8-bit), "bf16", or "f32"."""
-    if form == "i8":
+    """Activations as a kernel sees them: form "i8" or "rounded" (block-wise 8-bit), "bf16", or "f32"."""
+    if form in ("i8", "rounded"):
         q, scale = quantize(x)
         seen: F64 = q.astype(np.float64) * _per_column(scale.astype(np.float64), x)
         return seen
@@ -64,16 +76,24 @@ def seen_by(x: F32, packed: str, form: str) -> F64:
     return x.astype(np.float64)
 
 
-def form_of(isa: str, packed: str, rows: int) -> str:
-    """In which form `ops.matmul` reads activations: by instruction set, packed class and rows."""
-    if isa.startswith("amx") and rows > AMX_SMALL_ROWS and packed in (*INTEGER, "bf16"):
-        return "bf16"
+def form_of(isa: str, packed: str, rows: int, *, prompt: bool = False) -> str:
+    """In which form `ops.matmul` multiplies: by instruction set, packed class and rows.
+
+    "i8": activations in 8 bits; "rounded": weights too; "bf16": both in bf16; "f32".
+    """
+    if isa.startswith("amx") and (prompt or rows > AMX_SMALL_ROWS):
+        if packed in (*INTEGER, "bf16"):
+            return "bf16"
+    elif prompt and isa == "avx512vnni" and packed in INTEGER:
+        return "rounded"
     return "i8" if packed in INTEGER else "f32"
 
 
 def matmul(x: F32, w: F32, out: NDArray[Any], bias: F32 | None, packed: str, form: str) -> None:
     """out = x W^T + bias, exactly, on activations (bf16: and weights) as the kernel sees them."""
     weights = from_bf16(to_bf16(w)) if form == "bf16" else w
+    if form == "rounded":
+        weights = rounded(w)
     # Not `@`: the threads of NumPy's BLAS wait for each other for seconds on a busy machine.
     out[...] = np.einsum("mk,nk->mn", seen_by(x, packed, form), weights.astype(np.float64))
     if bias is not None:
