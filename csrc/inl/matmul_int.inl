@@ -110,12 +110,12 @@ struct Operands {
              planes.template step<4>(), planes.template step<5>(), planes.template step<6>(), planes.template step<7>()},
             group_scales<kind>(scales, super, g)};
   }
-  __attribute__((always_inline)) void ask_ahead(int g) const {
+  // new_weights: nobody has read them yet in this product; else they are in the second cache.
+  __attribute__((always_inline)) void ask_ahead(int g, bool new_weights) const {
     const uint8_t* p = quants + static_cast<size_t>(g) * quant_bytes(kind);
-    for (int i = 0; i < quant_bytes(kind); i += 64) {
-      __builtin_prefetch(p + i + kAhead, 0, 2);
-      __builtin_prefetch(p + i + kNear, 0, 3);
-    }
+    for (int i = 0; i < quant_bytes(kind); i += 64) __builtin_prefetch(p + i + kNear, 0, 3);
+    if (new_weights)
+      for (int i = 0; i < quant_bytes(kind); i += 64) __builtin_prefetch(p + i + kAhead, 0, 2);
   }
 };
 
@@ -179,7 +179,7 @@ static void int_rows(const Segment& w, int t, const Rows& rows, int first, const
     for (int r = 0; r < R; ++r) sum[b][r] = set1(0.0f);
   for (int g = 0; g < rows.groups(); ++g, x += R * kRowGroupBytes) {
     const Group<kind> group = operands.group(g);
-    if (first == 0) operands.ask_ahead(g);
+    operands.ask_ahead(g, first == 0);
 #pragma GCC unroll 2
     for (int b = 0; b < B; ++b) add_block<kind, R>(sum[b], group, x + b * block);
   }

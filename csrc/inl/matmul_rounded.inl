@@ -56,7 +56,7 @@ static void fill_panel(const Segment& w, int t, int g0, int g1, uint8_t* panel, 
   F32 top = set1(0.0f), bad = set1(0.0f);
   for (int g = g0; g < g1; ++g) {
     const Group<kind> group = operands.group(g);
-    operands.ask_ahead(g);
+    operands.ask_ahead(g, true);
     for (int h = 0; h < halves; ++h) {
       const F32 scale = group.s.scale[h], most = largest_of(group.op + h * steps, steps, scale, shift_of<kind>(group.s, scale));
       top = max(top, most);

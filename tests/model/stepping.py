@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from qwick.model.batch import Batch
+from qwick.model.batch import Batch, Run
 from qwick.model.decoder import Decoder
 
 Plan = list[tuple[int, int]]  # of a step: (sequence, how many of its next tokens)
@@ -97,6 +97,11 @@ class Session:
             lengths=np.array([self.done[i] + n for i, n in plan], np.int32),
             pages=pages,
             logit_rows=np.arange(starts[-1], dtype=np.int32) if wanted is None else wanted,
+            # Several rows of a sequence are of its prompt, one is of its answer.
+            runs=tuple(
+                Run(int(begin), int(begin) + n, prompt=n > 1)
+                for begin, (_, n) in zip(starts, plan, strict=False)
+            ),
         )
 
     def step(self, plan: Plan, wanted: np.ndarray | None = None) -> np.ndarray:

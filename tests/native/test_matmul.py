@@ -199,9 +199,14 @@ def test_defects_of_the_caller_are_refused() -> None:
 @pytest.mark.parametrize("prompt", [False, True], ids=["answer", "prompt"])
 @pytest.mark.parametrize(
     "kinds",
-    [("Q5_0", "Q5_0", "Q6_K"), ("Q4_K", "Q6_K", "Q4_K"), ("F32", "BF16", "F32"), ("Q8_0", "F16", "BF16")],
+    [
+        ("Q5_0", "Q5_0", "Q6_K"),
+        ("Q4_K", "Q6_K", "Q4_K"),
+        ("F32", "BF16", "F32"),
+        ("Q8_0", "F16", "BF16"),
+    ],
     ids="-".join,
-)  # fmt: skip
+)
 @pytest.mark.parametrize(("m", "n"), [(1, 256), (3, 512), (12, 256), (40, 768), (70, 256)])
 def test_mlp(isa: str, kinds: tuple[str, str, str], m: int, n: int, prompt: bool) -> None:
     """Two products with SwiGLU between them, bit for bit what the parts give."""

@@ -66,7 +66,7 @@ def rounded(w: F32) -> F32:
 
 
 def seen_by(x: F32, packed: str, form: str) -> F64:
-    """Activations as a kernel sees them: form "i8" or "rounded" (block-wise 8-bit), "bf16", or "f32"."""
+    """Activations as a kernel sees them: block-wise 8-bit ("i8", "rounded"), "bf16" or "f32"."""
     if form in ("i8", "rounded"):
         q, scale = quantize(x)
         seen: F64 = q.astype(np.float64) * _per_column(scale.astype(np.float64), x)
