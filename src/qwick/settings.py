@@ -93,11 +93,7 @@ THREADS: Setting[int | None] = Setting(
     "kernel threads",
 )
 KV: Setting[str] = Setting(
-    "QWICK_KV",
-    str,
-    lambda: "auto",
-    "int8, bf16, f32 or auto",
-    "the numbers of the key-value cache; auto: int8 where heads allow it",
+    "QWICK_KV", str, lambda: "bf16", "bf16, f32 or int8", "the numbers of the key-value cache"
 )
 OFFLINE: Setting[bool] = Setting(
     "QWICK_OFFLINE", _switch, lambda: False, "1 or 0", "never use the network"

@@ -50,7 +50,6 @@ def load(
     from qwick.choose.memory import plan_memory
     from qwick.formats.open import open_checkpoint
     from qwick.machine.cpu import use_threads
-    from qwick.model.arch import read_arch
     from qwick.model.load import load_model, weight_bytes
 
     kv = settings.KV.get() if kv is None else kv
@@ -58,8 +57,6 @@ def load(
     use_threads(threads)
     path = hub.resolve(model, listener)
     with open_checkpoint(path) as checkpoint, ThreadPoolExecutor(1) as beside:
-        if kv == "auto":
-            kv = read_arch(checkpoint.config).auto_kv
         plan = plan_memory(
             checkpoint.config,
             weight_bytes(checkpoint),

@@ -104,9 +104,8 @@ class Qwen:
 
         None is the default checkpoint. threads: kernel threads, of the whole process; default:
         QWICK_THREADS, or the cores that may be used. ctx: tokens of one sequence; default: the
-        model's, at most 32,768 and what memory allows. kv: the cache's numbers, "int8" (half the
-        memory of bf16, quicker where contexts are long), "bf16", "f32", or "auto": int8 where heads
-        allow it; default: QWICK_KV, or auto.
+        model's, at most 32,768 and what memory allows. kv: the cache's numbers, "bf16", "f32" or
+        "int8" (half the memory, quicker where contexts are long); default: QWICK_KV, or bf16.
         prefix_reuse: use again what was computed for an earlier prompt or answer; False: compute
         every prompt whole. drafts: where a text repeats itself, guess several tokens ahead
         and compute them together; the answers are the same without. listener: hears about a fetch,

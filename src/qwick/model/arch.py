@@ -102,11 +102,6 @@ class Arch:
         keys, values = (math.prod(shape) for shape in self.kv_page_shapes(kv))
         return self.layers * (keys + values) * kv_dtype(kv).itemsize // PAGE_SIZE
 
-    @property
-    def auto_kv(self) -> str:
-        """What the cache holds when nobody says: 8-bit numbers, where heads fit their layout."""
-        return "bf16" if self.head_dim % 32 else "int8"
-
     def kv_page_shapes(self, kv: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Shapes of one page of a layer's keys and values, in elements of `kv_dtype`.
 
