@@ -318,6 +318,18 @@ QWICK_INLINE void put_row(const Attention& a, int token, int head, const float* 
   for (int i = 0; i < a.head_dim; i += 16) store(out + i, mul(load(total + i), inverse));
 }
 
+// A page's keys and values, before they are needed: pages lie anywhere, so the hardware cannot guess the next one.
+static void ask_for_page(const Attention& a, size_t page) {
+  const size_t element = a.kv == KV::F32 ? 4 : 2, floats = kPage * element * a.head_dim;
+  const size_t bytes[2] = {a.kv == KV::I8 ? key_page_bytes(a.head_dim) : floats,
+                           a.kv == KV::I8 ? value_page_bytes(a.head_dim) : floats};
+  const void* parts[2] = {a.keys, a.values};
+  for (int i = 0; i < 2; ++i) {
+    const uint8_t* at = static_cast<const uint8_t*>(parts[i]) + page * bytes[i];
+    for (size_t line = 0; line < bytes[i]; line += 64) __builtin_prefetch(at + line, 0, 2);
+  }
+}
+
 template <class Pages, KV kv>
 static void attention_item(const Attention& a, const AttentionItem& work, Item& item) {
   constexpr int kRows = 8;
@@ -346,6 +358,7 @@ static void attention_item(const Attention& a, const AttentionItem& work, Item& 
     const int begin = segment * kSegment * kPage, end = begin + kSegment * kPage < most ? begin + kSegment * kPage : most;
     for (int first = begin; first < end; first += kPage) {
       const size_t page = static_cast<size_t>(pages[first / kPage]) * a.kv_heads + work.kv_head;
+      if (first + kPage < most) ask_for_page(a, static_cast<size_t>(pages[first / kPage + 1]) * a.kv_heads + work.kv_head);
       int r = 0;
       for (; r + kRows <= rows; r += kRows) Pages::template block<kv, kRows>(a, page, r, first, item);
       rest<Pages, kv, kRows - 1>(a, page, r, first, item);
