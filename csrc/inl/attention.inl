@@ -31,6 +31,7 @@ QWICK_INLINE F32 exp2(F32 x) {
 struct Item {
   int rows, head_dim;
   float query_scale;  // 1 / sqrt(head_dim), to base 2
+  int64_t next_page;  // pages lie anywhere, so the hardware cannot guess which one is read next; -1: none
   const float* query[kMaxQueryRows];
   int limit[kMaxQueryRows];                      // tokens this row may see
   alignas(64) float top[kMaxQueryRows + 16];     // largest score of the segment so far
@@ -45,6 +46,25 @@ struct Item {
 };
 
 constexpr float kLog2E = 1.44269504088896341f;
+
+// Asks for the next page's keys and values, a part at a time so that what is read now does not have to wait: the first
+// block of rows does.
+struct NextPage {
+  const uint8_t *keys, *values;
+  size_t key_part, value_part;  // bytes of each to ask for at a time
+
+  NextPage(const Attention& a, const Item& item, int r0, size_t key_bytes, size_t value_bytes, int parts)
+      : keys(nullptr), values(nullptr), key_part(key_bytes / parts), value_part(value_bytes / parts) {
+    if (r0 > 0 || item.next_page < 0) return;
+    keys = static_cast<const uint8_t*>(a.keys) + item.next_page * key_bytes;
+    values = static_cast<const uint8_t*>(a.values) + item.next_page * value_bytes;
+  }
+  __attribute__((always_inline)) void ask(int part) const {
+    if (!keys) return;
+    for (size_t i = 0; i < key_part; i += 64) __builtin_prefetch(keys + part * key_part + i, 0, 2);
+    for (size_t i = 0; i < value_part; i += 64) __builtin_prefetch(values + part * value_part + i, 0, 2);
+  }
+};
 
 // ---- pages of floats -------------------------------------------------------------------------------------
 
@@ -68,7 +88,10 @@ template <bool bf16, int R>
 static void page_scores(const Attention& a, size_t base, Item& item, int r0, int first, float* p) {
   F32 s[R][2];
   for (int r = 0; r < R; ++r) s[r][0] = s[r][1] = set1(0.0f);
+  const size_t bytes = static_cast<size_t>(kPage) * a.head_dim * (bf16 ? 2 : 4);
+  const NextPage next(a, item, r0, bytes, bytes, a.head_dim);
   for (int d = 0; d < a.head_dim; ++d) {
+    next.ask(d);
     const F32 k0 = kv_load<bf16>(a.keys, base + static_cast<size_t>(d) * kPage);
     const F32 k1 = kv_load<bf16>(a.keys, base + static_cast<size_t>(d) * kPage + 16);
 #pragma GCC unroll 8
@@ -189,14 +212,16 @@ struct BytePages {
     const uint8_t* values = static_cast<const uint8_t*>(a.values) + page * value_page_bytes(a.head_dim);
     alignas(64) uint8_t p[R * kPage];
     alignas(64) float fade[16], weight[16];  // per row: of the sums so far, of this page
-    scores<R>(keys, reinterpret_cast<const float*>(values + kPage * a.head_dim), groups, item, r0, first, p, fade, weight);
+    const NextPage next(a, item, r0, key_page_bytes(a.head_dim), value_page_bytes(a.head_dim), 8 * groups);
+    scores<R>(keys, reinterpret_cast<const float*>(values + kPage * a.head_dim), groups, item, r0, first, next, p, fade,
+              weight);
     weigh<R>(values, a.head_dim, (tokens + 3) / 4, p, fade, weight, item.acc + static_cast<size_t>(r0) * a.head_dim);
   }
 
   // Scores of R rows, their softmax as bytes, and by how much the sums change.
   template <int R>
-  static void scores(const uint8_t* keys, const float* value_scales, int groups, Item& item, int r0, int first, uint8_t* p,
-                     float* fade, float* weight) {
+  static void scores(const uint8_t* keys, const float* value_scales, int groups, Item& item, int r0, int first,
+                     const NextPage& next, uint8_t* p, float* fade, float* weight) {
     const float* key_scales = reinterpret_cast<const float*>(keys + groups * kGroup * kPage);
     const int8_t* q = item.quants + r0 * groups * kGroup;
     const float* scale = item.scale + r0 * groups;
@@ -216,6 +241,7 @@ struct BytePages {
       for (int r = 0; r < R; ++r) t[r][0] = t[r][1] = set1(begin[r]);
 #pragma GCC unroll 8
       for (int step = 0; step < 8; ++step, keys += 4 * kPage, q += 4 * R) {
+        next.ask(8 * g + step);
         const U8 k0 = load_bytes(keys), k1 = load_bytes(keys + 64);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
@@ -318,18 +344,6 @@ QWICK_INLINE void put_row(const Attention& a, int token, int head, const float* 
   for (int i = 0; i < a.head_dim; i += 16) store(out + i, mul(load(total + i), inverse));
 }
 
-// A page's keys and values, before they are needed: pages lie anywhere, so the hardware cannot guess the next one.
-static void ask_for_page(const Attention& a, size_t page) {
-  const size_t element = a.kv == KV::F32 ? 4 : 2, floats = kPage * element * a.head_dim;
-  const size_t bytes[2] = {a.kv == KV::I8 ? key_page_bytes(a.head_dim) : floats,
-                           a.kv == KV::I8 ? value_page_bytes(a.head_dim) : floats};
-  const void* parts[2] = {a.keys, a.values};
-  for (int i = 0; i < 2; ++i) {
-    const uint8_t* at = static_cast<const uint8_t*>(parts[i]) + page * bytes[i];
-    for (size_t line = 0; line < bytes[i]; line += 64) __builtin_prefetch(at + line, 0, 2);
-  }
-}
-
 template <class Pages, KV kv>
 static void attention_item(const Attention& a, const AttentionItem& work, Item& item) {
   constexpr int kRows = 8;
@@ -358,7 +372,8 @@ static void attention_item(const Attention& a, const AttentionItem& work, Item& 
     const int begin = segment * kSegment * kPage, end = begin + kSegment * kPage < most ? begin + kSegment * kPage : most;
     for (int first = begin; first < end; first += kPage) {
       const size_t page = static_cast<size_t>(pages[first / kPage]) * a.kv_heads + work.kv_head;
-      if (first + kPage < most) ask_for_page(a, static_cast<size_t>(pages[first / kPage + 1]) * a.kv_heads + work.kv_head);
+      const bool more = first + kPage < most;
+      item.next_page = more ? static_cast<int64_t>(pages[first / kPage + 1]) * a.kv_heads + work.kv_head : -1;
       int r = 0;
       for (; r + kRows <= rows; r += kRows) Pages::template block<kv, kRows>(a, page, r, first, item);
       rest<Pages, kv, kRows - 1>(a, page, r, first, item);
