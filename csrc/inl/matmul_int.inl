@@ -122,7 +122,7 @@ struct Operands {
 // ---- a tile against rows ----------------------------------------------------------------------------------
 
 // The integer sums of N rows from row r on, in step: a dot product waits for the one before it, and few can wait at a
-// time. `x`: a group of R rows (kernels.h); `op`: its steps from 4 * `first` on; `acc`: where the sums start.
+// time. `x`: a group of R rows (kernels.h); `op`: its steps from `first` on; `acc`: where the sums start.
 template <Kind kind, int R, int N>
 QWICK_INLINE void dot_rows(I32 (&acc)[N], const U8* op, const uint8_t* x, int r, int first, int steps) {
   const int8_t* q = reinterpret_cast<const int8_t*>(x) + 4 * (first * R + r);
