@@ -183,8 +183,9 @@ void mlp(const Packed& gate_up, const Packed& down, const float* x, int m, float
   Pool::Use pool;
   const bool many = takes_many(m, prompt);
   const unsigned forms = forms_of(down, many);
-  const bool direct = forms_of(down, many) == kFormI8 && std::all_of(down.segments().begin(), down.segments().end(),
-                                                                     [](const Segment& s) { return is_integer(s.kind); });
+  const auto& parts = down.segments();
+  const bool direct = forms == kFormI8 &&  // and nobody reads the floats
+                      std::all_of(parts.begin(), parts.end(), [](const Segment& s) { return is_integer(s.kind); });
   const size_t cells = static_cast<size_t>(m) * down.k();
   float* floats = direct ? nullptr : static_cast<float*>(pool->scratch(kInnerFloats, cells * sizeof(float)));
   const Rows inner = make_rows(*pool, kInner, floats, m, down.k(), forms);
