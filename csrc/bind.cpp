@@ -132,7 +132,7 @@ void py_mlp(const Packed& gate_up, const Packed& down, Array<const float, 2> x, 
 }
 
 // The pages' number format and sizes, checked: float32 or bf16 (as uint16) keys [pages][kv_heads][head_dim][kPage] and
-// values [pages][kv_heads][kPage][head_dim]; or 8 bits as uint8: keys [pages][kv_heads][kPage][head_dim + head_dim / 4],
+// values [pages][kv_heads][kPage][head_dim]; or 8 bits as uint8: keys [pages][kv_heads][kPage][head_dim + head_dim / 8],
 // values [pages][kv_heads][kPage][head_dim + 8], their inner layout that of kernels.h.
 struct PageShape {
   KV kv;

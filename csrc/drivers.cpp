@@ -236,10 +236,7 @@ void add_rms_norm(float* x, const float* delta, const float* weight, float eps, 
 void rope_store(const RopeStore& args, int rows) {
   const int width = (args.heads + 2 * args.kv_heads) * args.head_dim;
   const Timed timed(label("rope_store"), kFloat * rows * 2.0 * width, 6.0 * rows * width);
-  over_rows(rows, width,
-            [&](int begin, int end) { kernels().rope_store(args, begin, end); });
-  // A key is stored as its difference from the page's first, which another thread may have rotated.
-  if (args.kv == KV::I8) over_rows(rows, width, [&](int begin, int end) { kernels().store_bytes(args, begin, end); });
+  over_rows(rows, width, [&](int begin, int end) { kernels().rope_store(args, begin, end); });
 }
 
 // Queries and results once, and each sequence's keys and values once.
@@ -247,7 +244,7 @@ struct AttentionCost {
   double bytes = 0, operations = 0;
 
   AttentionCost(const Attention& a, int sequences) {
-    const double element = a.kv == KV::F32 ? 4 : a.kv == KV::BF16 ? 2 : 1 + 0.5 * (8.0 / a.head_dim + 1.0 / 4);
+    const double element = a.kv == KV::F32 ? 4 : a.kv == KV::BF16 ? 2 : 1 + 0.5 * (8.0 / a.head_dim + 1.0 / 8);
     for (int s = 0; s < sequences; ++s) {
       int most = 0;
       for (int row = a.starts[s]; row < a.starts[s + 1]; ++row) {

@@ -97,18 +97,16 @@ struct Output {
 // Pages of kPage tokens, a layer's keys and its values apart; per page and key head:
 //   F32, BF16   keys [head_dim][kPage], values [kPage][head_dim], so that both products run over contiguous vectors
 //               without a horizontal sum
-//   I8          keys: quant + 128 [head_dim / 4][kPage][4], then f32 scale [head_dim / 32][kPage], then f32 first
-//               [head_dim]: the page's first key; quants stand for the difference from it. Keys have a few components
-//               that are far larger than the rest and turn slowly, so the difference is small where they are large.
+//   I8          keys: quant + 128 [head_dim / 4][kPage][4], then f32 scale [head_dim / 32][kPage]
 //               values: quant [kPage / 4][head_dim][4] (signed), then f32 log2(scale) [kPage], f32 1 / scale [kPage]
-//               The operand order of the 8-bit dot product. A scale is max|x| / 127 over 32 components of a key's
-//               difference, or over all of a value (1 where all are zero).
+//               The operand order of the 8-bit dot product. A scale is max|x| / 127 over 32 components of a
+//               key, or over all of a value (1 where all are zero).
 constexpr int kPage = 32;
 constexpr int kSegment = 16;  // pages whose attention is summed before it is joined to the rest
 
 enum class KV : int { F32, BF16, I8 };
 constexpr size_t key_page_bytes(int head_dim) {  // I8
-  return static_cast<size_t>(kPage) * (head_dim + head_dim / kGroup * sizeof(float)) + head_dim * sizeof(float);
+  return static_cast<size_t>(kPage) * (head_dim + head_dim / kGroup * sizeof(float));
 }
 constexpr size_t value_page_bytes(int head_dim) { return static_cast<size_t>(kPage) * (head_dim + 2 * sizeof(float)); }
 
@@ -167,8 +165,7 @@ struct Kernels {
   // out[r][0..n) = silu(gate) * up; gate at gate_up[r * ld], up `apart` later; rows of out `out_ld` apart; out may be
   // where gate is
   void (*swiglu)(const float* gate_up, int ld, int apart, float* out, int out_ld, int rows, int n);
-  void (*rope_store)(const RopeStore& a, int r0, int r1);  // of I8 pages only the first keys are stored
-  void (*store_bytes)(const RopeStore& a, int r0, int r1);  // I8: once all rows are rotated
+  void (*rope_store)(const RopeStore& a, int r0, int r1);
   // (q1 - q0) * heads / kv_heads <= kMaxQueryRows; scratch: attention_scratch bytes, 64-byte aligned
   void (*attention)(const Attention& a, const AttentionItem& item, void* scratch);
   void (*attention_join)(const Attention& a, const AttentionItem& item);  // over the segments 0..segment1-1

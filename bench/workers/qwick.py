@@ -201,7 +201,7 @@ class Own(Peer):
         from qwick.evaluate.speed import Cost
 
         cost, arch = Cost.of(self.model), self.model.arch
-        kv = arch.kv_bytes(self.model.kv)
+        kv = arch.kv_bytes(self.model.kv_kinds)
         if test.kind == "memory":
             needed = cost.weight_bytes + kv * (test.count + MEMORY_ANSWER)
             return {"expected": needed}

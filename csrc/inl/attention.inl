@@ -6,25 +6,33 @@
 // one thread takes all segments or several share them.
 //
 // 8-bit pages (KV::I8): both products are integer dot products, exact but for the roundings that the page layout
-// (kernels.h) and two more bring: queries to 8 bits per 32 components, weights to 0..255 per page. The page's first key,
-// from which all its keys are told as differences, meets the query in float32. A value's scale goes
+// (kernels.h) and two more bring: queries to 8 bits per 32 components, weights to 0..255 per page. A value's scale goes
 // into its token's weight: with scores in base 2, s' = s + log2(scale); e = 2^(s' - max s') weighs the quants, and
 // e / scale counts in the sum of weights.
 
+constexpr int kRows = 8;  // at a time, which share what is loaded of a page
 constexpr float kNever = -3.0e38f;  // the score of what is not seen
 
-// 2^x to about 3e-6 for x in [-126, 1], clamped below; NaN stays NaN. x = n + r, |r| <= 1/2: Taylor of e^(r ln 2).
+// 2^x for x <= 1, 0 where that is too small; NaN stays NaN. x = n + r, |r| <= 1/2: Taylor of e^(r ln 2), to about 3e-6.
 QWICK_INLINE F32 exp2(F32 x) {
-  x = max(set1(-126.0f), x);
-  const I32 n = round_to_int(x);
-  const F32 r = sub(x, to_float(n));
+  const F32 n = whole(x), r = sub(x, n);
   F32 p = set1(1.3333558146e-3f);
   p = fma(p, r, set1(9.6181291076e-3f));
   p = fma(p, r, set1(5.5504108665e-2f));
   p = fma(p, r, set1(2.4022650696e-1f));
   p = fma(p, r, set1(6.9314718056e-1f));
   p = fma(p, r, set1(1.0f));
-  return mul(p, exponent_of(n));
+  return times_power(p, n);
+}
+
+// The same to 8e-5, for weights that become bytes: minimax polynomial.
+QWICK_INLINE F32 rough_exp2(F32 x) {
+  const F32 n = whole(x), r = sub(x, n);
+  F32 p = set1(0.05517167f);
+  p = fma(p, r, set1(0.24261112f));
+  p = fma(p, r, set1(0.69326099f));
+  p = fma(p, r, set1(0.99992807f));
+  return times_power(p, n);
 }
 
 // The rows of one item, in scratch. Arrays over rows are padded so that blocks of 16 may be read and written.
@@ -41,14 +49,19 @@ struct Item {
   alignas(64) int8_t quants[kMaxQueryRows * kMaxHeadDim];               // [head_dim / 4][R][4]
   float scale[kMaxQueryRows * kMaxHeadDim / kGroup];                    // [head_dim / 32][R], softmax scale included
   int32_t start[kMaxQueryRows * kMaxHeadDim / kGroup];                  // [head_dim / 32][R] -128 * sum of quants
+  // of one page
+  alignas(64) float score[kMaxQueryRows][kPage];
+  alignas(64) uint8_t bytes[kMaxQueryRows][kPage];  // 2^(score - the page's largest), 255 standing for 1
+  float fade[kMaxQueryRows], weight[kMaxQueryRows];  // per row: of the sums so far, of one in `bytes`
+  bool faded[kMaxQueryRows / kRows];                 // per block: whether any `fade` is not 1
   alignas(64) float acc[kMaxQueryRows * kMaxHeadDim];    // of the segment: [rows][head_dim]
   alignas(64) float total[kMaxQueryRows * kMaxHeadDim];  // over the segments before
 };
 
 constexpr float kLog2E = 1.44269504088896341f;
 
-// Asks for the next page's keys and values, a part at a time so that what is read now does not have to wait: the first
-// block of rows does.
+// Asks for the next page's keys and values, a part at a time so that what is read now does not have to wait: while the
+// first block of rows is computed.
 struct NextPage {
   const uint8_t *keys, *values;
   size_t key_part, value_part;  // bytes of each to ask for at a time
@@ -65,6 +78,38 @@ struct NextPage {
     for (size_t i = 0; i < value_part; i += 64) __builtin_prefetch(values + part * value_part + i, 0, 2);
   }
 };
+
+// ---- blocks of rows --------------------------------------------------------------------------------------
+
+template <int R>
+struct Block {
+  static constexpr int rows = R;
+};
+
+// job(Block<R>, r0, tokens) for the rows r0..r0+R-1, the last block's fewer than kRows. tokens: the most tokens of the
+// page from `first` on that any of them sees; not called where that is none.
+template <int R, class Job>
+QWICK_INLINE void one_block(const Item& item, int first, int r0, const Job& job) {
+  int tokens = 0;
+  for (int r = 0; r < R; ++r) {
+    const int seen = item.limit[r0 + r] - first;
+    tokens = seen > tokens ? seen : tokens;
+  }
+  if (tokens > 0) job(Block<R>(), r0, tokens < kPage ? tokens : kPage);
+}
+template <int R, class Job>
+QWICK_INLINE void last_block(const Item& item, int first, int r0, const Job& job) {
+  if constexpr (R > 0) {
+    if (item.rows - r0 == R) return one_block<R>(item, first, r0, job);
+    last_block<R - 1>(item, first, r0, job);
+  }
+}
+template <class Job>
+QWICK_INLINE void by_blocks(const Item& item, int first, const Job& job) {
+  int r0 = 0;
+  for (; r0 + kRows <= item.rows; r0 += kRows) one_block<kRows>(item, first, r0, job);
+  last_block<kRows - 1>(item, first, r0, job);
+}
 
 // ---- pages of floats -------------------------------------------------------------------------------------
 
@@ -156,27 +201,17 @@ static void page_values(const Attention& a, size_t base, int tokens, const float
   }
 }
 
-// The most tokens of the page from `first` on that any of R rows sees.
-template <int R>
-QWICK_INLINE int tokens_seen(const Item& item, int r0, int first) {
-  int tokens = 0;
-  for (int r = 0; r < R; ++r) {
-    const int seen = item.limit[r0 + r] - first;
-    tokens = seen > tokens ? seen : tokens;
-  }
-  return tokens < kPage ? tokens : kPage;
-}
-
 struct FloatPages {
-  template <KV kv, int R>
-  static void block(const Attention& a, size_t page, int r0, int first, Item& item) {
+  template <KV kv>
+  static void page(const Attention& a, size_t page, int first, Item& item) {
     constexpr bool bf16 = kv == KV::BF16;
-    const int tokens = tokens_seen<R>(item, r0, first);
-    if (tokens <= 0) return;
     const size_t base = page * a.head_dim * kPage;
-    float p[R * kPage];
-    page_scores<bf16, R>(a, base, item, r0, first, p);
-    page_values<bf16, R>(a, base, tokens, p, item.acc + static_cast<size_t>(r0) * a.head_dim);
+    by_blocks(item, first, [&](auto block, int r0, int tokens) {
+      constexpr int R = decltype(block)::rows;
+      float p[R * kPage];
+      page_scores<bf16, R>(a, base, item, r0, first, p);
+      page_values<bf16, R>(a, base, tokens, p, item.acc + static_cast<size_t>(r0) * a.head_dim);
+    });
   }
 };
 
@@ -203,38 +238,31 @@ static void quantize_queries(Item& item, int r0, int R) {
   }
 }
 
+// A page is taken in three steps, each for all rows: what a step of one block of rows waits for, the next block's fills.
 struct BytePages {
-  template <KV, int R>
-  static void block(const Attention& a, size_t page, int r0, int first, Item& item) {
-    const int tokens = tokens_seen<R>(item, r0, first), groups = a.head_dim / kGroup;
-    if (tokens <= 0) return;
+  template <KV>
+  static void page(const Attention& a, size_t page, int first, Item& item) {
     const uint8_t* keys = static_cast<const uint8_t*>(a.keys) + page * key_page_bytes(a.head_dim);
     const uint8_t* values = static_cast<const uint8_t*>(a.values) + page * value_page_bytes(a.head_dim);
-    alignas(64) uint8_t p[R * kPage];
-    alignas(64) float fade[16], weight[16];  // per row: of the sums so far, of this page
-    const NextPage next(a, item, r0, key_page_bytes(a.head_dim), value_page_bytes(a.head_dim), 8 * groups);
-    scores<R>(keys, reinterpret_cast<const float*>(values + kPage * a.head_dim), groups, item, r0, first, next, p, fade,
-              weight);
-    weigh<R>(values, a.head_dim, (tokens + 3) / 4, p, fade, weight, item.acc + static_cast<size_t>(r0) * a.head_dim);
+    const float* value_scales = reinterpret_cast<const float*>(values + kPage * a.head_dim);
+    by_blocks(item, first, [&](auto block, int r0, int) {
+      const NextPage next(a, item, r0, key_page_bytes(a.head_dim), value_page_bytes(a.head_dim), a.head_dim / 4);
+      scores<block.rows>(keys, value_scales, a.head_dim / kGroup, item, r0, next);
+    });
+    by_blocks(item, first, [&](auto block, int r0, int) { softmax<block.rows>(value_scales + kPage, item, r0, first); });
+    by_blocks(item, first, [&](auto block, int r0, int tokens) {
+      weigh<block.rows>(values, a.head_dim, (tokens + 3) / 4, item, r0);
+    });
   }
 
-  // Scores of R rows, their softmax as bytes, and by how much the sums change.
+  // Scores of R rows, the logarithms of the values' scales included.
   template <int R>
-  static void scores(const uint8_t* keys, const float* value_scales, int groups, Item& item, int r0, int first,
-                     const NextPage& next, uint8_t* p, float* fade, float* weight) {
+  static void scores(const uint8_t* keys, const float* log_scales, int groups, Item& item, int r0, const NextPage& next) {
     const float* key_scales = reinterpret_cast<const float*>(keys + groups * kGroup * kPage);
     const int8_t* q = item.quants + r0 * groups * kGroup;
     const float* scale = item.scale + r0 * groups;
     const int32_t* begin = item.start + r0 * groups;
-    const float* first_key = key_scales + groups * kPage;
-    F32 s[R][2];
-    for (int r = 0; r < R; ++r) {
-      F32 sum = set1(0.0f);
-      for (int d = 0; d < groups * kGroup; d += 16) sum = fma(load(item.query[r0 + r] + d), load(first_key + d), sum);
-      const F32 common = set1(reduce_add(sum) * item.query_scale);
-      s[r][0] = add(load(value_scales), common);
-      s[r][1] = add(load(value_scales + 16), common);
-    }
+    float* score = item.score[r0];
     for (int g = 0; g < groups; ++g, scale += R, begin += R, key_scales += kPage) {
       I32 t[R][2];
 #pragma GCC unroll 8
@@ -252,48 +280,61 @@ struct BytePages {
       const F32 k0 = load(key_scales), k1 = load(key_scales + 16);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        s[r][0] = fma(mul(to_float(t[r][0]), k0), set1(scale[r]), s[r][0]);
-        s[r][1] = fma(mul(to_float(t[r][1]), k1), set1(scale[r]), s[r][1]);
+        const float* before = g ? score + r * kPage : log_scales;
+        const F32 by = set1(scale[r]);
+        store(score + r * kPage, fma(mul(to_float(t[r][0]), k0), by, load(before)));
+        store(score + r * kPage + 16, fma(mul(to_float(t[r][1]), k1), by, load(before + 16)));
       }
-    }
-    alignas(64) float page_top[16];
-    store(page_top, set1(kNever));
-    for (int r = 0; r < R; ++r) {
-      const int seen = item.limit[r0 + r] - first;
-      if (seen < kPage) {
-        s[r][0] = first_lanes(s[r][0], set1(kNever), seen < 0 ? 0 : seen < 16 ? seen : 16);
-        s[r][1] = first_lanes(s[r][1], set1(kNever), seen < 16 ? 0 : seen - 16);
-      }
-      page_top[r] = reduce_max(max(s[r][0], s[r][1]));
-    }
-    const F32 old = load_some(item.top + r0, R), here = load(page_top), top = max(here, old);
-    const F32 keep = exp2(sub(old, top)), count = exp2(sub(here, top));
-    store_some(item.top + r0, top, R);
-    store(fade, keep);
-    store(weight, count);
-    const F32 inverse0 = load(value_scales + kPage), inverse1 = load(value_scales + kPage + 16);
-    for (int r = 0; r < R; ++r) {
-      const int seen = item.limit[r0 + r] - first;
-      F32 u = exp2(sub(s[r][0], set1(page_top[r]))), v = exp2(sub(s[r][1], set1(page_top[r])));
-      F32 sum_u = mul(u, inverse0), sum_v = mul(v, inverse1);
-      if (seen < kPage) {  // what lies behind may be anything
-        const int low = seen < 0 ? 0 : seen < 16 ? seen : 16, high = seen < 16 ? 0 : seen - 16;
-        const F32 zero = set1(0.0f);
-        u = first_lanes(u, zero, low), sum_u = first_lanes(sum_u, zero, low);
-        v = first_lanes(v, zero, high), sum_v = first_lanes(sum_v, zero, high);
-      }
-      float* sum = item.sum[r0 + r];
-      store(sum, fma(add(sum_u, sum_v), set1(weight[r]), mul(load(sum), set1(fade[r]))));
-      store_u8(p + r * kPage, round_to_int(mul(u, set1(255.0f))));
-      store_u8(p + r * kPage + 16, round_to_int(mul(v, set1(255.0f))));
-      weight[r] *= 1.0f / 255.0f;
     }
   }
 
-  // acc [R][head_dim] = acc * fade + weight * (p V)
+  // Scores of R rows into weights as bytes, and by how much the sums so far and this page's count.
   template <int R>
-  static void weigh(const uint8_t* values, int head_dim, int steps, const uint8_t* p, const float* fade, const float* weight,
-                    float* acc) {
+  static void softmax(const float* inverse_scales, Item& item, int r0, int first) {
+    F32 u[R], v[R], most[8];
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r) {
+      most[r] = set1(kNever);
+      if (r >= R) continue;
+      const int seen = item.limit[r0 + r] - first;
+      u[r] = load(item.score[r0 + r]);
+      v[r] = load(item.score[r0 + r] + 16);
+      if (seen < kPage) {
+        u[r] = first_lanes(u[r], set1(kNever), seen < 0 ? 0 : seen < 16 ? seen : 16);
+        v[r] = first_lanes(v[r], set1(kNever), seen < 16 ? 0 : seen - 16);
+      }
+      most[r] = max(u[r], v[r]);
+    }
+    const F32 old = load_some(item.top + r0, R), here = row_tops(most), top = max(here, old);
+    alignas(64) float zero[16];  // of the weights' exponents: the largest score becomes 255
+    store(zero, sub(here, set1(7.99435343686f)));  // log2(255)
+    store_some(item.top + r0, top, R);
+    store_some(item.fade + r0, exp2(sub(old, top)), R);
+    store_some(item.weight + r0, mul(exp2(sub(here, top)), set1(1.0f / 255.0f)), R);
+    item.faded[r0 / kRows] = !equal(old, top);
+    const F32 inverse0 = load(inverse_scales), inverse1 = load(inverse_scales + 16);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const int seen = item.limit[r0 + r] - first;
+      F32 e = rough_exp2(sub(u[r], set1(zero[r]))), f = rough_exp2(sub(v[r], set1(zero[r])));
+      F32 sum_e = mul(e, inverse0), sum_f = mul(f, inverse1);
+      if (seen < kPage) {  // what lies behind may be anything
+        const int low = seen < 0 ? 0 : seen < 16 ? seen : 16, high = seen < 16 ? 0 : seen - 16;
+        const F32 none = set1(0.0f);
+        e = first_lanes(e, none, low), sum_e = first_lanes(sum_e, none, low);
+        f = first_lanes(f, none, high), sum_f = first_lanes(sum_f, none, high);
+      }
+      float* sum = item.sum[r0 + r];
+      store(sum, fma(add(sum_e, sum_f), set1(item.weight[r0 + r]), mul(load(sum), set1(item.fade[r0 + r]))));
+      store_u8(item.bytes[r0 + r], round_to_int(e));
+      store_u8(item.bytes[r0 + r] + 16, round_to_int(f));
+    }
+  }
+
+  // acc [R][head_dim] = acc * fade + weight * (bytes V)
+  template <int R>
+  static void weigh(const uint8_t* values, int head_dim, int steps, Item& item, int r0) {
+    float* acc = item.acc + static_cast<size_t>(r0) * head_dim;
     for (int d = 0; d < head_dim; d += 32, acc += 32) {
       I32 t[R][2];
       for (int r = 0; r < R; ++r) t[r][0] = t[r][1] = set1(0);
@@ -302,30 +343,27 @@ struct BytePages {
         const U8 v0 = load_bytes(v), v1 = load_bytes(v + 64);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-          t[r][0] = dot_signed(t[r][0], v0, p + r * kPage + 4 * step);
-          t[r][1] = dot_signed(t[r][1], v1, p + r * kPage + 4 * step);
+          t[r][0] = dot_signed(t[r][0], v0, item.bytes[r0 + r] + 4 * step);
+          t[r][1] = dot_signed(t[r][1], v1, item.bytes[r0 + r] + 4 * step);
         }
       }
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         float* o = acc + static_cast<size_t>(r) * head_dim;
-        const F32 f = set1(fade[r]), w = set1(weight[r]);
-        store(o, fma(to_float(t[r][0]), w, mul(load(o), f)));
-        store(o + 16, fma(to_float(t[r][1]), w, mul(load(o + 16), f)));
+        const F32 w = set1(item.weight[r0 + r]);
+        F32 before0 = load(o), before1 = load(o + 16);
+        if (item.faded[r0 / kRows]) {  // else by 1, seldom otherwise
+          const F32 f = set1(item.fade[r0 + r]);
+          before0 = mul(before0, f), before1 = mul(before1, f);
+        }
+        store(o, fma(to_float(t[r][0]), w, before0));
+        store(o + 16, fma(to_float(t[r][1]), w, before1));
       }
     }
   }
 };
 
 // ---- items -----------------------------------------------------------------------------------------------
-
-// The last rows of an item, fewer than a block: as many as R at once.
-template <class Pages, KV kv, int R>
-static void rest(const Attention& a, size_t page, int r0, int first, Item& item) {
-  if constexpr (R > 0) {
-    if (item.rows - r0 == R) return Pages::template block<kv, R>(a, page, r0, first, item);
-    rest<Pages, kv, R - 1>(a, page, r0, first, item);
-  }
-}
 
 // Sums of a segment joined to those of the segments before it.
 QWICK_INLINE void join(float& total_top, float& total_sum, float* total, float top, float sum, const float* acc, int d) {
@@ -346,7 +384,6 @@ QWICK_INLINE void put_row(const Attention& a, int token, int head, const float* 
 
 template <class Pages, KV kv>
 static void attention_item(const Attention& a, const AttentionItem& work, Item& item) {
-  constexpr int kRows = 8;
   const int group = a.heads / a.kv_heads, d = a.head_dim;
   const int rows = (work.q1 - work.q0) * group;
   item.rows = rows;
@@ -374,9 +411,7 @@ static void attention_item(const Attention& a, const AttentionItem& work, Item& 
       const size_t page = static_cast<size_t>(pages[first / kPage]) * a.kv_heads + work.kv_head;
       const bool more = first + kPage < most;
       item.next_page = more ? static_cast<int64_t>(pages[first / kPage + 1]) * a.kv_heads + work.kv_head : -1;
-      int r = 0;
-      for (; r + kRows <= rows; r += kRows) Pages::template block<kv, kRows>(a, page, r, first, item);
-      rest<Pages, kv, kRows - 1>(a, page, r, first, item);
+      Pages::template page<kv>(a, page, first, item);
     }
     for (int r = 0; r < rows; ++r) {
       const float sum = reduce_add(load(item.sum[r]));

@@ -5,10 +5,9 @@
 // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts keeps r exact; minimax polynomial of Cephes' expf.
 QWICK_INLINE F32 exp(F32 x) {
   x = min(set1(88.0f), max(set1(-87.0f), x));
-  const I32 n = round_to_int(mul(x, set1(1.44269504088896341f)));
-  const F32 nf = to_float(n);
-  F32 r = fma(nf, set1(-0.693359375f), x);
-  r = fma(nf, set1(2.12194440e-4f), r);
+  const F32 n = whole(mul(x, set1(1.44269504088896341f)));
+  F32 r = fma(n, set1(-0.693359375f), x);
+  r = fma(n, set1(2.12194440e-4f), r);
   F32 p = set1(1.9875691500e-4f);
   p = fma(p, r, set1(1.3981999507e-3f));
   p = fma(p, r, set1(8.3334519073e-3f));
@@ -16,7 +15,7 @@ QWICK_INLINE F32 exp(F32 x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   p = fma(mul(p, r), r, add(r, set1(1.0f)));
-  return mul(p, exponent_of(n));
+  return times_power(p, n);
 }
 
 // x / (1 + e^-x)
@@ -99,17 +98,14 @@ static float largest(const float* x, int n) {  // of |x|; NaN if there is one
   return nan ? __builtin_nanf("") : reduce_max(top);
 }
 
-// One key and value into a page of 8-bit numbers whose first key is there.
+// One key and value into a page of 8-bit numbers.
 static void store_slot(uint8_t* keys, uint8_t* values, size_t offset, int d, const float* key, const float* value) {
   int8_t q[kMaxHeadDim];
-  float difference[kMaxHeadDim];
   float* scales = reinterpret_cast<float*>(keys + kPage * d) + offset;
-  const float* first = reinterpret_cast<const float*>(keys + kPage * d) + d / kGroup * kPage;
-  for (int i = 0; i < d; i += 16) store(difference + i, sub(load(key + i), load(first + i)));
   for (int g = 0; g < d; g += kGroup) {
-    const float amax = largest(difference + g, kGroup);
+    const float amax = largest(key + g, kGroup);
     const F32 inverse = set1(amax > 0 ? 127.0f / amax : 0.0f);
-    for (int i = g; i < g + kGroup; i += 16) store_i8(q + i, round_to_int(mul(load(difference + i), inverse)));
+    for (int i = g; i < g + kGroup; i += 16) store_i8(q + i, round_to_int(mul(load(key + i), inverse)));
     scales[g / kGroup * kPage] = amax / 127.0f;
   }
   for (int i = 0; i < d; ++i) keys[i / 4 * 4 * kPage + 4 * offset + i % 4] = static_cast<uint8_t>(q[i]) ^ 0x80;
@@ -126,9 +122,8 @@ static void store_slot(uint8_t* keys, uint8_t* values, size_t offset, int d, con
 static void store_key_value(const RopeStore& a, int slot, int head, const float* key, const float* value) {
   const size_t page = static_cast<size_t>(slot / kPage) * a.kv_heads + head, offset = slot % kPage, d = a.head_dim;
   if (a.kv == KV::I8) {
-    if (offset) return;
-    uint8_t* at = static_cast<uint8_t*>(a.keys) + (page + 1) * key_page_bytes(a.head_dim) - d * sizeof(float);
-    memcpy(at, key, d * sizeof(float));
+    store_slot(static_cast<uint8_t*>(a.keys) + page * key_page_bytes(a.head_dim),
+               static_cast<uint8_t*>(a.values) + page * value_page_bytes(a.head_dim), offset, a.head_dim, key, value);
   } else if (a.kv == KV::BF16) {
     store_floats(static_cast<uint16_t*>(a.keys) + page * d * kPage, static_cast<uint16_t*>(a.values) + page * d * kPage,
                  offset, a.head_dim, key, value, [](uint16_t* p, F32 v) { store_bf16(p, v); });
@@ -155,16 +150,4 @@ static void rope_store(const RopeStore& a, int r0, int r1) {
       store_key_value(a, a.slots[r], h, row + static_cast<size_t>(a.heads + h) * d,
                       row + static_cast<size_t>(a.heads + a.kv_heads + h) * d);
   }
-}
-
-static void store_bytes(const RopeStore& a, int r0, int r1) {
-  const size_t d = a.head_dim, stride = (a.heads + 2 * static_cast<size_t>(a.kv_heads)) * d;
-  for (int r = r0; r < r1; ++r)
-    for (int h = 0; h < a.kv_heads; ++h) {
-      const size_t page = static_cast<size_t>(a.slots[r] / kPage) * a.kv_heads + h;
-      const float* key = a.qkv + r * stride + (a.heads + h) * d;
-      store_slot(static_cast<uint8_t*>(a.keys) + page * key_page_bytes(a.head_dim),
-                 static_cast<uint8_t*>(a.values) + page * value_page_bytes(a.head_dim), a.slots[r] % kPage, a.head_dim,
-                 key, key + a.kv_heads * d);
-    }
 }

@@ -30,7 +30,7 @@ extern const Kernels kAvx512Vnni = {
     "avx512vnni", kAvx512VnniSet, true,
     {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     avx512vnni::prepare, avx512vnni::quantize, avx512vnni::matmul, avx512vnni::add_rms_norm, avx512vnni::swiglu, avx512vnni::rope_store,
-    avx512vnni::store_bytes, avx512vnni::attention, avx512vnni::attention_join, sizeof(avx512vnni::Item), avx512vnni::read, avx512vnni::busy,
+    avx512vnni::attention, avx512vnni::attention_join, sizeof(avx512vnni::Item), avx512vnni::read, avx512vnni::busy,
     kAnyRows, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32}, avx512vnni::rounded_bytes,
     avx512vnni::matmul_rounded,
 };

@@ -56,6 +56,10 @@ QWICK_INLINE bool unordered(F32 x, F32 y) {
   const __m256 a = _mm256_cmp_ps(x.a, y.a, _CMP_UNORD_Q), b = _mm256_cmp_ps(x.b, y.b, _CMP_UNORD_Q);
   return _mm256_movemask_ps(_mm256_or_ps(a, b)) != 0;
 }
+QWICK_INLINE bool equal(F32 x, F32 y) {
+  const __m256 a = _mm256_cmp_ps(x.a, y.a, _CMP_NEQ_UQ), b = _mm256_cmp_ps(x.b, y.b, _CMP_NEQ_UQ);
+  return _mm256_movemask_ps(_mm256_or_ps(a, b)) == 0;
+}
 QWICK_INLINE F32 first_lanes(F32 x, F32 y, int n) {
   return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(lanes(n))),
           _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(lanes(n - 8)))};
@@ -72,11 +76,16 @@ QWICK_INLINE I32 set1(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi
 QWICK_INLINE I32 add(I32 x, I32 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 QWICK_INLINE F32 to_float(I32 v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
 QWICK_INLINE I32 round_to_int(F32 v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
-QWICK_INLINE F32 exponent_of(I32 n) {
-  const __m256i bias = _mm256_set1_epi32(127);
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
-          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
+QWICK_INLINE F32 whole(F32 v) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(v.a, kNearest), _mm256_round_ps(v.b, kNearest)};
 }
+QWICK_INLINE __m256 power(__m256 n) {  // 2^n, n from -126 on
+  const __m256i exponent = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_set1_ps(-126.0f), n));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(exponent, _mm256_set1_epi32(127)), 23));
+}
+// p 2^n, next to 0 where that is too small; n whole, at most 127
+QWICK_INLINE F32 times_power(F32 p, F32 n) { return {_mm256_mul_ps(p.a, power(n.a)), _mm256_mul_ps(p.b, power(n.b))}; }
 QWICK_INLINE int reduce_add(I32 v) {
   const __m256i s = _mm256_add_epi32(v.a, v.b);
   __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
@@ -230,6 +239,13 @@ QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
                 x3 = four_bytes(x + 3 * apart);
   return {dot4_half<kind>(acc.a, op[0].a, op[1].a, op[2].a, op[3].a, x0, x1, x2, x3),
           dot4_half<kind>(acc.b, op[0].b, op[1].b, op[2].b, op[3].b, x0, x1, x2, x3)};
+}
+
+// The largest lane of each of eight, in the first eight lanes.
+QWICK_INLINE F32 row_tops(const F32 (&v)[8]) {
+  float top[16] = {};
+  for (int r = 0; r < 8; ++r) top[r] = reduce_max(v[r]);
+  return load(top);
 }
 
 constexpr bool kQuantizesBlocks = false;  // eight rows at once: only simd/avx512.h

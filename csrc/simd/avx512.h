@@ -30,6 +30,7 @@ QWICK_INLINE F32 abs(F32 a) { return _mm512_abs_ps(a); }
 QWICK_INLINE float reduce_add(F32 v) { return _mm512_reduce_add_ps(v); }
 QWICK_INLINE float reduce_max(F32 v) { return _mm512_reduce_max_ps(v); }
 QWICK_INLINE bool unordered(F32 a, F32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0; }
+QWICK_INLINE bool equal(F32 a, F32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) == 0; }
 QWICK_INLINE F32 first_lanes(F32 a, F32 b, int n) { return _mm512_mask_blend_ps(lanes(n), b, a); }
 QWICK_INLINE F32 load_some(const float* p, int n) { return _mm512_maskz_loadu_ps(lanes(n), p); }
 QWICK_INLINE void store_some(float* p, F32 v, int n) { _mm512_mask_storeu_ps(p, lanes(n), v); }
@@ -38,9 +39,9 @@ QWICK_INLINE I32 set1(int32_t v) { return _mm512_set1_epi32(v); }
 QWICK_INLINE I32 add(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
 QWICK_INLINE F32 to_float(I32 v) { return _mm512_cvtepi32_ps(v); }
 QWICK_INLINE I32 round_to_int(F32 v) { return _mm512_cvtps_epi32(v); }
-QWICK_INLINE F32 exponent_of(I32 n) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
-}
+QWICK_INLINE F32 whole(F32 v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// p 2^n, 0 where that is too small; n whole, at most 127
+QWICK_INLINE F32 times_power(F32 p, F32 n) { return _mm512_scalef_ps(p, n); }
 QWICK_INLINE int reduce_add(I32 v) { return _mm512_reduce_add_epi32(v); }
 QWICK_INLINE void store_i8(int8_t* p, I32 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(v));
@@ -122,30 +123,36 @@ constexpr bool kQuantizesBlocks = true;
 QWICK_INLINE __m256 pair_max(__m256 a, __m256 b) {
   return _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
 }
+// The largest lane of each.
+QWICK_INLINE __m256 tops_of(const F32 (&v)[8]) {
+  __m256 top[8];
+#pragma GCC unroll 8
+  for (int r = 0; r < 8; ++r) top[r] = _mm256_max_ps(_mm512_castps512_ps256(v[r]), _mm512_extractf32x8_ps(v[r], 1));
+  // After two levels: lanes 0..3 and 4..7 hold the maxima of four rows, of the lower and the upper four lanes.
+  const __m256 low = pair_max(pair_max(top[0], top[1]), pair_max(top[2], top[3]));
+  const __m256 high = pair_max(pair_max(top[4], top[5]), pair_max(top[6], top[7]));
+  return _mm256_max_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+}
+QWICK_INLINE F32 row_tops(const F32 (&v)[8]) { return _mm512_zextps256_ps512(tops_of(v)); }
 
 // A group of eight rows, `k` floats apart, into the form that kernels.h states for a whole block. False, and nothing
 // useful written, where there is a NaN.
 QWICK_INLINE bool quantize_block(const float* x, size_t k, uint8_t* to) {
-  __m512 u[8], v[8];
-  __m256 top[8];
+  __m512 u[8], v[8], most[8];
   __mmask16 nan = 0;
 #pragma GCC unroll 8
   for (int r = 0; r < 8; ++r) {
     u[r] = _mm512_loadu_ps(x + r * k);
     v[r] = _mm512_loadu_ps(x + r * k + 16);
     nan |= _mm512_cmp_ps_mask(u[r], v[r], _CMP_UNORD_Q);
-    const __m512 both = _mm512_max_ps(_mm512_abs_ps(u[r]), _mm512_abs_ps(v[r]));
-    top[r] = _mm256_max_ps(_mm512_castps512_ps256(both), _mm512_extractf32x8_ps(both, 1));
+    most[r] = _mm512_max_ps(_mm512_abs_ps(u[r]), _mm512_abs_ps(v[r]));
   }
   if (nan) return false;
-  // After two levels: lanes 0..3 and 4..7 hold the maxima of four rows, of the lower and the upper four lanes.
-  const __m256 low = pair_max(pair_max(top[0], top[1]), pair_max(top[2], top[3]));
-  const __m256 high = pair_max(pair_max(top[4], top[5]), pair_max(top[6], top[7]));
-  const __m256 amax = _mm256_max_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
-  const __m256 most = _mm256_set1_ps(127.0f);
+  const __m256 amax = tops_of(most);
+  const __m256 full = _mm256_set1_ps(127.0f);
   const __mmask8 some = _mm256_cmp_ps_mask(amax, _mm256_setzero_ps(), _CMP_GT_OQ);
   alignas(32) float inverse[8];
-  _mm256_store_ps(inverse, _mm256_maskz_div_ps(some, most, amax));
+  _mm256_store_ps(inverse, _mm256_maskz_div_ps(some, full, amax));
 
   __m256i q[8];  // row by row: eight steps of four quants
 #pragma GCC unroll 8
@@ -182,7 +189,7 @@ QWICK_INLINE bool quantize_block(const float* x, size_t k, uint8_t* to) {
   const auto put = [&](int i, __m256i value) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 256 + 32 * i), value); };
   const auto times = [](__m256i value, int zero) { return _mm256_mullo_epi32(value, _mm256_set1_epi32(-zero)); };
   const __m256i all = _mm256_add_epi32(sum[0], sum[1]);
-  put(0, _mm256_castps_si256(_mm256_div_ps(amax, most)));
+  put(0, _mm256_castps_si256(_mm256_div_ps(amax, full)));
   put(1, times(all, zero_point(Kind::I5)));
   put(2, times(all, zero_point(Kind::I8)));
   put(3, _mm256_castps_si256(_mm256_cvtepi32_ps(times(all, 1))));

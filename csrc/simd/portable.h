@@ -45,6 +45,11 @@ QWICK_INLINE bool unordered(F32 a, F32 b) {  // whether any lane of either is Na
   for (int i = 0; i < 16; ++i) found |= a[i] != a[i] || b[i] != b[i];
   return found;
 }
+QWICK_INLINE bool equal(F32 a, F32 b) {  // in every lane
+  bool all = true;
+  for (int i = 0; i < 16; ++i) all &= a[i] == b[i];
+  return all;
+}
 QWICK_INLINE F32 first_lanes(F32 a, F32 b, int n) {  // lanes 0..n-1 of a, the others of b
   for (int i = 0; i < 16; ++i) a[i] = i < n ? a[i] : b[i];
   return a;
@@ -65,11 +70,16 @@ QWICK_INLINE I32 set1(int32_t v) {
 }
 QWICK_INLINE I32 add(I32 a, I32 b) { return a + b; }
 QWICK_INLINE F32 to_float(I32 v) { return __builtin_convertvector(v, F32); }
-QWICK_INLINE I32 round_to_int(F32 v) {  // to nearest, ties to even, for |v| < 2^22
+QWICK_INLINE F32 whole(F32 v) {  // to nearest, ties to even, for |v| < 2^22
   const F32 magic = set1(12582912.0f);
-  return __builtin_convertvector((v + magic) - magic, I32);
+  return (v + magic) - magic;
 }
-QWICK_INLINE F32 exponent_of(I32 n) { return reinterpret_cast<F32>((n + 127) << 23); }  // 2^n
+QWICK_INLINE I32 round_to_int(F32 v) { return __builtin_convertvector(whole(v), I32); }
+// p 2^n, next to 0 where that is too small; n whole, at most 127
+QWICK_INLINE F32 times_power(F32 p, F32 n) {
+  const I32 exponent = __builtin_convertvector(max(set1(-126.0f), n), I32);
+  return p * reinterpret_cast<F32>((exponent + 127) << 23);
+}
 QWICK_INLINE int reduce_add(I32 v) {
   int s = 0;
   for (int i = 0; i < 16; ++i) s += v[i];
@@ -158,6 +168,13 @@ template <Kind kind>
 QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
   for (int t = 0; t < 4; ++t) acc = dot<(largest_quant(kind) > 129)>(acc, op[t], x + t * apart);
   return acc;
+}
+
+// The largest lane of each of eight, in the first eight lanes.
+QWICK_INLINE F32 row_tops(const F32 (&v)[8]) {
+  float top[16] = {};
+  for (int r = 0; r < 8; ++r) top[r] = reduce_max(v[r]);
+  return load(top);
 }
 
 constexpr bool kQuantizesBlocks = false;  // eight rows at once: only simd/avx512.h

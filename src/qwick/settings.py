@@ -93,7 +93,11 @@ THREADS: Setting[int | None] = Setting(
     "kernel threads",
 )
 KV: Setting[str] = Setting(
-    "QWICK_KV", str, lambda: "bf16", "bf16, f32 or int8", "the numbers of the key-value cache"
+    "QWICK_KV",
+    str,
+    lambda: "auto",
+    "auto, int8, bf16 or f32",
+    "the numbers of the key-value cache; auto: int8 where it was measured, else bf16",
 )
 OFFLINE: Setting[bool] = Setting(
     "QWICK_OFFLINE", _switch, lambda: False, "1 or 0", "never use the network"

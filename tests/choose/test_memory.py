@@ -37,6 +37,7 @@ def plan(available: int, context: int | None = None, **more: Any) -> MemoryPlan:
         context=context,
         rows=576,
         logit_rows=64,
+        kv_kinds=(more.pop("kv", "bf16"),) * 24,
         **more,
     )
 
@@ -101,8 +102,3 @@ def test_a_bad_context(bad: Any) -> None:
 def test_a_context_beyond_the_models() -> None:
     with pytest.raises(UnsupportedError, match=r"131073.*trained for 131072"):
         plan(20 * GB, 131_073)
-
-
-def test_a_bad_cache_type() -> None:
-    with pytest.raises(ParameterError, match="kv is 'int3'; allowed: bf16, f32"):
-        plan(20 * GB, kv="int3")

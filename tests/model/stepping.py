@@ -16,6 +16,9 @@ from qwick.model.decoder import Decoder
 Plan = list[tuple[int, int]]  # of a step: (sequence, how many of its next tokens)
 Schedule = Callable[[list[int]], Iterable[Plan]]
 
+# By what an array of the cache holds: float32, bf16, 8 bits whose float32 scales are all ones.
+NAN_OF = {np.dtype(np.float32): np.nan, np.dtype(np.uint16): 0x7FC0, np.dtype(np.uint8): 0xFF}
+
 
 def prefill(lengths: list[int]) -> Iterator[Plan]:
     """Every sequence alone, in one step."""
@@ -72,7 +75,7 @@ class Session:
         self.pages = np.split(order, np.cumsum(counts))[: len(ids)]
         self.cache = model.new_cache(len(order))
         for array in (*self.cache.keys, *self.cache.values):
-            array.fill(np.nan if array.dtype == np.float32 else 0x7FC0)  # NaN in bf16
+            array.fill(NAN_OF[array.dtype])
         self.done = [0] * len(ids)
 
     def batch(self, plan: Plan, wanted: np.ndarray | None = None) -> Batch:

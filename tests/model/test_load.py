@@ -22,7 +22,7 @@ from qwick.errors import (
 )
 from qwick.formats.open import open_checkpoint
 from qwick.formats.write import write_folder
-from qwick.model.arch import read_arch
+from qwick.model.arch import KV_DTYPES, read_arch
 from qwick.model.cache import KVCache, page_bytes
 from qwick.model.decoder import tensor_table
 from qwick.model.load import load_model, weight_bytes
@@ -205,8 +205,41 @@ def test_a_context_beyond_the_models_is_refused() -> None:
 
 @pytest.mark.parametrize("kv", ["f16", "", "BF16", None, 16])
 def test_a_wrong_cache_type_is_named(kv: Any) -> None:
-    with pytest.raises(ParameterError, match=r"^kv is .*; allowed: bf16, f32, int8$"):
+    with pytest.raises(ParameterError, match=r"^kv is .*; allowed: auto, int8, bf16, f32$"):
         load_model(in_memory(CONFIG, tensors()), kv=kv)
+
+
+def kinds_of(kv: str, name: str = NAME, **changed: Any) -> tuple[str, ...]:
+    """What each layer's cache holds, of wild weights with some tensors scaled by a number."""
+    held = dict(wild_tensors(CONFIGS[name]))
+    for tensor, factor in changed.items():
+        held[tensor] = held[tensor] * np.float32(factor)
+    model = load_model(in_memory(CONFIGS[name], held), kv=kv)
+    dtypes = [array.dtype for array in model.new_cache(1).keys]
+    assert dtypes == [KV_DTYPES[kind] for kind in model.kv_kinds]
+    return model.kv_kinds
+
+
+def test_what_the_cache_holds() -> None:
+    """8 bits only where keys are even: one large bias spoils all components of its group."""
+    assert CONFIGS["qwen2.5-wide"]["model_type"] == "qwen2"
+    wide = "qwen2.5-wide"
+    for kv in ("bf16", "f32"):
+        assert kinds_of(kv, wide) == (kv,) * 3
+    for kv in ("int8", "auto"):
+        assert kinds_of(kv, wide) == ("int8",) * 3
+        large = {"model.layers.1.self_attn.k_proj.bias": 100}
+        assert kinds_of(kv, wide, **large) == ("int8", "bf16", "int8")
+        assert kinds_of(kv, wide, **{"model.layers.2.self_attn.v_proj.bias": 1e4}) == ("int8",) * 3
+        bad = {"model.layers.0.self_attn.k_proj.bias": np.nan}
+        assert kinds_of(kv, wide, **bad) == ("bf16", "int8", "int8")
+    # Keys that are normed were not measured: only on request.
+    norms = {"model.layers.2.self_attn.k_norm.weight": 100}
+    assert kinds_of("auto", "qwen3-tied") == ("bf16",) * 3
+    assert kinds_of("int8", "qwen3-tied") == ("int8",) * 3
+    assert kinds_of("int8", "qwen3-tied", **norms) == ("int8", "int8", "bf16")
+    # Heads of 16 components do not fit the layout.
+    assert kinds_of("int8", "qwen1.5-mha") == ("bf16",) * 3
 
 
 def test_the_context_bounds_positions(samples: Samples) -> None:
@@ -244,9 +277,10 @@ def test_rotation_tables_grow_with_the_positions_in_use() -> None:
 @pytest.mark.parametrize(("kv", "size"), [("bf16", 2), ("f32", 4)])
 def test_cache_bytes_are_those_of_the_arrays(kv: str, size: int) -> None:
     arch = read_arch(CONFIG)
-    cache = KVCache(arch, 5, kv)
+    kinds = (kv,) * arch.layers
+    cache = KVCache(arch, 5, kinds)
     held = sum(array.nbytes for array in (*cache.keys, *cache.values))
-    assert held == 5 * page_bytes(arch, kv) == 5 * 2 * 3 * 32 * 2 * 128 * size
+    assert held == 5 * page_bytes(arch, kinds) == 5 * 2 * 3 * 32 * 2 * 128 * size
     theirs = load_model(in_memory(CONFIG, tensors()), kv=kv).new_cache(5)
     assert held == sum(array.nbytes for array in (*theirs.keys, *theirs.values))
 
@@ -254,5 +288,5 @@ def test_cache_bytes_are_those_of_the_arrays(kv: str, size: int) -> None:
 def test_a_cache_beyond_memory_is_our_error() -> None:
     arch = replace(read_arch(CONFIG), layers=1)
     with pytest.raises(ResourceError, match=r"the KV cache needs [\d,]+ bytes for") as caught:
-        KVCache(arch, 1 << 36, "f32")
+        KVCache(arch, 1 << 36, ("f32",))
     assert isinstance(caught.value, QwickError)

@@ -72,6 +72,17 @@ def test_bfloat16_cache(samples: Samples, isa: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY)
+def test_8_bit_cache(samples: Samples, isa: str, name: str) -> None:
+    """Only keys and values are rounded, to about as many digits as bfloat16 has."""
+    sample = samples.folder(name, StoredType.F32)
+    model = sample.load(kv="int8")
+    assert set(model.kv_kinds) == {"int8"}
+    for schedule in (mixed, stepwise):
+        found = require_no_further(model, sample.oracle, schedule, sample.oracle.bf16)
+        assert found.rms > 1e-4, "nothing was rounded"
+
+
+@pytest.mark.parametrize("name", FAMILY)
 def test_shards(samples: Samples, name: str) -> None:
     sample = samples.folder(name, StoredType.F32, shards=3)
     assert len(list(sample.path.glob("*.safetensors"))) == 3

@@ -67,7 +67,7 @@ class Case:
     def to_bytes(self) -> None:
         """Turn the pages into 8-bit ones, with NaN for the scales of what nobody wrote."""
         pages, kv_heads, d = len(self.keys), self.kv_heads, self.head_dim
-        keys = np.full((pages, kv_heads, PAGE, d + d // 4), 255, np.uint8)  # f32 of all ones: NaN
+        keys = np.full((pages, kv_heads, PAGE, d + d // 8), 255, np.uint8)  # f32 of all ones: NaN
         values = np.full((pages, kv_heads, PAGE, d + 8), 255, np.uint8)
         for page, used in self.unused():
             for offset in range(used):
@@ -132,7 +132,7 @@ def test_long_sequences_cut_along_their_tokens_give_the_same_bits(isa: str) -> N
     pages = np.arange(-(-tokens // PAGE), dtype=np.int32)[None]
     for kv in (np.float32, np.uint16, np.uint8):
         if kv is np.uint8:
-            shapes = (1, PAGE, d + d // 4), (1, PAGE, d + 8)
+            shapes = (1, PAGE, d + d // 8), (1, PAGE, d + 8)
         else:
             shapes = (1, d, PAGE), (1, PAGE, d)
         keys, values = (np.zeros((pages.size, *shape), kv) for shape in shapes)

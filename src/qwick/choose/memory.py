@@ -5,7 +5,7 @@ Arithmetic on a config and three numbers. Knows no files and loads nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def plan_memory(
     rows: int,
     logit_rows: int,
     context: int | None = None,
-    kv: str = "bf16",
+    kv_kinds: Sequence[str],
     memory: Memory | None = None,
 ) -> MemoryPlan:
     """Return context and cache size for a checkpoint, or say that it does not fit.
@@ -54,7 +54,7 @@ def plan_memory(
     config: Hugging Face keys. weights: what `model.load.weight_bytes` says (packing keeps the size
     of tensors to 3 %). context: as wished, or None: the model's, at most DEFAULT_CONTEXT, and less
     where memory allows less. rows, logit_rows: most tokens, and most rows of logits, of a step.
-    memory: default: this machine's.
+    kv_kinds: what each layer's cache holds (`model.load.kv_kinds`). memory: default: the machine's.
 
     The cache is virtual memory until a page is first used, but as pages are kept to be found again,
     all of it is used in time. It is sized for several requests, within what can really be had:
@@ -65,7 +65,7 @@ def plan_memory(
     the model's, ParameterError, and ConfigError as `read_arch` does.
     """
     arch = read_arch(config)
-    kv_per_token = arch.kv_bytes(kv)
+    kv_per_token = arch.kv_bytes(kv_kinds)
     if context is not None:
         arch.check_context(context)
     memory = read_memory() if memory is None else memory

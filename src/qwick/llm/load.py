@@ -50,7 +50,7 @@ def load(
     from qwick.choose.memory import plan_memory
     from qwick.formats.open import open_checkpoint
     from qwick.machine.cpu import use_threads
-    from qwick.model.load import load_model, weight_bytes
+    from qwick.model.load import kv_kinds, load_model, weight_bytes
 
     kv = settings.KV.get() if kv is None else kv
     listener = hub.StderrListener() if listener is None else listener
@@ -61,7 +61,7 @@ def load(
             checkpoint.config,
             weight_bytes(checkpoint),
             context=ctx,
-            kv=kv,
+            kv_kinds=kv_kinds(checkpoint, kv),
             rows=TOKEN_BUDGET,
             logit_rows=LOGIT_ROWS,
         )

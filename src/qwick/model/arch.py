@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,16 @@ from qwick.errors import ConfigError, ParameterError, UnsupportedError, shown
 from qwick.family import MODEL_TYPES
 from qwick.native.ops import PAGE_SIZE
 
-# The cache's numbers: how they are called, and how an array holds them (bf16 as uint16; int8 with
-# its scales as bytes, see `ops.rope_store`).
+# What a layer's cache may hold, and how an array holds it (bf16 as uint16; int8 with its scales as
+# bytes, see `ops.rope_store`).
 KV_DTYPES: Mapping[str, np.dtype[Any]] = {
     "bf16": np.dtype(np.uint16),
     "f32": np.dtype(np.float32),
     "int8": np.dtype(np.uint8),
 }
+KV_CHOICES = ("auto", "int8", "bf16", "f32")
+LARGEST_8_BIT_KEY = 24.0
+"""A key in 8 bits errs in all components, by up to 1/254 of its largest: decision 0007."""
 
 # Meaningless for the forward pass of a trained decoder.
 _INERT = frozenset(
@@ -97,32 +100,41 @@ class Arch:
                 hint=f"ask for at most {self.context}",
             )
 
-    def kv_bytes(self, kv: str) -> int:
-        """Bytes of a token's keys and values in all layers; ParameterError unless in KV_DTYPES."""
-        keys, values = (math.prod(shape) for shape in self.kv_page_shapes(kv))
-        return self.layers * (keys + values) * kv_dtype(kv).itemsize // PAGE_SIZE
+    def kv_bytes(self, kinds: Sequence[str]) -> int:
+        """Bytes of a token's keys and values in all layers; kinds: of each, as KV_DTYPES."""
+        return sum(
+            math.prod(shape) * KV_DTYPES[kind].itemsize // PAGE_SIZE
+            for kind in kinds
+            for shape in self.kv_page_shapes(kind)
+        )
 
-    def kv_page_shapes(self, kv: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """Shapes of one page of a layer's keys and values, in elements of `kv_dtype`.
+    def kv_page_shapes(self, kind: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Shapes of one page of a layer's keys and values, in elements of KV_DTYPES[kind].
 
-        UnsupportedError where heads do not fit the 8-bit layout (groups of 32 components).
+        "int8" only where head_dim is a multiple of 32.
         """
         heads, d = self.kv_heads, self.head_dim
-        if kv_dtype(kv) != np.uint8:
-            return (heads, d, PAGE_SIZE), (heads, PAGE_SIZE, d)
-        if d % 32:
-            raise UnsupportedError(
-                f"kv is 'int8' and the heads have {d} components; it needs a multiple of 32",
-                hint="use kv='bf16'",
-            )
-        return (heads, PAGE_SIZE, d + d // 4), (heads, PAGE_SIZE, d + 8)
+        if kind == "int8":
+            return (heads, PAGE_SIZE, d + d // 8), (heads, PAGE_SIZE, d + 8)
+        return (heads, d, PAGE_SIZE), (heads, PAGE_SIZE, d)
 
+    def kv_kinds(self, kv: str, key_sizes: Sequence[float]) -> tuple[str, ...]:
+        """Return what each layer's cache holds: "bf16", "f32" or "int8", of KV_DTYPES.
 
-def kv_dtype(kv: str) -> np.dtype[Any]:
-    """Return the dtype of the cache's numbers; ParameterError unless `kv` is in KV_DTYPES."""
-    if not isinstance(kv, str) or kv not in KV_DTYPES:
-        raise ParameterError(f"kv is {shown(kv)}; allowed: {', '.join(KV_DTYPES)}")
-    return KV_DTYPES[kv]
+        kv: "bf16" and "f32" are meant for all layers; "int8" for those whose keys bear it, the
+        others get bf16; "auto" is "int8" for keys with biases, where it was measured, else "bf16".
+        key_sizes: how large components of a layer's keys are, at most, by its weights alone: the
+        largest bias, or three times the largest weight of the keys' norm. ParameterError for
+        another kv.
+        """
+        if not isinstance(kv, str) or kv not in KV_CHOICES:
+            raise ParameterError(f"kv is {shown(kv)}; allowed: {', '.join(KV_CHOICES)}")
+        if kv == "auto":
+            kv = "int8" if self.qkv_bias else "bf16"
+        if kv != "int8":
+            return (kv,) * self.layers
+        fits = self.head_dim % 32 == 0
+        return tuple("int8" if fits and size <= LARGEST_8_BIT_KEY else "bf16" for size in key_sizes)
 
 
 class _Config:

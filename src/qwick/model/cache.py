@@ -6,19 +6,20 @@ business.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwick.errors import ResourceError
-from qwick.model.arch import Arch, kv_dtype
+from qwick.model.arch import KV_DTYPES, Arch
 from qwick.native.ops import PAGE_SIZE
 
 
-def page_bytes(arch: Arch, kv: str) -> int:
-    """Bytes of one page in all layers, keys and values."""
-    return PAGE_SIZE * arch.kv_bytes(kv)
+def page_bytes(arch: Arch, kinds: Sequence[str]) -> int:
+    """Bytes of one page in all layers, keys and values; kinds: what `Arch.kv_kinds` says."""
+    return PAGE_SIZE * arch.kv_bytes(kinds)
 
 
 class KVCache:
@@ -27,19 +28,18 @@ class KVCache:
     The memory is virtual until a page is first written.
     """
 
-    def __init__(self, arch: Arch, pages: int, kv: str = "bf16") -> None:
-        dtype = kv_dtype(kv)
-        key, value = arch.kv_page_shapes(kv)
+    def __init__(self, arch: Arch, pages: int, kinds: Sequence[str]) -> None:
         self.pages = pages
         self.keys: list[NDArray[Any]] = []
         self.values: list[NDArray[Any]] = []
         try:
-            for _ in range(arch.layers):
-                self.keys.append(np.zeros((pages, *key), dtype))
-                self.values.append(np.zeros((pages, *value), dtype))
+            for kind in kinds:
+                key, value = arch.kv_page_shapes(kind)
+                self.keys.append(np.zeros((pages, *key), KV_DTYPES[kind]))
+                self.values.append(np.zeros((pages, *value), KV_DTYPES[kind]))
         except MemoryError:
             raise ResourceError(
-                f"the KV cache needs {pages * page_bytes(arch, kv):,} bytes for {pages:,} pages, "
-                "which this machine does not give",
+                f"the KV cache needs {pages * page_bytes(arch, kinds):,} bytes "
+                f"for {pages:,} pages, which this machine does not give",
                 hint="ask for a shorter context",
             ) from None

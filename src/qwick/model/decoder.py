@@ -115,11 +115,13 @@ class Decoder:
 
     page_size = ops.PAGE_SIZE
 
-    def __init__(self, arch: Arch, weights: Weights, *, context: int, kv: str = "bf16") -> None:
+    def __init__(
+        self, arch: Arch, weights: Weights, *, context: int, kv_kinds: tuple[str, ...]
+    ) -> None:
         self.arch = arch
         self.weights = weights
         self.context = context
-        self.kv = kv
+        self.kv_kinds = kv_kinds  # of each layer's cache
         self.rope = Rope(arch, context)
         self._chain()
         self.buffers = Buffers(arch, 1)
@@ -133,7 +135,7 @@ class Decoder:
 
     def new_cache(self, pages: int) -> KVCache:
         """Memory for `pages` pages of PAGE_SIZE tokens."""
-        return KVCache(self.arch, pages, self.kv)
+        return KVCache(self.arch, pages, self.kv_kinds)
 
     @property
     def linears(self) -> list[Linear]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qwick.errors import FormatError, ResourceError
-from qwick.model.arch import Arch, kv_dtype, read_arch
+from qwick.model.arch import Arch, read_arch
 from qwick.model.decoder import MLP, Attention, Block, Decoder, Weights, tensor_table
 from qwick.model.layers import F32, Embedding, Linear, RMSNorm
 from qwick.native import ops
@@ -34,22 +34,35 @@ def load_model(
     checkpoint: Checkpoint,
     *,
     context: int | None = None,
-    kv: str = "bf16",
+    kv: str = "auto",
     progress: Progress | None = None,
 ) -> Decoder:
     """Build the checkpoint's decoder. The checkpoint may be closed afterwards.
 
-    context: positions to prepare for, at most the model's own (the default). kv: as KV_DTYPES.
-    Raises ConfigError, FormatError (tensors), UnsupportedError (context beyond the model's),
-    ParameterError.
+    context: positions to prepare for, at most the model's own (the default). kv: for
+    `Arch.kv_kinds`. Raises ConfigError, FormatError (tensors), UnsupportedError (context beyond
+    the model's), ParameterError.
     """
     arch = read_arch(checkpoint.config)
     if context is None:
         context = arch.context
     arch.check_context(context)
-    kv_dtype(kv)
+    kinds = kv_kinds(checkpoint, kv)
+    weights = _Loader(checkpoint, arch, progress).weights()
+    return Decoder(arch, weights, context=context, kv_kinds=kinds)
+
+
+def kv_kinds(checkpoint: Checkpoint, kv: str) -> tuple[str, ...]:
+    """Return what each layer's cache will hold, by the sizes of its keys: `Arch.kv_kinds`.
+
+    Raises ConfigError, FormatError (tensors), ParameterError.
+    """
+    arch = read_arch(checkpoint.config)
     _check(checkpoint, arch)
-    return Decoder(arch, _Loader(checkpoint, arch, progress).weights(), context=context, kv=kv)
+    name, factor = ("k_norm.weight", 3.0) if arch.qk_norm else ("k_proj.bias", 1.0)
+    tensors = (checkpoint.tensors[f"model.layers.{i}.self_attn.{name}"] for i in range(arch.layers))
+    sizes = [factor * float(np.abs(_decoded(tensor)).max()) for tensor in tensors]
+    return arch.kv_kinds(kv, sizes)
 
 
 def weight_bytes(checkpoint: Checkpoint) -> int:
@@ -130,10 +143,8 @@ class _Loader:
         return Embedding(_stored(tensor.type), tensor.data, tensor.shape[0])
 
     def _vector(self, name: str) -> F32:
-        tensor = self.tensors[name]
-        vector = decode(tensor.type, tensor.data.reshape(1, -1)).reshape(-1)
-        self._count(tensor)
-        return vector
+        self._count(self.tensors[name])
+        return _decoded(self.tensors[name])
 
     def _pack(self, matrices: list[tuple[str, ...]]) -> None:
         """Pack all matrices, each of one or several tensors, a group at a time.
@@ -182,6 +193,11 @@ def _matrices(layer: str) -> list[tuple[str, ...]]:
         (mlp + "gate_proj.weight", mlp + "up_proj.weight"),
         (mlp + "down_proj.weight",),
     ]
+
+
+def _decoded(tensor: Tensor) -> F32:
+    """Return a vector's values."""
+    return decode(tensor.type, tensor.data.reshape(1, -1)).reshape(-1)
 
 
 def _stored(kind: StoredType) -> str:

@@ -184,7 +184,7 @@ def rope_store(
     keys, applied per head before the rotation (Qwen3) · keys: [pages, kv_heads, head_dim,
     PAGE_SIZE], values: [pages, kv_heads, PAGE_SIZE, head_dim], both float32 or both bf16 held as
     uint16; or 8 bits with scales as uint8: keys [pages, kv_heads, PAGE_SIZE, head_dim + head_dim /
-    4], values [pages, kv_heads, PAGE_SIZE, head_dim + 8], laid out as csrc/kernels.h says (head_dim
+    8], values [pages, kv_heads, PAGE_SIZE, head_dim + 8], laid out as csrc/kernels.h says (head_dim
     a multiple of 32). Component i turns with component i + head_dim / 2 (Su et al. 2021, in the
     GPT-NeoX pairing).
     """

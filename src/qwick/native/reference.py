@@ -143,7 +143,7 @@ def _byte_parts(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Views of an 8-bit page's quants (in their operand order) and of the floats behind them."""
     kv_heads, tokens, width = page.shape
-    d = width * 4 // 5 if key else width - 8
+    d = width * 8 // 9 if key else width - 8
     flat = page.reshape(kv_heads, -1)
     shape = (kv_heads, d // 4, tokens, 4) if key else (kv_heads, tokens // 4, d, 4)
     floats = flat[:, tokens * d :].view(np.float32).reshape(kv_heads, -1, tokens)
@@ -159,14 +159,11 @@ def _quants(x: F32) -> tuple[NDArray[np.int8], F32]:
 
 def _write_bytes(page: NDArray[np.uint8], offset: int, x: F32, *, key: bool) -> None:
     quants, floats = _byte_parts(page, key=key)
-    kv_heads, d = x.shape
+    kv_heads = len(x)
     if key:
-        first = floats.reshape(kv_heads, -1)[:, -d:]
-        if offset == 0:
-            first[...] = x
-        q, scale = _quants((x - first).reshape(-1, 32))
+        q, scale = _quants(x.reshape(-1, 32))
         quants[:, :, offset] = q.reshape(kv_heads, -1, 4).view(np.uint8) ^ 0x80
-        floats[:, : d // 32, offset] = scale.reshape(kv_heads, -1)
+        floats[:, :, offset] = scale.reshape(kv_heads, -1)
         return
     q, scale = _quants(x)
     quants[:, offset // 4, :, offset % 4] = q.view(np.uint8)
@@ -222,11 +219,7 @@ def _read_bytes(page: NDArray[np.uint8], *, key: bool) -> F64:
     wide: F64
     if key:
         q = (quants ^ 0x80).view(np.int8).transpose(0, 2, 1, 3).reshape(kv_heads, tokens, -1, 32)
-        d = q.shape[2] * 32
-        scales, first = floats[:, : d // 32], floats.reshape(kv_heads, 1, -1)[..., -d:]
-        wide = (q * scales.transpose(0, 2, 1)[..., None].astype(np.float64)).reshape(
-            kv_heads, tokens, d
-        ) + first
+        wide = q * floats.transpose(0, 2, 1)[..., None].astype(np.float64)
     else:
         q = quants.view(np.int8).transpose(0, 1, 3, 2).reshape(kv_heads, tokens, -1)
         wide = q * np.exp2(floats[:, 0].astype(np.float64))[..., None]
