@@ -131,9 +131,9 @@ void py_mlp(const Packed& gate_up, const Packed& down, Array<const float, 2> x, 
   mlp(gate_up, down, x.data(), static_cast<int>(x.shape(0)), out.data(), prompt);
 }
 
-// The pages' number format and sizes, checked: float32 or bf16 (as uint16) keys [pages][kv_heads][head_dim][kPage] and
-// values [pages][kv_heads][kPage][head_dim]; or 8 bits as uint8: keys [pages][kv_heads][kPage][head_dim + head_dim / 8],
-// values [pages][kv_heads][kPage][head_dim + 8], their inner layout that of kernels.h.
+// The pages' number format and sizes, checked: [pages][kv_heads] and two dimensions more. The inner order is that of
+// kernels.h: float32 keys [head_dim][kPage], values [kPage][head_dim]; bf16 as uint16, keys [head_dim / 2][2 kPage], values
+// [kPage / 2][2 head_dim]; 8 bits as uint8, keys [kPage][head_dim + head_dim / 8], values [kPage][head_dim + 8].
 struct PageShape {
   KV kv;
   int kv_heads, head_dim;
@@ -152,10 +152,11 @@ PageShape check_pages(const Pages& keys, const Pages& values, int heads, size_t 
           "head_dim must be a multiple of 16 (of 32 for 8-bit pages) up to 256");
   shape_is(values, 0, keys.shape(0), "values");
   shape_is(values, 1, kv_heads, "values");
-  shape_is(keys, 2, i8 ? kPage : d, "keys");
-  shape_is(keys, 3, i8 ? key_page_bytes(static_cast<int>(d)) / kPage : kPage, "keys");
-  shape_is(values, 2, kPage, "values");
-  shape_is(values, 3, i8 ? value_page_bytes(static_cast<int>(d)) / kPage : d, "values");
+  const size_t pair = bf16 ? 2 : 1;
+  shape_is(keys, 2, i8 ? kPage : d / pair, "keys");
+  shape_is(keys, 3, i8 ? d + d / 8 : kPage * pair, "keys");
+  shape_is(values, 2, kPage / pair, "values");
+  shape_is(values, 3, i8 ? d + 8 : d * pair, "values");
   return {f32 ? KV::F32 : bf16 ? KV::BF16 : KV::I8, static_cast<int>(kv_heads), static_cast<int>(d)};
 }
 

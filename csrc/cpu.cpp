@@ -37,7 +37,9 @@ unsigned detect() {
   if (zmm && (b & b512) == b512 && (c >> 11 & 1)) found |= kAvx512VnniSet;
   const bool amx_bf16 = d >> 22 & 1, amx_tile = d >> 24 & 1;
   if ((found & kAvx512VnniSet) && tiles && amx_bf16 && amx_tile && request_tile_data()) found |= kAmxSet;
-  if ((found & kAvx2Set) && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1)) found |= kAvxVnniSet;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return found;
+  if ((found & kAvx2Set) && (a >> 4 & 1)) found |= kAvxVnniSet;
+  if ((found & kAvx512VnniSet) && (a >> 5 & 1)) found |= kAvx512Bf16Set;
   return found;
 }
 #else
@@ -59,6 +61,7 @@ std::string missing_features(unsigned needs) {
   } kNames[] = {{kAvx2Set, "AVX2 (with FMA, F16C)"},
                 {kAvxVnniSet, "AVX-VNNI"},
                 {kAvx512VnniSet, "AVX-512 (F, DQ, BW, VL, VNNI)"},
+                {kAvx512Bf16Set, "AVX-512 BF16"},
                 {kAmxSet, "AMX (TILE, BF16)"}};
   std::string text;
   for (const auto& feature : kNames)

@@ -5,7 +5,13 @@
 
 namespace qwick {
 
-enum Feature : unsigned { kAvx512VnniSet = 1u << 0, kAmxSet = 1u << 1, kAvx2Set = 1u << 2, kAvxVnniSet = 1u << 3 };
+enum Feature : unsigned {
+  kAvx512VnniSet = 1u << 0,
+  kAmxSet = 1u << 1,
+  kAvx2Set = 1u << 2,
+  kAvxVnniSet = 1u << 3,
+  kAvx512Bf16Set = 1u << 4,
+};
 
 // The features that both the CPU has and the operating system has enabled; asked once.
 unsigned cpu_features();

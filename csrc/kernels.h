@@ -95,8 +95,9 @@ struct Output {
 
 // ---- attention ------------------------------------------------------------------------------------------
 // Pages of kPage tokens, a layer's keys and its values apart; per page and key head:
-//   F32, BF16   keys [head_dim][kPage], values [kPage][head_dim], so that both products run over contiguous vectors
+//   F32         keys [head_dim][kPage], values [kPage][head_dim], so that both products run over contiguous vectors
 //               without a horizontal sum
+//   BF16        keys [head_dim / 2][kPage][2], values [kPage / 2][head_dim][2]: the operand order of a dot product of pairs
 //   I8          keys: quant + 128 [head_dim / 4][kPage][4], then f32 scale [head_dim / 32][kPage]
 //               values: quant [kPage / 4][head_dim][4] (signed), then f32 log2(scale) [kPage], f32 1 / scale [kPage]
 //               The operand order of the 8-bit dot product. A scale is max|x| / 127 over 32 components of a
@@ -105,10 +106,12 @@ constexpr int kPage = 32;
 constexpr int kSegment = 16;  // pages whose attention is summed before it is joined to the rest
 
 enum class KV : int { F32, BF16, I8 };
-constexpr size_t key_page_bytes(int head_dim) {  // I8
-  return static_cast<size_t>(kPage) * (head_dim + head_dim / kGroup * sizeof(float));
+constexpr size_t key_page_bytes(KV kv, int head_dim) {
+  return static_cast<size_t>(kPage) * (kv == KV::I8 ? head_dim + head_dim / kGroup * 4 : head_dim * (kv == KV::F32 ? 4 : 2));
 }
-constexpr size_t value_page_bytes(int head_dim) { return static_cast<size_t>(kPage) * (head_dim + 2 * sizeof(float)); }
+constexpr size_t value_page_bytes(KV kv, int head_dim) {
+  return static_cast<size_t>(kPage) * (kv == KV::I8 ? head_dim + 8 : head_dim * (kv == KV::F32 ? 4 : 2));
+}
 
 struct Attention {
   const float* q;          // [n][q_stride], head h at h * head_dim
@@ -186,7 +189,7 @@ constexpr int kAnyRows = 1 << 30;
 
 extern const Kernels kScalar;
 #if defined(__x86_64__)
-extern const Kernels kAvx2, kAvxVnni, kAvx512Vnni, kAmx, kAmxEmulated;
+extern const Kernels kAvx2, kAvxVnni, kAvx512Vnni, kAvx512Bf16, kAmx, kAmxEmulated;
 #endif
 
 }  // namespace qwick

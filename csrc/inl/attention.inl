@@ -5,7 +5,7 @@
 // Tokens are taken in segments of kSegment pages, whose results are merged in order: a row's result is the same whether
 // one thread takes all segments or several share them.
 //
-// 8-bit pages (KV::I8): both products are integer dot products, exact but for the roundings that the page layout
+// Pages of floats: `WidePages`. 8-bit pages (KV::I8): both products are integer dot products, exact but for the roundings that the page layout
 // (kernels.h) and two more bring: queries to 8 bits per 32 components, weights to 0..255 per page. A value's scale goes
 // into its token's weight: with scores in base 2, s' = s + log2(scale); e = 2^(s' - max s') weighs the quants, and
 // e / scale counts in the sum of weights.
@@ -49,11 +49,14 @@ struct Item {
   alignas(64) int8_t quants[kMaxQueryRows * kMaxHeadDim];               // [head_dim / 4][R][4]
   float scale[kMaxQueryRows * kMaxHeadDim / kGroup];                    // [head_dim / 32][R], softmax scale included
   int32_t start[kMaxQueryRows * kMaxHeadDim / kGroup];                  // [head_dim / 32][R] -128 * sum of quants
+  // queries as bf16 pages meet them: [rows][head_dim]
+  alignas(64) PairElement pairs[kMaxQueryRows * kMaxHeadDim];
   // of one page
   alignas(64) float score[kMaxQueryRows][kPage];
-  alignas(64) uint8_t bytes[kMaxQueryRows][kPage];  // 2^(score - the page's largest), 255 standing for 1
-  float fade[kMaxQueryRows], weight[kMaxQueryRows];  // per row: of the sums so far, of one in `bytes`
-  bool faded[kMaxQueryRows / kRows];                 // per block: whether any `fade` is not 1
+  alignas(64) uint8_t shares[kMaxQueryRows][kPage * sizeof(float)];  // 2^(score - top): floats, PairElements or bytes
+  float fade[kMaxQueryRows];          // per row: by how much the sums so far shrink, because `top` has risen
+  float weight[kMaxQueryRows];        // I8: what a byte of `shares` stands for
+  bool faded[kMaxQueryRows / kRows];  // per block of rows: whether any `fade` is not 1
   alignas(64) float acc[kMaxQueryRows * kMaxHeadDim];    // of the segment: [rows][head_dim]
   alignas(64) float total[kMaxQueryRows * kMaxHeadDim];  // over the segments before
 };
@@ -111,107 +114,171 @@ QWICK_INLINE void by_blocks(const Item& item, int first, const Job& job) {
   last_block<kRows - 1>(item, first, r0, job);
 }
 
-// ---- pages of floats -------------------------------------------------------------------------------------
+// ---- a page, whatever it holds ---------------------------------------------------------------------------
+// Taken in three steps, each for all rows: what a step of one block of rows waits for, the next block's fills.
 
-template <bool bf16>
-QWICK_INLINE F32 kv_load(const void* p, size_t at) {
-  if constexpr (bf16) return load_bf16(static_cast<const uint16_t*>(p) + at);
-  return load(static_cast<const float*>(p) + at);
-}
+// Scores of R rows, those of what is not seen being kNever. Their largest raise `top`, and so `fade`.
+template <int R>
+struct Scores {
+  F32 low[R], high[R];
+  F32 here, top;  // lane r: row r's largest of this page, of the segment so far
 
-// The sums of rows r0.. so far, made smaller: their largest score has risen from `old` to `top`.
-QWICK_INLINE void shrink_row(Item& item, int r, float old, float top) {
-  const F32 shrink = exp2(set1(old - top));
-  float* row = item.acc + static_cast<size_t>(r) * item.head_dim;
-  for (int d = 0; d < item.head_dim; d += 16) store(row + d, mul(load(row + d), shrink));
-  store(item.sum[r], mul(load(item.sum[r]), shrink));
-  item.top[r] = top;
-}
-
-// Scores of R rows against one page; softmaxed into `p` [R][kPage].
-template <bool bf16, int R>
-static void page_scores(const Attention& a, size_t base, Item& item, int r0, int first, float* p) {
-  F32 s[R][2];
-  for (int r = 0; r < R; ++r) s[r][0] = s[r][1] = set1(0.0f);
-  const size_t bytes = static_cast<size_t>(kPage) * a.head_dim * (bf16 ? 2 : 4);
-  const NextPage next(a, item, r0, bytes, bytes, a.head_dim);
-  for (int d = 0; d < a.head_dim; ++d) {
-    next.ask(d);
-    const F32 k0 = kv_load<bf16>(a.keys, base + static_cast<size_t>(d) * kPage);
-    const F32 k1 = kv_load<bf16>(a.keys, base + static_cast<size_t>(d) * kPage + 16);
+  Scores(Item& item, int r0, int first) {
+    F32 most[kRows];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const F32 q = set1(item.query[r0 + r][d]);
-      s[r][0] = fma(q, k0, s[r][0]);
-      s[r][1] = fma(q, k1, s[r][1]);
+    for (int r = 0; r < kRows; ++r) {
+      most[r] = set1(kNever);
+      if (r >= R) continue;
+      low[r] = load(item.score[r0 + r]);
+      high[r] = load(item.score[r0 + r] + 16);
+      only_seen(item.limit[r0 + r] - first, kNever, low[r], high[r]);
+      most[r] = max(low[r], high[r]);
     }
+    const F32 old = load_some(item.top + r0, R);
+    here = row_tops(most);
+    top = max(here, old);
+    store_some(item.top + r0, top, R);
+    store_some(item.fade + r0, exp2(sub(old, top)), R);
+    item.faded[r0 / kRows] = !equal(old, top);
   }
-  const F32 scale = set1(a.scale * kLog2E), never = set1(kNever);
-  for (int r = 0; r < R; ++r) {
-    const int row = r0 + r, seen = item.limit[row] - first;
-    if (seen <= 0) {  // this row ends before the page
-      store(p + r * kPage, set1(0.0f));
-      store(p + r * kPage + 16, set1(0.0f));
-      continue;
-    }
-    F32 u = mul(s[r][0], scale), v = mul(s[r][1], scale);
-    if (seen < kPage) {
-      u = first_lanes(u, never, seen < 16 ? seen : 16);
-      v = first_lanes(v, never, seen < 16 ? 0 : seen - 16);
-    }
-    const float old = item.top[row], page_top = reduce_max(max(u, v));
-    const float top = page_top > old ? page_top : old;
-    if (top != old) shrink_row(item, row, old, top);
-    u = exp2(sub(u, set1(top)));
-    v = exp2(sub(v, set1(top)));
-    if (seen < kPage) {
-      u = first_lanes(u, set1(0.0f), seen < 16 ? seen : 16);
-      v = first_lanes(v, set1(0.0f), seen < 16 ? 0 : seen - 16);
-    }
-    store(item.sum[row], add(load(item.sum[row]), add(u, v)));
-    store(p + r * kPage, u);
-    store(p + r * kPage + 16, v);
+  // `other` for the tokens from `seen` on, which may be anything.
+  static __attribute__((always_inline)) void only_seen(int seen, float other, F32& low, F32& high) {
+    if (seen >= kPage) return;
+    low = first_lanes(low, set1(other), seen < 0 ? 0 : seen < 16 ? seen : 16);
+    high = first_lanes(high, set1(other), seen < 16 ? 0 : seen - 16);
   }
-}
+};
 
-// acc [R][head_dim] += p [R][kPage] V [kPage][head_dim]
-template <bool bf16, int R>
-static void page_values(const Attention& a, size_t base, int tokens, const float* p, float* acc) {
-  for (int d = 0; d < a.head_dim; d += 32) {
-    const bool wide = d + 32 <= a.head_dim;
-    F32 o[R][2];
-    for (int r = 0; r < R; ++r) {
-      o[r][0] = load(acc + static_cast<size_t>(r) * a.head_dim + d);
-      o[r][1] = wide ? load(acc + static_cast<size_t>(r) * a.head_dim + d + 16) : set1(0.0f);
-    }
-    for (int t = 0; t < tokens; ++t) {
-      const size_t at = base + static_cast<size_t>(t) * a.head_dim + d;
-      const F32 v0 = kv_load<bf16>(a.values, at), v1 = wide ? kv_load<bf16>(a.values, at + 16) : v0;
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const F32 w = set1(p[r * kPage + t]);
-        o[r][0] = fma(w, v0, o[r][0]);
-        o[r][1] = fma(w, v1, o[r][1]);
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      store(acc + static_cast<size_t>(r) * a.head_dim + d, o[r][0]);
-      if (wide) store(acc + static_cast<size_t>(r) * a.head_dim + d + 16, o[r][1]);
-    }
-  }
-}
+// ---- pages of floats: float32, or bf16 in pairs -------------------------------------------------------------
+// Pairs are of components where queries meet keys, of tokens where weights meet values. Where the CPU has a dot product
+// of pairs, queries and weights are rounded to bf16 for it (simd/: PairElement).
 
-struct FloatPages {
+struct WidePages {
   template <KV kv>
   static void page(const Attention& a, size_t page, int first, Item& item) {
-    constexpr bool bf16 = kv == KV::BF16;
-    const size_t base = page * a.head_dim * kPage;
-    by_blocks(item, first, [&](auto block, int r0, int tokens) {
-      constexpr int R = decltype(block)::rows;
-      float p[R * kPage];
-      page_scores<bf16, R>(a, base, item, r0, first, p);
-      page_values<bf16, R>(a, base, tokens, p, item.acc + static_cast<size_t>(r0) * a.head_dim);
+    constexpr int kStep = kv == KV::BF16 ? 2 : 1;
+    const size_t bytes = key_page_bytes(kv, a.head_dim);
+    const uint8_t* keys = static_cast<const uint8_t*>(a.keys) + page * bytes;
+    const uint8_t* values = static_cast<const uint8_t*>(a.values) + page * bytes;
+    by_blocks(item, first, [&](auto block, int r0, int) {
+      const NextPage next(a, item, r0, bytes, bytes, a.head_dim / kStep);
+      scores<kv, block.rows>(keys, a.head_dim, item, r0, next);
     });
+    by_blocks(item, first, [&](auto block, int r0, int) { softmax<kv, block.rows>(item, r0, first); });
+    by_blocks(item, first, [&](auto block, int r0, int tokens) {
+      weigh<kv, block.rows>(values, a.head_dim, tokens, item, r0);
+    });
+  }
+
+  template <KV kv, int R>
+  static void scores(const uint8_t* keys, int head_dim, Item& item, int r0, const NextPage& next) {
+    F32 s[R][2];
+    for (int r = 0; r < R; ++r) s[r][0] = s[r][1] = set1(0.0f);
+    const PairElement* pairs = item.pairs + static_cast<size_t>(r0) * head_dim;
+    for (int i = 0; i < (kv == KV::BF16 ? head_dim / 2 : head_dim); ++i, keys += 128) {
+      next.ask(i);
+      if constexpr (kv == KV::BF16) {
+        const U8 k0 = load_bytes(keys), k1 = load_bytes(keys + 64);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          s[r][0] = dot_pairs(s[r][0], k0, pairs + r * head_dim + 2 * i);
+          s[r][1] = dot_pairs(s[r][1], k1, pairs + r * head_dim + 2 * i);
+        }
+      } else {
+        const float* k = reinterpret_cast<const float*>(keys);
+        const F32 k0 = load(k), k1 = load(k + 16);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const F32 q = set1(item.query[r0 + r][i]);
+          s[r][0] = fma(q, k0, s[r][0]);
+          s[r][1] = fma(q, k1, s[r][1]);
+        }
+      }
+    }
+    const F32 scale = set1(item.query_scale);
+    for (int r = 0; r < R; ++r) {
+      store(item.score[r0 + r], mul(s[r][0], scale));
+      store(item.score[r0 + r] + 16, mul(s[r][1], scale));
+    }
+  }
+
+  template <KV kv, int R>
+  static void softmax(Item& item, int r0, int first) {
+    const Scores<R> s(item, r0, first);
+    alignas(64) float tops[16];
+    store(tops, s.top);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      F32 e = sub(s.low[r], set1(tops[r])), f = sub(s.high[r], set1(tops[r]));
+      if constexpr (kv == KV::BF16) {
+        e = rough_exp2(e), f = rough_exp2(f);
+      } else {
+        e = exp2(e), f = exp2(f);
+      }
+      Scores<R>::only_seen(item.limit[r0 + r] - first, 0.0f, e, f);
+      float* sum = item.sum[r0 + r];
+      store(sum, fma(load(sum), set1(item.fade[r0 + r]), add(e, f)));
+      if constexpr (kv == KV::BF16) {
+        auto* share = reinterpret_cast<PairElement*>(item.shares[r0 + r]);
+        store_element(share, e);
+        store_element(share + 16, f);
+      } else {
+        auto* share = reinterpret_cast<float*>(item.shares[r0 + r]);
+        store(share, e);
+        store(share + 16, f);
+      }
+    }
+  }
+
+  // acc [R][head_dim] = acc * fade + shares [R][kPage] V [kPage][head_dim]
+  template <KV kv, int R>
+  static void weigh(const uint8_t* values, int head_dim, int tokens, Item& item, int r0) {
+    float* acc = item.acc + static_cast<size_t>(r0) * head_dim;
+    for (int d = 0; d < head_dim; d += 32, acc += 32) {
+      const bool wide = d + 32 <= head_dim;
+      F32 o[R][2];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        o[r][0] = load(acc + r * head_dim);
+        o[r][1] = wide ? load(acc + r * head_dim + 16) : set1(0.0f);
+        if (!item.faded[r0 / kRows]) continue;  // by 1, most of the time
+        const F32 fade = set1(item.fade[r0 + r]);
+        o[r][0] = mul(o[r][0], fade);
+        o[r][1] = mul(o[r][1], fade);
+      }
+      if constexpr (kv == KV::BF16) {
+        const auto add_two = [&](int t, U8 v0, U8 v1) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) {
+            const auto* share = reinterpret_cast<const PairElement*>(item.shares[r0 + r]) + t;
+            o[r][0] = dot_pairs(o[r][0], v0, share);
+            o[r][1] = dot_pairs(o[r][1], v1, share);
+          }
+        };
+        const uint8_t* v = values + d * 4;
+        const size_t apart = static_cast<size_t>(head_dim) * 4;
+        int t = 0;
+        for (; t + 2 <= tokens; t += 2, v += apart) add_two(t, load_bytes(v), load_bytes(wide ? v + 64 : v));
+        // what lies behind the last may be anything
+        if (t < tokens) add_two(t, first_of_pairs(load_bytes(v)), first_of_pairs(load_bytes(wide ? v + 64 : v)));
+      } else {
+        const float* v = reinterpret_cast<const float*>(values) + d;
+        for (int t = 0; t < tokens; ++t, v += head_dim) {
+          const F32 v0 = load(v), v1 = wide ? load(v + 16) : v0;
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) {
+            const F32 w = set1(reinterpret_cast<const float*>(item.shares[r0 + r])[t]);
+            o[r][0] = fma(w, v0, o[r][0]);
+            o[r][1] = fma(w, v1, o[r][1]);
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        store(acc + r * head_dim, o[r][0]);
+        if (wide) store(acc + r * head_dim + 16, o[r][1]);
+      }
+    }
   }
 };
 
@@ -238,15 +305,14 @@ static void quantize_queries(Item& item, int r0, int R) {
   }
 }
 
-// A page is taken in three steps, each for all rows: what a step of one block of rows waits for, the next block's fills.
 struct BytePages {
   template <KV>
   static void page(const Attention& a, size_t page, int first, Item& item) {
-    const uint8_t* keys = static_cast<const uint8_t*>(a.keys) + page * key_page_bytes(a.head_dim);
-    const uint8_t* values = static_cast<const uint8_t*>(a.values) + page * value_page_bytes(a.head_dim);
+    const uint8_t* keys = static_cast<const uint8_t*>(a.keys) + page * key_page_bytes(KV::I8, a.head_dim);
+    const uint8_t* values = static_cast<const uint8_t*>(a.values) + page * value_page_bytes(KV::I8, a.head_dim);
     const float* value_scales = reinterpret_cast<const float*>(values + kPage * a.head_dim);
     by_blocks(item, first, [&](auto block, int r0, int) {
-      const NextPage next(a, item, r0, key_page_bytes(a.head_dim), value_page_bytes(a.head_dim), a.head_dim / 4);
+      const NextPage next(a, item, r0, key_page_bytes(KV::I8, a.head_dim), value_page_bytes(KV::I8, a.head_dim), a.head_dim / 4);
       scores<block.rows>(keys, value_scales, a.head_dim / kGroup, item, r0, next);
     });
     by_blocks(item, first, [&](auto block, int r0, int) { softmax<block.rows>(value_scales + kPage, item, r0, first); });
@@ -288,46 +354,25 @@ struct BytePages {
     }
   }
 
-  // Scores of R rows into weights as bytes, and by how much the sums so far and this page's count.
+  // Weights as bytes, 255 for the page's largest, and what one stands for.
   template <int R>
   static void softmax(const float* inverse_scales, Item& item, int r0, int first) {
-    F32 u[R], v[R], most[8];
-#pragma GCC unroll 8
-    for (int r = 0; r < 8; ++r) {
-      most[r] = set1(kNever);
-      if (r >= R) continue;
-      const int seen = item.limit[r0 + r] - first;
-      u[r] = load(item.score[r0 + r]);
-      v[r] = load(item.score[r0 + r] + 16);
-      if (seen < kPage) {
-        u[r] = first_lanes(u[r], set1(kNever), seen < 0 ? 0 : seen < 16 ? seen : 16);
-        v[r] = first_lanes(v[r], set1(kNever), seen < 16 ? 0 : seen - 16);
-      }
-      most[r] = max(u[r], v[r]);
-    }
-    const F32 old = load_some(item.top + r0, R), here = row_tops(most), top = max(here, old);
-    alignas(64) float zero[16];  // of the weights' exponents: the largest score becomes 255
-    store(zero, sub(here, set1(7.99435343686f)));  // log2(255)
-    store_some(item.top + r0, top, R);
-    store_some(item.fade + r0, exp2(sub(old, top)), R);
-    store_some(item.weight + r0, mul(exp2(sub(here, top)), set1(1.0f / 255.0f)), R);
-    item.faded[r0 / kRows] = !equal(old, top);
+    const Scores<R> s(item, r0, first);
+    alignas(64) float zero[16];
+    store(zero, sub(s.here, set1(7.99435343686f)));  // log2(255)
+    store_some(item.weight + r0, mul(exp2(sub(s.here, s.top)), set1(1.0f / 255.0f)), R);
     const F32 inverse0 = load(inverse_scales), inverse1 = load(inverse_scales + 16);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const int seen = item.limit[r0 + r] - first;
-      F32 e = rough_exp2(sub(u[r], set1(zero[r]))), f = rough_exp2(sub(v[r], set1(zero[r])));
+      F32 e = rough_exp2(sub(s.low[r], set1(zero[r]))), f = rough_exp2(sub(s.high[r], set1(zero[r])));
       F32 sum_e = mul(e, inverse0), sum_f = mul(f, inverse1);
-      if (seen < kPage) {  // what lies behind may be anything
-        const int low = seen < 0 ? 0 : seen < 16 ? seen : 16, high = seen < 16 ? 0 : seen - 16;
-        const F32 none = set1(0.0f);
-        e = first_lanes(e, none, low), sum_e = first_lanes(sum_e, none, low);
-        f = first_lanes(f, none, high), sum_f = first_lanes(sum_f, none, high);
-      }
+      Scores<R>::only_seen(seen, 0.0f, e, f);
+      Scores<R>::only_seen(seen, 0.0f, sum_e, sum_f);
       float* sum = item.sum[r0 + r];
       store(sum, fma(add(sum_e, sum_f), set1(item.weight[r0 + r]), mul(load(sum), set1(item.fade[r0 + r]))));
-      store_u8(item.bytes[r0 + r], round_to_int(e));
-      store_u8(item.bytes[r0 + r] + 16, round_to_int(f));
+      store_u8(item.shares[r0 + r], round_to_int(e));
+      store_u8(item.shares[r0 + r] + 16, round_to_int(f));
     }
   }
 
@@ -343,8 +388,8 @@ struct BytePages {
         const U8 v0 = load_bytes(v), v1 = load_bytes(v + 64);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-          t[r][0] = dot_signed(t[r][0], v0, item.bytes[r0 + r] + 4 * step);
-          t[r][1] = dot_signed(t[r][1], v1, item.bytes[r0 + r] + 4 * step);
+          t[r][0] = dot_signed(t[r][0], v0, item.shares[r0 + r] + 4 * step);
+          t[r][1] = dot_signed(t[r][1], v1, item.shares[r0 + r] + 4 * step);
         }
       }
 #pragma GCC unroll 8
@@ -352,7 +397,7 @@ struct BytePages {
         float* o = acc + static_cast<size_t>(r) * head_dim;
         const F32 w = set1(item.weight[r0 + r]);
         F32 before0 = load(o), before1 = load(o + 16);
-        if (item.faded[r0 / kRows]) {  // else by 1, seldom otherwise
+        if (item.faded[r0 / kRows]) {  // else by 1, most of the time
           const F32 f = set1(item.fade[r0 + r]);
           before0 = mul(before0, f), before1 = mul(before1, f);
         }
@@ -398,6 +443,9 @@ static void attention_item(const Attention& a, const AttentionItem& work, Item& 
     item.total_sum[r] = 0;
     most = item.limit[r] > most ? item.limit[r] : most;
   }
+  if (kv == KV::BF16)
+    for (int r = 0; r < rows; ++r)
+      for (int i = 0; i < d; i += 16) store_element(item.pairs + static_cast<size_t>(r) * d + i, load(item.query[r] + i));
   if (kv == KV::I8)
     for (int r = 0; r < rows; r += kRows) quantize_queries(item, r, rows - r < kRows ? rows - r : kRows);
   memset(item.total, 0, sizeof(float) * rows * d);
@@ -435,8 +483,8 @@ static void attention_item(const Attention& a, const AttentionItem& work, Item& 
 static void attention(const Attention& a, const AttentionItem& work, void* scratch) {
   Item& item = *static_cast<Item*>(scratch);
   switch (a.kv) {
-    case KV::F32: return attention_item<FloatPages, KV::F32>(a, work, item);
-    case KV::BF16: return attention_item<FloatPages, KV::BF16>(a, work, item);
+    case KV::F32: return attention_item<WidePages, KV::F32>(a, work, item);
+    case KV::BF16: return attention_item<WidePages, KV::BF16>(a, work, item);
     case KV::I8: return attention_item<BytePages, KV::I8>(a, work, item);
   }
 }

@@ -77,14 +77,21 @@ static void rotate(float* head, const float* cos, const float* sin, int half) {
   }
 }
 
-// A key goes into a column of its page (components kPage apart), a value into a row.
-template <class T, class Convert>
-static void store_floats(T* keys, T* values, size_t offset, int d, const float* key, const float* value,
-                         const Convert& convert) {
-  T buffer[kMaxHeadDim];
-  for (int i = 0; i < d; i += 16) convert(buffer + i, load(key + i));
-  for (int i = 0; i < d; ++i) keys[i * kPage + offset] = buffer[i];
-  for (int i = 0; i < d; i += 16) convert(values + offset * d + i, load(value + i));
+// One key and value into a page of float32: the key as a column (components kPage apart), the value as a row.
+static void store_slot(float* keys, float* values, size_t offset, int d, const float* key, const float* value) {
+  for (int i = 0; i < d; ++i) keys[i * kPage + offset] = key[i];
+  for (int i = 0; i < d; i += 16) store(values + offset * d + i, load(value + i));
+}
+
+// The same into a page of bf16: components in pairs, tokens in pairs.
+static void store_slot(uint16_t* keys, uint16_t* values, size_t offset, int d, const float* key, const float* value) {
+  uint16_t k[kMaxHeadDim], v[kMaxHeadDim];
+  for (int i = 0; i < d; i += 16) {
+    store_bf16(k + i, load(key + i));
+    store_bf16(v + i, load(value + i));
+  }
+  for (int i = 0; i < d; ++i) keys[i / 2 * 2 * kPage + 2 * offset + i % 2] = k[i];
+  for (int i = 0; i < d; ++i) values[offset / 2 * 2 * d + 2 * i + offset % 2] = v[i];
 }
 
 static float largest(const float* x, int n) {  // of |x|; NaN if there is one
@@ -119,17 +126,19 @@ static void store_slot(uint8_t* keys, uint8_t* values, size_t offset, int d, con
   of_values[kPage] = 1.0f / scale;
 }
 
+template <class T>
+static void store_in(const RopeStore& a, size_t page, size_t offset, const float* key, const float* value) {
+  uint8_t* keys = static_cast<uint8_t*>(a.keys) + page * key_page_bytes(a.kv, a.head_dim);
+  uint8_t* values = static_cast<uint8_t*>(a.values) + page * value_page_bytes(a.kv, a.head_dim);
+  store_slot(reinterpret_cast<T*>(keys), reinterpret_cast<T*>(values), offset, a.head_dim, key, value);
+}
+
 static void store_key_value(const RopeStore& a, int slot, int head, const float* key, const float* value) {
-  const size_t page = static_cast<size_t>(slot / kPage) * a.kv_heads + head, offset = slot % kPage, d = a.head_dim;
-  if (a.kv == KV::I8) {
-    store_slot(static_cast<uint8_t*>(a.keys) + page * key_page_bytes(a.head_dim),
-               static_cast<uint8_t*>(a.values) + page * value_page_bytes(a.head_dim), offset, a.head_dim, key, value);
-  } else if (a.kv == KV::BF16) {
-    store_floats(static_cast<uint16_t*>(a.keys) + page * d * kPage, static_cast<uint16_t*>(a.values) + page * d * kPage,
-                 offset, a.head_dim, key, value, [](uint16_t* p, F32 v) { store_bf16(p, v); });
-  } else {
-    store_floats(static_cast<float*>(a.keys) + page * d * kPage, static_cast<float*>(a.values) + page * d * kPage, offset,
-                 a.head_dim, key, value, [](float* p, F32 v) { store(p, v); });
+  const size_t page = static_cast<size_t>(slot / kPage) * a.kv_heads + head, offset = slot % kPage;
+  switch (a.kv) {
+    case KV::F32: return store_in<float>(a, page, offset, key, value);
+    case KV::BF16: return store_in<uint16_t>(a, page, offset, key, value);
+    case KV::I8: return store_in<uint8_t>(a, page, offset, key, value);
   }
 }
 

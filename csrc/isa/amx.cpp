@@ -40,7 +40,7 @@ extern const Kernels kAmxEmulated = {
     "amx-emulated", kAvx512VnniSet, false,
 #else
 extern const Kernels kAmx = {
-    "amx", kAvx512VnniSet | kAmxSet, true,
+    "amx", kAvx512VnniSet | kAvx512Bf16Set | kAmxSet, true,
 #endif
     {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
     QWICK_AMX::prepare, QWICK_AMX::quantize, QWICK_AMX::matmul, QWICK_AMX::add_rms_norm, QWICK_AMX::swiglu, QWICK_AMX::rope_store,

@@ -124,6 +124,21 @@ QWICK_INLINE void store_bf16(uint16_t* p, F32 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low_halves(bits, false));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), low_halves(bits, true));
 }
+typedef float PairElement;  // what meets pairs of bf16
+QWICK_INLINE void store_element(float* p, F32 v) { store(p, v); }
+QWICK_INLINE __m256 dot_half(__m256 acc, __m256i pairs, const float* x) {
+  const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+  const __m256 second = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000))));
+  return _mm256_fmadd_ps(second, _mm256_set1_ps(x[1]), _mm256_fmadd_ps(first, _mm256_set1_ps(x[0]), acc));
+}
+// acc[lane] += pairs[lane][0] * x[0] + pairs[lane][1] * x[1]
+QWICK_INLINE F32 dot_pairs(F32 acc, U8 pairs, const float* x) {
+  return {dot_half(acc.a, pairs.a, x), dot_half(acc.b, pairs.b, x)};
+}
+QWICK_INLINE U8 first_of_pairs(U8 pairs) {
+  const __m256i low = _mm256_set1_epi32(0xffff);
+  return {_mm256_and_si256(pairs.a, low), _mm256_and_si256(pairs.b, low)};
+}
 QWICK_INLINE F32 load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};

@@ -64,6 +64,29 @@ QWICK_INLINE void store_bf16(uint16_t* p, F32 v) {  // to nearest, ties to even;
   out = _mm512_mask_or_epi32(out, nan, _mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(out));
 }
+
+// What meets pairs of bf16: floats, or bf16 where one instruction multiplies pairs.
+#ifdef __AVX512BF16__
+typedef uint16_t PairElement;
+QWICK_INLINE void store_element(uint16_t* p, F32 v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+}
+// acc[lane] += pairs[lane][0] * x[0] + pairs[lane][1] * x[1]
+QWICK_INLINE F32 dot_pairs(F32 acc, U8 pairs, const uint16_t* x) {
+  int32_t two;
+  memcpy(&two, x, 4);
+  return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(pairs), reinterpret_cast<__m512bh>(_mm512_set1_epi32(two)));
+}
+#else
+typedef float PairElement;
+QWICK_INLINE void store_element(float* p, F32 v) { store(p, v); }
+QWICK_INLINE F32 dot_pairs(F32 acc, U8 pairs, const float* x) {
+  const F32 first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+  const F32 second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+  return fma(second, set1(x[1]), fma(first, set1(x[0]), acc));
+}
+#endif
+QWICK_INLINE U8 first_of_pairs(U8 pairs) { return _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff)); }
 QWICK_INLINE F32 load_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }

@@ -104,6 +104,15 @@ QWICK_INLINE void store_bf16(uint16_t* p, F32 v) {  // to nearest, ties to even;
     p[i] = (b & 0x7fffffffu) > 0x7f800000u ? (b >> 16 | 0x40) : (b + 0x7fff + (b >> 16 & 1)) >> 16;
   }
 }
+typedef float PairElement;  // what meets pairs of bf16
+QWICK_INLINE void store_element(float* p, F32 v) { store(p, v); }
+// acc[lane] += pairs[lane][0] * x[0] + pairs[lane][1] * x[1]
+QWICK_INLINE F32 dot_pairs(F32 acc, U8 pairs, const float* x) {
+  const U32 bits = reinterpret_cast<U32>(pairs);
+  const F32 first = reinterpret_cast<F32>(bits << 16), second = reinterpret_cast<F32>(bits & 0xffff0000u);
+  return fma(second, set1(x[1]), fma(first, set1(x[0]), acc));
+}
+QWICK_INLINE U8 first_of_pairs(U8 pairs) { return reinterpret_cast<U8>(reinterpret_cast<U32>(pairs) & 0xffffu); }
 QWICK_INLINE float half_to_float(uint16_t h) {
   const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fff) << 13;
   uint32_t bits = magnitude + ((magnitude & 0x0f800000u) == 0x0f800000u ? 0x70000000u : 0x38000000u);

@@ -21,7 +21,7 @@ from qwick.errors import EngineError, ParameterError
 from qwick.formats.mapped import map_file
 from qwick.formats.open import open_checkpoint
 from qwick.llm import Qwen
-from qwick.model.load import weight_bytes
+from qwick.model.load import kv_kinds, weight_bytes
 from qwick.native import ops
 
 
@@ -244,7 +244,12 @@ def test_memory_is_what_the_plan_says(default_checkpoint: Path) -> None:
     with open_checkpoint(default_checkpoint) as checkpoint:
         weights = weight_bytes(checkpoint)
         plan = plan_memory(
-            checkpoint.config, weights, context=700, rows=TOKEN_BUDGET, logit_rows=LOGIT_ROWS
+            checkpoint.config,
+            weights,
+            context=700,
+            rows=TOKEN_BUDGET,
+            logit_rows=LOGIT_ROWS,
+            kv_kinds=kv_kinds(checkpoint, "auto"),
         )
     assert weights < loaded < weights + (200 << 20), f"{loaded:,}"
     assert abs(plan.needed - scored) < 0.1 * scored, f"{plan.needed:,} planned, {scored:,} taken"

@@ -116,6 +116,8 @@ class Arch:
         heads, d = self.kv_heads, self.head_dim
         if kind == "int8":
             return (heads, PAGE_SIZE, d + d // 8), (heads, PAGE_SIZE, d + 8)
+        if kind == "bf16":
+            return (heads, d // 2, 2 * PAGE_SIZE), (heads, PAGE_SIZE // 2, 2 * d)
         return (heads, d, PAGE_SIZE), (heads, PAGE_SIZE, d)
 
     def kv_kinds(self, kv: str, key_sizes: Sequence[float]) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def mlp(x: F32, gate_up: Packed, down: Packed, out: F32, *, prompt: bool = False
 
 def prompts_differ() -> bool:
     """Whether the instruction set in use has another way for the rows of prompts."""
-    return isa() == "avx512vnni" or isa().startswith("amx")
+    return isa().startswith(("avx512", "amx"))
 
 
 def exact_rows(w: Packed) -> int:
@@ -181,12 +181,12 @@ def rope_store(
 
     qkv: F32[m, (heads + 2 kv_heads) * head_dim], queries first · cos, sin: F32[positions,
     head_dim / 2] · positions, slots: I32[m] · norms: RMSNorm weights F32[head_dim] of queries and
-    keys, applied per head before the rotation (Qwen3) · keys: [pages, kv_heads, head_dim,
-    PAGE_SIZE], values: [pages, kv_heads, PAGE_SIZE, head_dim], both float32 or both bf16 held as
-    uint16; or 8 bits with scales as uint8: keys [pages, kv_heads, PAGE_SIZE, head_dim + head_dim /
-    8], values [pages, kv_heads, PAGE_SIZE, head_dim + 8], laid out as csrc/kernels.h says (head_dim
-    a multiple of 32). Component i turns with component i + head_dim / 2 (Su et al. 2021, in the
-    GPT-NeoX pairing).
+    keys, applied per head before the rotation (Qwen3) · keys, values: [pages, kv_heads, two
+    dimensions more], laid out as csrc/kernels.h says: float32, keys [head_dim, PAGE_SIZE], values
+    [PAGE_SIZE, head_dim]; bf16 as uint16, keys [head_dim / 2, 2 PAGE_SIZE], values [PAGE_SIZE / 2,
+    2 head_dim]; 8 bits with scales as uint8, keys [PAGE_SIZE, head_dim + head_dim / 8], values
+    [PAGE_SIZE, head_dim + 8] (head_dim a multiple of 32). Component i turns with component i +
+    head_dim / 2 (Su et al. 2021, in the GPT-NeoX pairing).
     """
     q_norm, k_norm = norms if norms is not None else (None, None)
     _ext.rope_store(qkv, heads, cos, sin, positions, slots, q_norm, k_norm, eps, keys, values)
@@ -207,6 +207,7 @@ def attention(
     qkv: F32[m, (heads + 2 kv_heads) * head_dim], of which the queries are read · keys, values: as
     rope_store left them · pages: I32[s, p] · starts: I32[s + 1], rows of each sequence ·
     positions: I32[m]; a row sees the positions 0 to its own · out: F32[m, heads * head_dim].
+    8-bit pages meet queries in 8 bits; bf16 pages in bf16 where the CPU multiplies pairs of it.
     """
     _ext.attention(qkv, heads, keys, values, pages, starts, positions, out)
 

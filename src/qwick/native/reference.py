@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qwick.native.ops import AMX_SMALL_ROWS
+from qwick.native.ops import AMX_SMALL_ROWS, PAGE_SIZE
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -84,7 +84,7 @@ def form_of(isa: str, packed: str, rows: int, *, prompt: bool = False) -> str:
     if isa.startswith("amx") and (prompt or rows > AMX_SMALL_ROWS):
         if packed in (*INTEGER, "bf16"):
             return "bf16"
-    elif prompt and isa == "avx512vnni" and packed in INTEGER:
+    elif prompt and isa.startswith("avx512") and packed in INTEGER:
         return "rounded"
     return "i8" if packed in INTEGER else "f32"
 
@@ -134,8 +134,21 @@ def write_slot(cache: NDArray[Any], page: int, offset: int, x: F64, *, key: bool
     if cache.dtype == np.uint8:
         _write_bytes(cache[page], offset, wide, key=key)
         return
-    index = (page, slice(None), slice(None), offset) if key else (page, slice(None), offset)
-    cache[index] = to_bf16(wide) if cache.dtype == np.uint16 else wide
+    if cache.dtype == np.uint16:
+        pairs = _pairs(cache[page])
+        if key:
+            pairs[:, :, offset] = to_bf16(wide).reshape(len(wide), -1, 2)
+        else:
+            pairs[:, offset // 2, :, offset % 2] = to_bf16(wide)
+    elif key:
+        cache[page, :, :, offset] = wide
+    else:
+        cache[page, :, offset] = wide
+
+
+def _pairs(page: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """View of a bf16 page: keys [heads, head_dim / 2, tokens, 2], values [., tokens / 2, ., 2]."""
+    return page.reshape(*page.shape[:2], -1, 2)
 
 
 def _byte_parts(
@@ -184,7 +197,7 @@ def rope_store(
     values: NDArray[Any],
 ) -> None:
     """Normalise (Qwen3), rotate, and store keys and values into their slots."""
-    kv_heads, page_size = keys.shape[1], values.shape[2]
+    kv_heads = keys.shape[1]
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
     rows = qkv.reshape(len(qkv), -1, head_dim).astype(np.float64)
     turned, stored = rows[:, : heads + kv_heads].copy(), rows[:, heads + kv_heads :]
@@ -196,7 +209,7 @@ def rope_store(
     turned = _rotate(turned, cos[positions], sin[positions])
     qkv[:, : turned[0].size] = turned.reshape(len(qkv), -1)
     for row, slot in enumerate(slots):
-        page, offset = divmod(int(slot), page_size)
+        page, offset = divmod(int(slot), PAGE_SIZE)
         write_slot(keys, page, offset, turned[row, heads:], key=True)
         write_slot(values, page, offset, stored[row], key=False)
 
@@ -206,11 +219,20 @@ def read_pages(cache: NDArray[Any], pages: I32, *, key: bool) -> F64:
     some = cache[pages]
     if some.dtype == np.uint8:
         return np.concatenate([_read_bytes(page, key=key) for page in some], axis=1)
-    wide: F64 = (from_bf16(some) if some.dtype == np.uint16 else some).astype(np.float64)
-    heads = some.shape[1]
-    d = some.shape[2 if key else 3]
-    tokens: F64 = wide.transpose((1, 0, 3, 2) if key else (1, 0, 2, 3)).reshape(heads, -1, d)
-    return tokens
+    if some.dtype == np.uint16:
+        return np.concatenate([_read_pairs(page, key=key) for page in some], axis=1)
+    heads, d = some.shape[1], some.shape[2 if key else 3]
+    rows = some.transpose((1, 0, 3, 2) if key else (1, 0, 2, 3)).reshape(heads, -1, d)
+    wide: F64 = rows.astype(np.float64)
+    return wide
+
+
+def _read_pairs(page: NDArray[np.uint16], *, key: bool) -> F64:
+    pairs: F64 = from_bf16(_pairs(page)).astype(np.float64)
+    kv_heads, _, twice = page.shape
+    order, tokens = ((0, 2, 1, 3), twice // 2) if key else ((0, 1, 3, 2), PAGE_SIZE)
+    rows: F64 = pairs.transpose(order).reshape(kv_heads, tokens, -1)
+    return rows
 
 
 def _read_bytes(page: NDArray[np.uint8], *, key: bool) -> F64:
@@ -226,6 +248,11 @@ def _read_bytes(page: NDArray[np.uint8], *, key: bool) -> F64:
     return wide.reshape(kv_heads, tokens, -1)
 
 
+def multiplies_pairs(isa: str) -> bool:
+    """Whether an instruction set has a dot product of bf16 pairs."""
+    return isa in ("avx512bf16", "amx")
+
+
 def attention(
     qkv: F32,
     heads: int,
@@ -235,24 +262,29 @@ def attention(
     starts: I32,
     positions: I32,
     out: NDArray[Any],
+    *,
+    isa: str = "",
 ) -> None:
     """Softmax attention of each row over positions 0 to its own; groups of heads share a key.
 
-    With 8-bit pages queries are rounded to 8 bits per 32 components; the rounding of the weights to
-    8 bits per page is left out: it is an error of the kernel, at most 1/510 of a page's largest.
+    With 8-bit pages queries are rounded to 8 bits per 32 components; with bf16 pages to bf16, on
+    instruction sets that multiply pairs of it. The rounding of weights is left out: it is an error
+    of the kernel, in 8 bits at most 1/510 of a page's largest weight, in bf16 1/512 of each.
     """
-    kv_heads, page_size = keys.shape[1], values.shape[2]
+    kv_heads = keys.shape[1]
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
     group = heads // kv_heads
     queries: NDArray[Any] = qkv[:, : heads * head_dim].reshape(-1, heads, head_dim)
     if keys.dtype == np.uint8:
         quants, scale = _quants(queries.reshape(-1, 32))
         queries = (quants * scale[:, None].astype(np.float64)).reshape(queries.shape)
+    if keys.dtype == np.uint16 and multiplies_pairs(isa):
+        queries = from_bf16(to_bf16(queries))
     queries = queries.astype(np.float64)
     for s in range(len(pages)):
         for row in range(starts[s], starts[s + 1]):
             seen = int(positions[row]) + 1
-            mine = pages[s, : -(-seen // page_size)]
+            mine = pages[s, : -(-seen // PAGE_SIZE)]
             k = read_pages(keys, mine, key=True)[:, :seen]
             v = read_pages(values, mine, key=False)[:, :seen]
             for h in range(heads):
