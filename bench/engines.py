@@ -15,7 +15,7 @@ from bench.environments import Places
 from bench.plan import Test
 
 AVX2_TESTS = ("pp512", "tg128")
-INT8_TESTS = ("pp512", "pp2048", "pp512@8192", "tg128", "tg128@8192", "turn8192+32", "memory2048")
+BF16_TESTS = ("pp512", "pp2048", "pp512@8192", "tg128", "tg128@8192", "turn8192+32", "memory2048")
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ ENGINES: dict[str, Engine] = {
         Engine("vllm_cpu", "vLLM", "bf16", "vllm_cpu", form="hf", recipe="vllm_cpu"),
         Engine("transformers", "transformers", "bf16", "transformers", "hf", "transformers"),
         Engine(
-            "qwick_int8",
-            "qwick, int8 KV",
+            "qwick_bf16",
+            "qwick, bf16 KV",
             "the file",
             "qwick",
-            variables={"QWICK_KV": "int8"},
-            only=INT8_TESTS,
+            variables={"QWICK_KV": "bf16"},
+            only=BF16_TESTS,
         ),
         Engine(
             "qwick_avx2",

@@ -5,10 +5,10 @@
 // Tokens are taken in segments of kSegment pages, whose results are merged in order: a row's result is the same whether
 // one thread takes all segments or several share them.
 //
-// Pages of floats: `WidePages`. 8-bit pages (KV::I8): both products are integer dot products, exact but for the roundings that the page layout
-// (kernels.h) and two more bring: queries to 8 bits per 32 components, weights to 0..255 per page. A value's scale goes
-// into its token's weight: with scores in base 2, s' = s + log2(scale); e = 2^(s' - max s') weighs the quants, and
-// e / scale counts in the sum of weights.
+// 8-bit pages: both products are integer dot products, exact but for the roundings that the page layout (kernels.h) and
+// two more bring: queries to 8 bits per 32 components, weights to 0..255 per page. A value's scale goes into its token's
+// weight: with scores in base 2, s' = s + log2(scale); e = 2^(s' - max s') weighs the quants, and e / scale counts in the
+// sum of weights.
 
 constexpr int kRows = 8;  // at a time, which share what is loaded of a page
 constexpr float kNever = -3.0e38f;  // the score of what is not seen
@@ -117,7 +117,7 @@ QWICK_INLINE void by_blocks(const Item& item, int first, const Job& job) {
 // ---- a page, whatever it holds ---------------------------------------------------------------------------
 // Taken in three steps, each for all rows: what a step of one block of rows waits for, the next block's fills.
 
-// Scores of R rows, those of what is not seen being kNever. Their largest raise `top`, and so `fade`.
+// Scores of R rows, kNever for what is not seen. Their largest raise `top`, and so `fade`.
 template <int R>
 struct Scores {
   F32 low[R], high[R];

@@ -59,7 +59,7 @@ def good() -> dict[str, dict[str, Any]]:
         "llama_cpp": slow,
         "openvino": {**fast, "streams32": rate("streams32", 200)},
         "vllm_cpu": {"pp512": {"test": "pp512", "failed": "ended with -11 (SIGSEGV)"}},
-        "qwick_int8": {
+        "qwick_bf16": {
             "pp512": rate("pp512", 1310),
             "tg128": rate("tg128", 41),
             "tg128@8192": rate("tg128@8192", 26),
@@ -97,11 +97,11 @@ SPOILT: dict[tuple[str, str], tuple[dict[str, Any], set[str]]] = {
     ("qwick", "streams32"): (rate("", 399), {"32 streams, to the best peer"}),
     ("qwick", "tg128@8192"): (rate("", 24), {"decoding at depth 8,192, to depth 0"}),
     ("qwick", "pp512@8192"): (rate("", 380), {"prompt at depth 8,192, to depth 0"}),
-    ("qwick_int8", "tg128@8192"): (
+    ("qwick_bf16", "tg128@8192"): (
         rate("", 24),
-        {"decoding at depth 8,192, int8 KV, to depth 0"},
+        {"decoding at depth 8,192, bf16 KV, to depth 0"},
     ),
-    ("qwick_int8", "pp512@8192"): (rate("", 380), {"prompt at depth 8,192, int8 KV, to depth 0"}),
+    ("qwick_bf16", "pp512@8192"): (rate("", 380), {"prompt at depth 8,192, bf16 KV, to depth 0"}),
     ("qwick", "turn8192+32"): (
         {"tokens": 32, "seconds": [0.26]},
         {"second turn of 8,192 tokens, first token"},
