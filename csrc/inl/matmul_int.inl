@@ -101,9 +101,11 @@ constexpr int kAhead = 64 << 10, kNear = 3 << 10;
 template <Kind kind>
 struct Operands {
   const uint8_t *quants, *scales, *super;
+  size_t share;  // of the tile's bytes, scales included, that each group asks for
 
   Operands(const Segment& w, int t)
-      : quants(w.tile(t)), scales(w.scales(t)), super(scales + static_cast<size_t>(w.k / kGroup) * 32) {}
+      : quants(w.tile(t)), scales(w.scales(t)), super(scales + static_cast<size_t>(w.k / kGroup) * 32),
+        share(w.tile_bytes * kGroup / w.k) {}
   __attribute__((always_inline)) Group<kind> group(int g) const {
     const auto planes = Planes<kind>::open(quants + static_cast<size_t>(g) * quant_bytes(kind));
     return {{planes.template step<0>(), planes.template step<1>(), planes.template step<2>(), planes.template step<3>(),
@@ -112,10 +114,11 @@ struct Operands {
   }
   // new_weights: nobody has read them yet in this product; else they are in the second cache.
   __attribute__((always_inline)) void ask_ahead(int g, bool new_weights) const {
-    const uint8_t* p = quants + static_cast<size_t>(g) * quant_bytes(kind);
-    for (int i = 0; i < quant_bytes(kind); i += 64) __builtin_prefetch(p + i + kNear, 0, 3);
+    constexpr int kMost = quant_bytes(kind) + 64;  // a share is less
+    const uint8_t* p = quants + g * share;
+    for (int i = 0; i < kMost; i += 64) __builtin_prefetch(p + i + kNear, 0, 3);
     if (new_weights)
-      for (int i = 0; i < quant_bytes(kind); i += 64) __builtin_prefetch(p + i + kAhead, 0, 2);
+      for (int i = 0; i < kMost; i += 64) __builtin_prefetch(p + i + kAhead, 0, 2);
   }
 };
 
