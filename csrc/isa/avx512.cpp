@@ -1,12 +1,12 @@
 // AVX-512 with VNNI (Intel from Cascade Lake, AMD from Zen 4): 4-way 8-bit dot products, 16 rows a register.
-// Compiled twice: with QWICK_AVX512BF16 (Intel from Cooper Lake, AMD from Zen 4) bf16 pages are multiplied by pairs.
+// Compiled twice: with QWICK_PAIRS (Intel from Cooper Lake, AMD from Zen 4) bf16 pages are multiplied by pairs.
 #include <immintrin.h>
 #include <string.h>
 
 #include "../cpu.h"
 #include "../kernels.h"
 
-#ifdef QWICK_AVX512BF16
+#ifdef QWICK_PAIRS
 #define QWICK_AVX512 avx512bf16
 #else
 #define QWICK_AVX512 avx512vnni
@@ -33,7 +33,7 @@ namespace {
 }  // namespace
 }  // namespace QWICK_AVX512
 
-#ifdef QWICK_AVX512BF16
+#ifdef QWICK_PAIRS
 extern const Kernels kAvx512Bf16 = {
     "avx512bf16", kAvx512VnniSet | kAvx512Bf16Set, true,
 #else

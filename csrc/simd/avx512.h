@@ -1,4 +1,5 @@
-// 16 lanes of float or int and 64 bytes as AVX-512 registers; the functions of simd/portable.h.
+// 16 lanes of float or int and 64 bytes as AVX-512 registers; the functions of simd/portable.h. With QWICK_PAIRS the dot
+// product of bf16 pairs is the one instruction of AVX-512 BF16.
 // Included once per isa/*.cpp inside its namespace.
 
 typedef __m512 F32;
@@ -66,7 +67,7 @@ QWICK_INLINE void store_bf16(uint16_t* p, F32 v) {  // to nearest, ties to even;
 }
 
 // What meets pairs of bf16: floats, or bf16 where one instruction multiplies pairs.
-#ifdef __AVX512BF16__
+#ifdef QWICK_PAIRS
 typedef uint16_t PairElement;
 QWICK_INLINE void store_element(uint16_t* p, F32 v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));

@@ -97,7 +97,7 @@ KV: Setting[str] = Setting(
     str,
     lambda: "auto",
     "auto, int8, bf16 or f32",
-    "the numbers of the key-value cache; auto: int8 where it was measured, else bf16",
+    "the numbers of the key-value cache; int8: in the layers that bear it; auto: int8, Qwen3 bf16",
 )
 OFFLINE: Setting[bool] = Setting(
     "QWICK_OFFLINE", _switch, lambda: False, "1 or 0", "never use the network"

@@ -285,6 +285,15 @@ def test_cache_bytes_are_those_of_the_arrays(kv: str, size: int) -> None:
     assert held == sum(array.nbytes for array in (*theirs.keys, *theirs.values))
 
 
+def test_cache_bytes_where_layers_differ() -> None:
+    arch = read_arch(CONFIGS["qwen2.5-wide"])
+    kinds = ("int8", "bf16", "int8")
+    cache = KVCache(arch, 5, kinds)
+    held = sum(array.nbytes for array in (*cache.keys, *cache.values))
+    # 128 components: a byte each, a float per 32 of a key, two per value
+    assert held == 5 * page_bytes(arch, kinds) == 5 * 32 * (2 * (144 + 136) + 2 * 256)
+
+
 def test_a_cache_beyond_memory_is_our_error() -> None:
     arch = replace(read_arch(CONFIG), layers=1)
     with pytest.raises(ResourceError, match=r"the KV cache needs [\d,]+ bytes for") as caught:

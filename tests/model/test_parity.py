@@ -82,6 +82,19 @@ def test_8_bit_cache(samples: Samples, isa: str, name: str) -> None:
         assert found.rms > 1e-4, "nothing was rounded"
 
 
+def test_layers_whose_pages_differ(isa: str) -> None:
+    """A layer with large key biases keeps bf16 between layers of 8 bits."""
+    config = CONFIGS["qwen2.5-group7"]
+    tensors = {name: value.copy() for name, value in wild_tensors(config).items()}
+    bias = tensors["model.layers.1.self_attn.k_proj.bias"]
+    bias[[20, 52]] = 30, -30  # a pair that turns slowly
+    oracle = Oracle(build(config, tensors), sequences())
+    model = load_model(in_memory(config, tensors), kv="int8")
+    assert model.kv_kinds == ("int8", "bf16", "int8")
+    for schedule in (mixed, stepwise):
+        require_no_further(model, oracle, schedule, oracle.bf16)
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_shards(samples: Samples, name: str) -> None:
     sample = samples.folder(name, StoredType.F32, shards=3)

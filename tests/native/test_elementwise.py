@@ -196,9 +196,10 @@ def test_rope_store_and_attention(
     assert np.isfinite(out).all()
 
 
-def test_one_row_sees_exactly_its_past(isa: str) -> None:
+@pytest.mark.parametrize("kv", [np.float32, np.uint16], ids=["f32", "bf16"])
+def test_one_row_sees_exactly_its_past(isa: str, kv: type) -> None:
     """Changing the key of any later position changes nothing; of any earlier one, something."""
-    case = Case(2, 1, 16, np.float32, 5)
+    case = Case(2, 1, 16, kv, 5)
     qkv, keys, values, out = case.run(ops, False)
     row = 40  # of the first sequence, 70 rows from position 0
     for position, matters in (
@@ -211,7 +212,8 @@ def test_one_row_sees_exactly_its_past(isa: str) -> None:
     ):
         page, offset = case.pages[0, position // PAGE], position % PAGE
         changed = keys.copy()
-        changed[page, 0, :, offset] += 3
+        key = reference.read_pages(keys, page[None], key=True)[:, offset]
+        reference.write_slot(changed, page, offset, key + 3, key=True)
         again = np.empty_like(out)
         ops.attention(qkv, 2, changed, values, case.pages, case.starts, case.positions, again)
         assert np.array_equal(again[row], out[row]) != matters, position

@@ -106,8 +106,8 @@ class Qwen:
         QWICK_THREADS, or the cores that may be used. ctx: tokens of one sequence; default: the
         model's, at most 32,768 and what memory allows. kv: the cache's numbers, "bf16", "f32" or
         "int8" (half the memory, quicker where contexts are long, in the layers whose keys bear it;
-        bf16 in the others), or "auto": int8 where it was measured (Qwen1.5 to Qwen2.5), else bf16;
-        default: QWICK_KV, or auto.
+        bf16 in the others, and in all if heads are no multiple of 32 wide), or "auto": int8 for
+        Qwen1.5 to Qwen2.5, bf16 for Qwen3; default: QWICK_KV, or auto.
         prefix_reuse: use again what was computed for an earlier prompt or answer; False: compute
         every prompt whole. drafts: where a text repeats itself, guess several tokens ahead
         and compute them together; the answers are the same without. listener: hears about a fetch,

@@ -124,7 +124,8 @@ class Arch:
         """Return what each layer's cache holds: "bf16", "f32" or "int8", of KV_DTYPES.
 
         kv: "bf16" and "f32" are meant for all layers; "int8" for those whose keys bear it, the
-        others get bf16; "auto" is "int8" for keys with biases, where it was measured, else "bf16".
+        others get bf16, as do all if head_dim is no multiple of 32; "auto" is "int8" for keys with
+        biases (measured on the default checkpoint), else "bf16".
         key_sizes: how large components of a layer's keys are, at most, by its weights alone: the
         largest bias, or three times the largest weight of the keys' norm. ParameterError for
         another kv.
