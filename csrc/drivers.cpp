@@ -244,14 +244,14 @@ struct AttentionCost {
   double bytes = 0, operations = 0;
 
   AttentionCost(const Attention& a, int sequences) {
-    const double element = a.kv == KV::F32 ? 4 : a.kv == KV::BF16 ? 2 : 1 + 0.5 * (8.0 / a.head_dim + 1.0 / 8);
+    const double token = (key_page_bytes(a.kv, a.head_dim) + value_page_bytes(a.kv, a.head_dim)) / kPage;  // of one head
     for (int s = 0; s < sequences; ++s) {
       int most = 0;
       for (int row = a.starts[s]; row < a.starts[s + 1]; ++row) {
         most = std::max(most, a.positions[row] + 1);
         operations += 4.0 * (a.positions[row] + 1) * a.heads * a.head_dim;
       }
-      bytes += 2 * element * most * a.kv_heads * a.head_dim;
+      bytes += token * most * a.kv_heads;
     }
     bytes += 2 * kFloat * a.starts[sequences] * a.heads * a.head_dim;
   }

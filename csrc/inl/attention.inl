@@ -8,7 +8,8 @@
 constexpr int kRows = 8;  // at a time, which share what is loaded of a page
 constexpr float kNever = -3.0e38f;  // the score of what is not seen
 
-// 2^x for finite x <= 8, 0 where that is too small; NaN stays NaN. x = n + r, |r| <= 1/2: Taylor of e^(r ln 2), to about 3e-6.
+// 2^x for finite x <= 8, 0 where that is too small; NaN stays NaN. x = n + r, |r| <= 1/2: Taylor of e^(r ln 2), to about
+// 3e-6.
 QWICK_INLINE F32 exp2(F32 x) {
   const F32 n = whole(x), r = sub(x, n);
   F32 p = set1(1.3333558146e-3f);

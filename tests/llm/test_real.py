@@ -57,6 +57,8 @@ def test_raw_prompts_and_fill_in_the_middle(qwen: Qwen) -> None:
 
 def test_stop_strings_on_real_text(qwen: Qwen) -> None:
     reply = qwen.chat("Count from 1 to 9, with commas.", temperature=0, max_tokens=30, stop=["4"])
+    whole = qwen.tokenizer.decode(reply.ids)
+    assert reply.text == whole[: whole.index("4")], "all before the stop, the blank too"
     assert reply.text.rstrip(" ").endswith("3,")
     assert (reply.finish_reason, reply.stop) == ("stop", "4")
 
