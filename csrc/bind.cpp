@@ -90,6 +90,15 @@ void py_matmul(const Packed& w, Array<const float, 2> x, Array<float, 2> out, Ma
   matmul(w, x.data(), static_cast<int>(x.shape(0)), pointer(bias), out.data(), prompt);
 }
 
+void py_matmul_argmax(const Packed& w, Array<const float, 2> x, int n, Array<int32_t, 1> out) {
+  require(w.segments().size() == 1, "w must be one matrix");
+  require(n >= 1 && n <= w.n(), "columns must be from 1 to the height of w");
+  shape_is(x, 1, w.k(), "x");
+  shape_is(out, 0, x.shape(0), "out");
+  nb::gil_scoped_release release;
+  matmul_argmax(w, x.data(), static_cast<int>(x.shape(0)), n, out.data());
+}
+
 void py_gather_rows(const std::string& type, Array<const uint8_t, 1> data, int n, Array<const int32_t, 1> ids,
                     Array<float, 2> out) {
   const Source w{stored_type(type), data.data(), data.size(), n, static_cast<int>(out.shape(1))};
@@ -231,6 +240,8 @@ NB_MODULE(_native, m) {
         nb::rv_policy::take_ownership);
   m.def("matmul", &py_matmul, nb::arg("w"), nb::arg("x").noconvert(), nb::arg("out").noconvert(),
         nb::arg("bias").noconvert().none(), nb::arg("prompt"));
+  m.def("matmul_argmax", &py_matmul_argmax, nb::arg("w"), nb::arg("x").noconvert(), nb::arg("columns"),
+        nb::arg("out").noconvert());
   m.def("gather_rows", &py_gather_rows, nb::arg("type"), nb::arg("data").noconvert(), nb::arg("n"),
         nb::arg("ids").noconvert(), nb::arg("out").noconvert());
   m.def("unpack", &py_unpack, nb::arg("w"), nb::arg("out").noconvert());

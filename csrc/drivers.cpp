@@ -148,6 +148,44 @@ void matmul(const Packed& w, const float* x, int m, const float* bias, float* y,
   multiply(*pool, w, rows, bias, y, many);
 }
 
+// The outputs are looked at while they are in the cache, and never reach memory.
+void matmul_argmax(const Packed& w, const float* x, int m, int n, int32_t* columns) {
+  if (m < 1) return;
+  const Timed timed(label("argmax", w), product_bytes(w, m, 0), product_operations(w, m));
+  constexpr int kTiles = 8, kWidth = kTiles * kTile, kRows = 64;  // outputs at a time
+  static_assert(kRows % kRowBlock == 0);
+  Pool::Use pool;
+  const bool many = takes_many(m, false);
+  const unsigned forms = forms_of(w, many);
+  const Rows rows = make_rows(*pool, kActivations, x, m, w.k(), forms);
+  prepare(*pool, rows, forms);
+  const int most = many ? m : std::min(m, kRows);
+  const Product product(*pool, rows, many, static_cast<size_t>(most) * kWidth * sizeof(float));
+  std::vector<Best> found(static_cast<size_t>(m) * pool->threads());
+  product.run(w, (n + kWidth - 1) / kWidth, [&](int t, Range mine) {
+    float* y = product.extra_of(t);
+    for (int i = mine.begin; i < mine.end; ++i) {
+      Segment s = w.segments()[0];
+      const int t0 = i * kTiles, t1 = std::min(t0 + kTiles, s.tiles), first = t0 * kTile;
+      s.first = -first;
+      for (int r0 = 0; r0 < m; r0 += most) {
+        const int r1 = std::min(r0 + most, m);
+        product.tiles(t, s, t0, t1, r0, r1, {y, kWidth, nullptr});
+        kernels().argmax(y, kWidth, r1 - r0, std::min(kWidth, n - first), first, &found[static_cast<size_t>(t) * m + r0]);
+      }
+    }
+  });
+  for (int r = 0; r < m; ++r) {
+    Best best;
+    for (int t = 0; t < pool->threads(); ++t) {
+      const Best& b = found[static_cast<size_t>(t) * m + r];
+      const bool better = b.value > best.value || (b.value == best.value && b.column < best.column);
+      best = {better ? b.value : best.value, better ? b.column : best.column, best.finite && b.finite};
+    }
+    columns[r] = best.finite ? best.column : -1;
+  }
+}
+
 // Gate and up meet while they are in the cache: their product, twice as wide as what is wanted, never reaches memory.
 // Nor does what comes of them, where `down` reads 8 bits: `inner` takes it in that form. Else it goes to `floats`.
 void gate_and_up(Pool& pool, const Packed& w, const Rows& rows, const Rows& inner, float* floats, bool many) {
@@ -202,9 +240,9 @@ void mlp(const Packed& gate_up, const Packed& down, const float* x, int m, float
 }
 
 template <class Job>
-void over_rows(int rows, size_t width, const Job& job) {
+void over_rows(int rows, size_t width, const Job& job, size_t worth_sharing = kWorthSharing) {
   Pool::Use pool;
-  const bool share = rows * width >= kWorthSharing;
+  const bool share = rows * width >= worth_sharing;
   pool->run(rows, share ? std::max(1, rows / (4 * pool->threads())) : rows,
             [&](int, Range mine) { job(mine.begin, mine.end); });
 }
@@ -236,7 +274,8 @@ void add_rms_norm(float* x, const float* delta, const float* weight, float eps, 
 void rope_store(const RopeStore& args, int rows) {
   const int width = (args.heads + 2 * args.kv_heads) * args.head_dim;
   const Timed timed(label("rope_store"), kFloat * rows * 2.0 * width, 6.0 * rows * width);
-  over_rows(rows, width, [&](int begin, int end) { kernels().rope_store(args, begin, end); });
+  // Keys go to places all over their pages, which are rarely in the cache: that is slow enough to share a few rows.
+  over_rows(rows, width, [&](int begin, int end) { kernels().rope_store(args, begin, end); }, kWorthSharing / 4);
 }
 
 // Queries and results once, and each sequence's keys and values once.

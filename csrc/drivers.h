@@ -9,6 +9,9 @@ namespace qwick {
 
 // y [m][w.n] = x [m][w.k] W^T + bias [w.n] (bias may be null); prompt: the rows may take `Kernels::matmul_many`
 void matmul(const Packed& w, const float* x, int m, const float* bias, float* y, bool prompt);
+// columns [m]: where the largest of the first n outputs of each row of x W^T stands, the first among equals; -1 where one of
+// them is NaN or infinite. w: one matrix
+void matmul_argmax(const Packed& w, const float* x, int m, int n, int32_t* columns);
 // y [m][down.n] = (silu(x gate^T) * (x up^T)) down^T; gate_up: gate above up
 void mlp(const Packed& gate_up, const Packed& down, const float* x, int m, float* y, bool prompt);
 void gather_rows(const Source& w, const int32_t* ids, int count, float* out);  // out [count][w.k]

@@ -149,6 +149,13 @@ struct RopeStore {
 constexpr int kMaxHeadDim = 256;
 constexpr int kMaxQueryRows = 64; // rows of one attention item
 
+// The largest of a row's outputs so far, the first among equals.
+struct Best {
+  float value = -__builtin_inff();
+  int32_t column = 0;
+  bool finite = true;  // all that were seen
+};
+
 struct Kernels {
   const char* name;
   unsigned needs;          // bits of cpu.h
@@ -169,6 +176,8 @@ struct Kernels {
   // where gate is
   void (*swiglu)(const float* gate_up, int ld, int apart, float* out, int out_ld, int rows, int n);
   void (*rope_store)(const RopeStore& a, int r0, int r1);
+  // best[r] of row r, whose columns first..first + n - 1 are at y[r * ld]
+  void (*argmax)(const float* y, int ld, int rows, int n, int first, Best* best);
   // (q1 - q0) * heads / kv_heads <= kMaxQueryRows; scratch: attention_scratch bytes, 64-byte aligned
   void (*attention)(const Attention& a, const AttentionItem& item, void* scratch);
   void (*attention_join)(const Attention& a, const AttentionItem& item);  // over the segments 0..segment1-1

@@ -66,6 +66,33 @@ static void swiglu(const float* gate_up, int ld, int apart, float* out, int out_
   }
 }
 
+static void argmax(const float* y, int ld, int rows, int n, int first, Best* best) {
+  for (int r = 0; r < rows; ++r, y += ld, ++best) {
+    F32 top = set1(-__builtin_inff()), poison = set1(0.0f);  // 0 times what is not finite is NaN
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const F32 v = load(y + i);
+      top = max(top, v);
+      poison = fma(v, set1(0.0f), poison);
+    }
+    float largest = reduce_max(top), sum = reduce_add(poison);
+    for (; i < n; ++i) {
+      largest = y[i] > largest ? y[i] : largest;
+      sum += y[i] * 0.0f;
+    }
+    if (sum != sum) best->finite = false;
+    // Ranges come in any order, so an equal value may also stand before the one that was found.
+    if (!(largest >= best->value) || (largest == best->value && first > best->column)) continue;
+    best->value = largest;
+    best->column = first;
+    for (i = 0; i < n; ++i)
+      if (y[i] == largest) {
+        best->column += i;
+        break;
+      }
+  }
+}
+
 // "NeoX" rotation: component i is paired with i + head_dim / 2.
 static void rotate(float* head, const float* cos, const float* sin, int half) {
   for (int i = 0; i < half; i += 16) {

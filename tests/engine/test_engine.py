@@ -293,6 +293,21 @@ def poison(model: ToyModel, request: Request, value: float) -> None:
     model.change_logits = change
 
 
+def test_logits_are_made_only_where_somebody_looks_at_them() -> None:
+    """Greedy requests are content with the best id of a row, and get the same answer."""
+    model = ToyModel()
+    made: list[int] = []
+    model.change_logits = lambda logits: made.append(len(logits))
+    (plain,) = run(engine_of(model), [greedy([1, 2, 3])])
+    by_best = len(made)
+    model.best = None  # type: ignore[assignment,method-assign]
+    (shown,) = run(engine_of(model), [greedy([1, 2, 3], logprobs=0)])
+    assert plain.ids == shown.ids
+    assert len(made) == 2 * by_best
+    (again, _) = run(engine_of(model), [greedy([1, 2, 3]), greedy([4], repetition_penalty=1.5)])
+    assert again.ids == plain.ids
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_bad_logits_fail_one_request_only(value: float) -> None:
     model = ToyModel()

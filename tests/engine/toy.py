@@ -101,6 +101,11 @@ class ToyModel:
         self.change_logits(self._logits)
         return self._logits
 
+    def best(self, hidden: F32, n_vocab: int) -> NDArray[np.int32]:
+        logits = self.logits(hidden)[:, :n_vocab]
+        finite = np.isfinite(logits).all(axis=1)
+        return np.where(finite, logits.argmax(axis=1), -1).astype(np.int32)
+
     def row_after(self, ids: Sequence[int]) -> F32:
         """The logits after `ids`, computed without any cache: what the engine must reproduce."""
         value = hash_of(np.asarray(ids, np.int64), np.arange(len(ids), dtype=np.int64))

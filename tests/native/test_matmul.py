@@ -313,3 +313,60 @@ def test_rows_have_the_results_that_each_has_alone(isa: str, kind: StoredType) -
         together = np.empty((m, 100), np.float32)
         ops.matmul(x[:m].copy(), packed, together, bias)
         assert np.array_equal(together.view(np.uint32), alone[:m].view(np.uint32)), m
+
+
+@pytest.mark.parametrize("m", [1, 3, 8, 17, 40, 70])
+@pytest.mark.parametrize("kind", list(StoredType), ids=lambda k: k.name)
+def test_where_the_largest_output_is(isa: str, kind: StoredType, m: int) -> None:
+    """Of the values that `matmul` gives; the first among equals, wherever chunks begin."""
+    rng = np.random.default_rng(m)
+    n = 1000
+    raw = encode(kind, rng.standard_normal((n, 256)).astype(np.float32)).reshape(n, -1)
+    raw[[130, 700, 999]] = raw[129]  # in the same tile, in another chunk, in the last column
+    packed = ops.pack([(kind.name.lower(), raw.reshape(-1), n, 256)])
+    x = wild_rows(m, 256, rng)
+    x[0] = 0  # all outputs are equal
+    x[-1] = decode(kind, raw)[129] * (m > 1)  # the largest four times
+    y = np.empty((m, n), np.float32)
+    ops.matmul(x, packed, y)
+    assert m == 1 or y[-1].argmax() == 129
+    found, expected = np.empty(m, np.int32), np.empty(m, np.int32)
+    before = ops.threads()
+    try:
+        for threads in (1, 2, 5):
+            ops.set_threads(threads)
+            for columns in (n, 999, 500, 129, 33, 16, 1):
+                ops.matmul_argmax(x, packed, columns, found)
+                reference.argmax(y, columns, expected)
+                assert found.tolist() == expected.tolist(), (threads, columns)
+    finally:
+        ops.set_threads(before)
+
+
+def test_no_largest_output_where_one_is_not_finite(isa: str) -> None:
+    raw = encode(StoredType.Q8_0, np.ones((300, 256), np.float32)).reshape(-1, 34).copy()
+    packed = ops.pack([("q8_0", raw.reshape(-1), 300, 256)])
+    raw[8 * 250, :2] = np.array([-np.inf], np.float16).view(np.uint8)
+    damaged = ops.pack([("q8_0", raw.reshape(-1), 300, 256)])
+    for m in (1, 9, 40):
+        x, found = np.ones((m, 256), np.float32), np.empty(m, np.int32)
+        ops.matmul_argmax(x, damaged, 300, found)
+        assert (found == -1).all()
+        ops.matmul_argmax(x, damaged, 250, found)  # what is wrong lies beyond
+        assert (found == 0).all()
+        x[0, 40] = np.nan
+        ops.matmul_argmax(x, packed, 300, found)
+        assert found[0] == -1
+        assert (found[1:] == 0).all()
+
+
+def test_argmax_refuses_defects_of_the_caller() -> None:
+    packed = ops.pack([("f32", np.zeros(64, np.uint8), 4, 4)])
+    x, out = np.zeros((2, 4), np.float32), np.zeros(2, np.int32)
+    for columns in (0, 5):
+        with pytest.raises(ValueError, match="from 1 to the height"):
+            ops.matmul_argmax(x, packed, columns, out)
+    with pytest.raises(ValueError, match="expected 2"):
+        ops.matmul_argmax(x, packed, 4, np.zeros(3, np.int32))
+    with pytest.raises(ValueError, match="one matrix"):
+        ops.matmul_argmax(x, ops.pack([("f32", np.zeros(64, np.uint8), 4, 4)] * 2), 4, out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any, Protocol
 
@@ -20,7 +20,14 @@ from qwick.engine.batching import Wanted, build
 from qwick.engine.draft import MOST_ROWS, Drafter, share_rows
 from qwick.engine.live import Live
 from qwick.engine.pages import PagePool, pages_for
-from qwick.engine.request import Deliver, Event, FinishReason, Request, check_switch
+from qwick.engine.request import (
+    Deliver,
+    Event,
+    FinishReason,
+    Request,
+    TokenLogprob,
+    check_switch,
+)
 from qwick.engine.sampler import Sampler
 from qwick.engine.scheduler import Chunk, Limits, State, Step, plan
 from qwick.engine.sequence import Sequence
@@ -38,6 +45,7 @@ from qwick.errors import (
 from qwick.model.batch import Batch
 
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 
 LOGIT_ROWS = 64  # rows of logits at a time: 64 x 152k float32 are 39 MB
 TOKEN_BUDGET = 576  # a prompt chunk of 512 beside 64 decodes
@@ -74,6 +82,10 @@ class Model(Protocol):
 
     def logits(self, hidden: F32) -> F32:
         """Return F32[r, width], valid (and the engine's to write) until the next."""
+        ...
+
+    def best(self, hidden: F32, n_vocab: int) -> I32:
+        """Return the lowest id of each row's largest logit, I32[r]; -1 where one is not finite."""
         ...
 
 
@@ -325,11 +337,11 @@ class Engine:
         stats = self.stats
         for start in range(0, len(wanted), LOGIT_ROWS):
             piece = wanted[start : start + LOGIT_ROWS]
-            logits = self.model.logits(hidden[start : start + len(piece)])
+            rows = self._rows(hidden[start : start + len(piece)], piece)
             stats.logits_seconds += watch.lap()
             now = self.clock()
             touched: dict[int, tuple[Live, FinishReason | None, QwickError | None]] = {}
-            for row, (sequence, position) in zip(logits, piece, strict=True):
+            for row, (sequence, position) in zip(rows, piece, strict=True):
                 live = self._live.get(sequence.number)
                 if live is None:  # failed on a row of an earlier piece
                     continue
@@ -350,7 +362,22 @@ class Engine:
                     self._end(live, reason, failure)
             stats.deliver_seconds += watch.lap()
 
-    def _read_row(self, live: Live, row: F32, position: int, now: float) -> FinishReason | None:
+    def _rows(self, states: F32, piece: list[Wanted]) -> Iterable[F32 | int]:
+        """Return the logits of each row, or its best id where no more is wanted of any row."""
+        lives = (self._live.get(sequence.number) for sequence, _ in piece)
+        if all(live is None or live.takes_best for live in lives):
+            best = self.model.best(states, self.n_vocab)
+            if best.min() >= 0:
+                ids: list[int] = best.tolist()
+                return ids
+            # Logits that are not finite: the sampler says so, of the requests they belong to.
+        return self.model.logits(states)
+
+    def _read_row(
+        self, live: Live, row: F32 | int, position: int, now: float
+    ) -> FinishReason | None:
+        if isinstance(row, int):
+            return self._accept(live, row, None, now)
         if live.scoring:
             logprob, best = self._sampler.score(row, live.request.ids[position + 1])
             return live.accept_score(position, logprob, best)
@@ -362,9 +389,14 @@ class Engine:
             seen=live.seen,
             mask=live.steer.mask() if live.steer is not None else None,
         )
+        return self._accept(live, token, logprob_of, now)
+
+    def _accept(
+        self, live: Live, token: int, logprob: TokenLogprob | None, now: float
+    ) -> FinishReason | None:
         self.stats.generated += 1
         before = live.accepted
-        reason = live.accept(token, logprob_of, now)
+        reason = live.accept(token, logprob, now)
         self.stats.accepted += live.accepted - before
         return reason
 

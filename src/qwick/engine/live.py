@@ -85,6 +85,13 @@ class Live:
         """Order of arrival; the engine's name for the request."""
         return self.sequence.number
 
+    @property
+    def takes_best(self) -> bool:
+        """Whether the best id is all that is wanted of a row: greedy, and nothing acts on it."""
+        sampling = self.request.sampling
+        plain = sampling.logprobs is None and self.seen is None and self.steer is None
+        return sampling.greedy and plain and not self.scoring
+
     def start(self, now: float) -> None:
         """Note the first step that computes something for this request, before it does."""
         if self._started is None:

@@ -15,7 +15,7 @@ import numpy as np
 from qwick.model.arch import Arch
 from qwick.model.batch import Batch, Run
 from qwick.model.cache import KVCache
-from qwick.model.layers import F32, Buffers, Embedding, Linear, RMSNorm, Rope
+from qwick.model.layers import F32, I32, Buffers, Embedding, Linear, RMSNorm, Rope
 from qwick.native import ops
 
 
@@ -195,3 +195,13 @@ class Decoder:
         if r:
             self.weights.head(hidden, out)
         return out
+
+    def best(self, hidden: F32, n_vocab: int) -> I32:
+        """Return the id of each row's largest logit among the first n_vocab, the lowest of equals.
+
+        hidden: F32[r, hidden] -> I32[r]; -1 where one of them is NaN or infinite. Quicker than
+        `logits`, which 152,000 columns make larger than what most memories near a core hold.
+        """
+        ids = np.empty(len(hidden), np.int32)
+        ops.matmul_argmax(hidden, self.weights.head.weight, n_vocab, ids)
+        return ids

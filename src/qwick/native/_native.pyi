@@ -40,6 +40,9 @@ def matmul(
     bias: NDArray[np.float32] | None,
     prompt: bool,
 ) -> None: ...
+def matmul_argmax(
+    w: Packed, x: NDArray[np.float32], columns: int, out: NDArray[np.int32]
+) -> None: ...
 def gather_rows(
     type: str,
     data: NDArray[np.uint8],

@@ -117,6 +117,15 @@ def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None, *, prompt: bool
     _ext.matmul(w.handle, x, out, bias, prompt)
 
 
+def matmul_argmax(x: F32, w: Packed, columns: int, out: I32) -> None:
+    """out[i] = where the largest of the first `columns` values of row i of x W^T stands.
+
+    x: F32[m, k] · w: one matrix · out: I32[m]. The values are those of `matmul`, but they never
+    become an array; the lowest index among equals; -1 where one of them is NaN or infinite.
+    """
+    _ext.matmul_argmax(w.handle, x, columns, out)
+
+
 def mlp(x: F32, gate_up: Packed, down: Packed, out: F32, *, prompt: bool = False) -> None:
     """out = (silu(x G^T) * (x U^T)) D^T, gate_up: G above U, each [n, k]; down: D [m, n].
 

@@ -100,6 +100,12 @@ def matmul(x: F32, w: F32, out: NDArray[Any], bias: F32 | None, packed: str, for
         out[...] += bias
 
 
+def argmax(y: NDArray[Any], columns: int, out: I32) -> None:
+    """What `ops.matmul_argmax` says of y = x W^T: the first largest of `columns`, or -1."""
+    for i, row in enumerate(y[:, :columns]):
+        out[i] = row.argmax() if np.isfinite(row).all() else -1
+
+
 def gather_rows(w: F32, ids: I32, out: NDArray[Any]) -> None:
     """out[i] = w[ids[i]], of a decoded matrix."""
     out[...] = w[ids]
