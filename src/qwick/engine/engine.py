@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from itertools import count
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from qwick.engine.batching import Wanted, build
 from qwick.engine.draft import MOST_ROWS, Drafter, share_rows
 from qwick.engine.live import Live
+from qwick.engine.model import Model
 from qwick.engine.pages import PagePool, pages_for
 from qwick.engine.request import (
     Deliver,
@@ -42,51 +42,14 @@ from qwick.errors import (
     UnsupportedError,
     shown,
 )
-from qwick.model.batch import Batch
 
 F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 LOGIT_ROWS = 64  # rows of logits at a time: 64 x 152k float32 are 39 MB
 TOKEN_BUDGET = 576  # a prompt chunk of 512 beside 64 decodes
 MAX_SEQUENCES = 64
 
 log = logging.getLogger(__name__)
-
-
-class Model(Protocol):
-    """What the engine sees of a model."""
-
-    @property
-    def context(self) -> int:
-        """Most positions of one sequence."""
-        ...
-
-    @property
-    def page_size(self) -> int:
-        """Positions in a page of the cache."""
-        ...
-
-    @property
-    def exact_rows(self) -> int:
-        """Most rows of a step whose results are, bit for bit, those of a step with one row."""
-        ...
-
-    def new_cache(self, pages: int) -> Any:
-        """Return an opaque cache; its memory should cost nothing until it is touched."""
-        ...
-
-    def forward(self, batch: Batch, cache: Any) -> F32:
-        """Return F32[r, hidden]: final states of batch.logit_rows, valid until the next call."""
-        ...
-
-    def logits(self, hidden: F32) -> F32:
-        """Return F32[r, width], valid (and the engine's to write) until the next."""
-        ...
-
-    def best(self, hidden: F32, n_vocab: int) -> I32:
-        """Return the lowest id of each row's largest logit, I32[r]; -1 where one is not finite."""
-        ...
 
 
 class Engine:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwick import settings
-from qwick.engine.engine import LOGIT_ROWS, TOKEN_BUDGET, Model
+from qwick.engine.engine import LOGIT_ROWS, TOKEN_BUDGET
+from qwick.engine.model import Model
 from qwick.errors import FormatError
 from qwick.family import family_of
 from qwick.llm.defaults import Defaults, stop_ids_of

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qwick.engine.engine import Engine, Model
+from qwick.engine.engine import Engine
+from qwick.engine.model import Model
 from qwick.engine.request import Deliver, Request, Sampling, Scores, check_switch
 from qwick.engine.stats import Stats
 from qwick.engine.steer import SteerSpec
