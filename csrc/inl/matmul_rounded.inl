@@ -32,32 +32,14 @@ QWICK_INLINE F32 largest_of(const U8* op, int steps, F32 scale, F32 shift) {
   return max(abs(fma(to_float(byte_of<0>(least)), scale, shift)), abs(fma(to_float(byte_of<0>(most)), scale, shift)));
 }
 
-// A step of a panel is made in 16 bits, two quants a lane: (q - zero point) << kLift times a factor gives quants of the panel
-// in 1 / 128. As 16 bits hold factors of up to kMostFactor, no group's scale may be larger than that many quants.
-constexpr int kFine = 7;
-constexpr float kUnit = 1 << kFine;
-template <Kind kind>
-constexpr int kLift = kind == Kind::I8 ? 8 : kind == Kind::I6 ? 10 : 11;  // |q - zero point| is at most 128, 32, 16
-template <Kind kind>
-constexpr float kFactorUnit = 1 << (15 + kFine - kLift<kind>);
-template <Kind kind>
-constexpr float kMostFactor = 32767.0f / kFactorUnit<kind>;
-
-QWICK_INLINE U8 both_halves(F32 v) {  // rounded, as the two 16-bit numbers of each lane
-  const I32 i = round_to_int(v);
-  return _mm512_mask_blend_epi16(0xaaaaaaaa, i, _mm512_slli_epi32(i, 16));
-}
-
-// (q - zero point) * factor + shift, rounded; shift in 1 / 128.
-template <Kind kind>
-QWICK_INLINE U8 rounded_step(U8 op, U8 factor, U8 shift) {
-  constexpr int lift = kLift<kind>;
-  const U8 zero = _mm512_set1_epi16(static_cast<int16_t>(zero_point(kind) << lift));
-  const U8 even = _mm512_sub_epi16(_mm512_slli_epi16(op, lift), zero);
-  const U8 odd = _mm512_sub_epi16(_mm512_slli_epi16(_mm512_srli_epi16(op, 8), lift), zero);
-  const U8 low = _mm512_srli_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(even, factor), shift), kFine);
-  const U8 high = _mm512_slli_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(odd, factor), shift), 8 - kFine);
-  return _mm512_ternarylogic_epi32(high, _mm512_set1_epi16(static_cast<int16_t>(0xff00)), low, kAndOr);
+// scale * q + shift, rounded: a step of a panel.
+QWICK_INLINE U8 rounded_step(U8 op, F32 scale, F32 shift) {
+  const I32 a = round_to_int(fma(to_float(byte_of<0>(op)), scale, shift));
+  const I32 b = round_to_int(fma(to_float(byte_of<1>(op)), scale, shift));
+  const I32 c = round_to_int(fma(to_float(byte_of<2>(op)), scale, shift));
+  const I32 d = round_to_int(fma(to_float(byte_of<3>(op)), scale, shift));
+  const __m512i low = _mm512_or_si512(a, _mm512_slli_epi32(b, 8));
+  return _mm512_or_si512(low, _mm512_or_si512(_mm512_slli_epi32(c, 16), _mm512_slli_epi32(d, 24)));
 }
 
 // What is added to scale * q: the zero point's share, or the stored minimum.
@@ -77,7 +59,7 @@ static void fill_panel(const Segment& w, int t, int g0, int g1, uint8_t* panel, 
     operands.ask_ahead(g, true);
     for (int h = 0; h < halves; ++h) {
       const F32 scale = group.s.scale[h], most = largest_of(group.op + h * steps, steps, scale, shift_of<kind>(group.s, scale));
-      top = max(top, max(most, mul(abs(scale), set1(127.0f / kMostFactor<kind>))));
+      top = max(top, most);
       bad = fma(most, set1(0.0f), bad);  // a maximum forgets NaN, and infinity has no quants: both must reach the result
     }
   }
@@ -88,11 +70,8 @@ static void fill_panel(const Segment& w, int t, int g0, int g1, uint8_t* panel, 
     const Group<kind> group = operands.group(g);
     for (int h = 0; h < halves; ++h) {
       const F32 scale = group.s.scale[h];
-      const F32 minimum = kind == Kind::I4 ? sub(set1(0.0f), group.s.offset) : set1(0.0f);
-      const U8 factor = both_halves(mul(mul(scale, inverse), set1(kFactorUnit<kind>)));
-      const U8 shift = both_halves(fma(mul(minimum, inverse), set1(kUnit), set1(128.5f * kUnit)));
-      for (int i = h * steps; i < (h + 1) * steps; ++i, panel += 64)
-        store_bytes(panel, rounded_step<kind>(group.op[i], factor, shift));
+      const F32 shift = fma(shift_of<kind>(group.s, scale), inverse, set1(128.0f)), by = mul(scale, inverse);
+      for (int i = h * steps; i < (h + 1) * steps; ++i, panel += 64) store_bytes(panel, rounded_step(group.op[i], by, shift));
     }
   }
 }
