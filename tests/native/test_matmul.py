@@ -263,60 +263,24 @@ def test_rows_of_prompts(isa: str, kind: StoredType, k: int, m: int) -> None:
     expected = np.empty((m, 50))
     reference.matmul(x, w, expected, bias, kind.packed, "rounded")
     # Both round to the same grid, but where w lies near the middle of two of its points the one
-    # may go up and the other down: by a step, for five weights in a hundred at most.
+    # may go up and the other down: by a step, for one weight in a hundred at most.
     parts = np.split(np.abs(w), range(reference.PANEL, k, reference.PANEL), axis=1)
     step = np.concatenate(
         [np.repeat(p.max(1, keepdims=True) / 127, p.shape[1], 1) for p in parts], 1
     )
     seen = reference.seen_by(x, kind.packed, "rounded")
-    flips = 6 * np.sqrt(0.05 * (seen**2 @ (step.astype(np.float64) ** 2).T))
+    flips = 6 * np.sqrt(0.01 * (seen**2 @ (step.astype(np.float64) ** 2).T))
     largest = np.abs(seen).max(1, keepdims=True) * step.max(1)
     sums = 1e-5 * (np.abs(seen) @ np.abs(w).T + np.abs(bias))
     worst = (np.abs(out - expected) / (flips + largest + sums)).max()
     assert worst <= 1, f"{worst:.3g} of the tolerance"
+    exact = np.empty((m, 50))
+    reference.matmul(x, w, exact, bias, kind.packed, "i8")
+    assert np.abs(out - exact).max() > np.abs(out - expected).max(), "weights were rounded"
     for row, alone in zip(x, out, strict=True):  # whatever stands beside it
         again = np.empty((1, 50), np.float32)
         ops.matmul(row[None], packed, again, bias, prompt=True)
         assert np.array_equal(again[0].view(np.uint32), alone.view(np.uint32))
-
-
-@pytest.mark.parametrize(
-    "kind", [k for k in StoredType if k.packed[0] == "i"], ids=lambda k: k.name
-)
-def test_the_weights_that_prompts_meet(isa: str, kind: StoredType) -> None:
-    """Each is off by half a step and a rounding, as often as the definition's; seen one by one."""
-    if reference.form_of(isa, kind.packed, 1, prompt=True) != "rounded":
-        pytest.skip(f"{isa} rounds no weights")
-    rng = np.random.default_rng(5)
-    n, k = 48, 1024
-    raw = stored(kind, n, k, rng)
-    w = decode(kind, raw)
-    packed = ops.pack([(kind.name.lower(), raw.reshape(-1), n, k)])
-    found = np.empty((k, n), np.float32)
-    ops.matmul(np.eye(k, dtype=np.float32), packed, found, prompt=True)
-    seen, defined = found.T, reference.rounded(w)
-    parts = np.split(np.abs(w), [reference.PANEL], axis=1)
-    step = np.concatenate(
-        [np.repeat(p.max(1, keepdims=True) / 127, p.shape[1], 1) for p in parts], 1
-    )
-    error, wanted = (seen - w) / step, (defined - w) / step
-    assert np.abs(error).max() < 0.54
-    assert (np.abs(seen - defined) > step / 2).mean() < 0.05
-    assert np.sqrt(np.square(error).mean()) < 1.01 * np.sqrt(np.square(wanted).mean())
-    assert (error != 0).mean() > 0.9
-
-
-def test_scales_beyond_their_values(isa: str) -> None:
-    """A scale so large that its quants use little of their range: rounded coarser, never wrong."""
-    raw = encode(StoredType.Q5_0, np.full((16, 256), 1.0, np.float32)).reshape(-1, 22).copy()
-    raw[:, :2] = np.array([1000.0], np.float16).view(np.uint8)
-    raw[:, 2:6] = 255  # quants 16 and 17: values 0 and 1000, of up to 16,000
-    raw[:, 6:] = 0x10
-    packed = ops.pack([("q5_0", raw.reshape(-1), 16, 256)])
-    values = decode(StoredType.Q5_0, raw.reshape(16, -1))
-    found = np.empty((256, 16), np.float32)
-    ops.matmul(np.eye(256, dtype=np.float32), packed, found, prompt=True)
-    assert np.abs(found.T - values).max() <= 1000 / 16
 
 
 def test_bad_weights_reach_the_rows_of_prompts(isa: str) -> None:
