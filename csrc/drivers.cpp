@@ -64,7 +64,7 @@ bool takes_many(int m, bool prompt) { return kernels().matmul_many && (prompt ||
 unsigned forms_of(const Packed& w, bool many) {
   unsigned forms = 0;
   for (const Segment& s : w.segments())
-    forms |= (many ? kernels().many_forms : kernels().forms)[static_cast<int>(s.kind)];
+    forms |= (many ? kernels().many_forms : kernels().forms).of(s.kind);
   return forms & ~kFormF32;
 }
 

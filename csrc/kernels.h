@@ -8,43 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kinds.h"
+
 namespace qwick {
 
-// ---- packed weights -------------------------------------------------------------------------------------
-// A matrix W[n][k] is cut into tiles of 16 output rows. One layout serves every instruction set: a tile's 16
-// rows are one 512-bit, two 256-bit or four 128-bit vectors of 32-bit lanes. Packing moves bits and never
-// rounds: a packed matrix decodes to exactly the values of the stored one.
-constexpr int kTile = 16;
-constexpr int kGroup = 32;        // k per integer dot product, per scale of weights and per scale of activations
-constexpr int kSuper = 256;       // k per second-level scale of weights (the "K" formats)
-
-enum class Kind : int { I4, I5, I6, I8, BF16, F16, F32 };
-constexpr int kKinds = 7;
-
-// Quants of a tile, integer kinds. Step t of a group (t = 0..7) is 64 bytes: byte 4 * row + b holds
-// k = 4 * t + b, the operand order of a 4-way 8-bit dot product. Planes per group of 32 k x 16 rows:
-//   I4   4 x 64 B: vector j holds step 2j in its low nibbles and step 2j + 1 in its high nibbles
-//   I5   the I4 planes, then 64 B whose bit t is the fifth bit of step t
-//   I6   the I4 planes, then 2 x 64 B: vector j holds the two high bits of steps 4j .. 4j + 3
-//   I8   8 x 64 B, value + 128
-// Scales of a tile follow its quants:
-//   I5, I8   per group: f16 scale[16]                      w = scale * (q - 16 | 128)
-//   I4       per group: u8 scale[16], u8 min[16]; then per 256: f16 d[16], f16 dmin[16]
-//                                                          w = d * scale * q - dmin * min
-//   I6       per group: i8 scale[2][16] (k 0..15, 16..31); then per 256: f16 d[16]
-//                                                          w = d * scale * (q - 32)
-// Float kinds: [k][16] elements.
-constexpr int quant_bytes(Kind kind) {  // per group and tile
-  return kind == Kind::I4 ? 256 : kind == Kind::I5 ? 320 : kind == Kind::I6 ? 384 : 512;
-}
-constexpr bool is_integer(Kind kind) { return kind <= Kind::I8; }
-constexpr int zero_point(Kind kind) {
-  return kind == Kind::I5 ? 16 : kind == Kind::I6 ? 32 : kind == Kind::I8 ? 128 : 0;
-}
-constexpr int largest_quant(Kind kind) {
-  return kind == Kind::I4 ? 15 : kind == Kind::I5 ? 31 : kind == Kind::I6 ? 63 : 255;
-}
-
+// ---- packed weights (their layout: kinds.h) --------------------------------------------------------------
 struct Segment {           // one stored matrix inside a packed one
   Kind kind;
   int n, k;                // n: its output rows; k: columns
@@ -54,22 +22,29 @@ struct Segment {           // one stored matrix inside a packed one
   const uint8_t* data;     // 64-byte aligned
 
   const uint8_t* tile(int t) const { return data + t * tile_bytes; }
-  const uint8_t* scales(int t) const {  // integer kinds
+  const uint8_t* scales(int t) const {  // integer classes
     return tile(t) + static_cast<size_t>(k / kGroup) * quant_bytes(kind);
   }
+  const uint8_t* supers(int t) const { return scales(t) + static_cast<size_t>(k / kGroup) * scale_bytes(kind); }
 };
 
 // ---- activations ----------------------------------------------------------------------------------------
 // Rows of x in the forms that a kernel may ask for.
 enum Form : unsigned { kFormF32 = 1, kFormI8 = 2, kFormBF16 = 4 };
 
+struct Forms {  // of x, by what it is multiplied with
+  Form integer = kFormI8, bf16 = kFormF32;
+
+  Form of(Kind kind) const { return is_integer(kind) ? integer : kind == Kind::BF16 ? bf16 : kFormF32; }
+};
+
 // The 8-bit form goes by blocks of kRowBlock rows (the last may have fewer), R rows each, group after group, so that a
 // kernel walks through all that it needs with one pointer. Per group:
 //   i8  quants [8 steps][R][4]  round(x / scale)
 //   f32 scale [R]               max|x| of the group / 127
-//   i32 start5 [R], start8 [R]  minus the sum of the quants times the zero point, where integer sums start: of I5, of I8
+//   i32 start16 [R], start128 [R]  minus the sum of the quants times a zero point, where integer sums start
 //   f32 minus [R]               minus the sum of the quants: what a stored minimum is multiplied with
-//   i32 start6 [2][R]           of I6, for k 0..15 and 16..31
+//   i32 start32 [2][R]          times 32, for k 0..15 and 16..31
 constexpr int kRowBlock = 8;
 constexpr size_t kRowGroupBytes = kGroup + 6 * 4;  // of one row
 
@@ -160,7 +135,7 @@ struct Kernels {
   const char* name;
   unsigned needs;          // bits of cpu.h
   bool selectable;         // false: only when forced (an emulation for tests)
-  unsigned forms[kKinds];  // of x, for `matmul`
+  Forms forms;             // of x, for `matmul`
 
   // rows r0..r1-1 of x into the forms asked for; r0 begins a block of kRowBlock, r1 ends one
   void (*prepare)(const Rows& rows, int r0, int r1, unsigned forms);
@@ -190,7 +165,7 @@ struct Kernels {
   // Another way, or null: for the rows of prompts, and for more than `few` rows of answers. Tiles are turned into
   // panels in scratch of many_bytes(m, k) per thread, which all rows use.
   int few;
-  unsigned many_forms[kKinds];
+  Forms many_forms;
   size_t (*many_bytes)(int m, int k);
   void (*matmul_many)(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch);
 };

@@ -21,159 +21,53 @@ constexpr size_t kWorkBytes = size_t{1} << 20;  // stored bytes that one thread 
 constexpr size_t kSlice = 32;                   // of these between two looks ahead
 constexpr int kPopulateRead = 22;               // MADV_POPULATE_READ, Linux 5.14
 
-struct StoredInfo {
-  const char* name;
-  int block, bytes;
-  Kind kind;
-};
-constexpr StoredInfo kStored[] = {
-    {"f32", 1, 4, Kind::F32},         {"f16", 1, 2, Kind::F16},      {"bf16", 1, 2, Kind::BF16},
-    {"q4_k", kSuper, 144, Kind::I4},  {"q5_0", 32, 22, Kind::I5},    {"q6_k", kSuper, 210, Kind::I6},
-    {"q8_0", 32, 34, Kind::I8},
-};
-const StoredInfo& info(Stored type) { return kStored[static_cast<int>(type)]; }
-
 size_t tile_bytes(Kind kind, int k) {
-  const size_t groups = k / kGroup, supers = k / kSuper;
-  size_t bytes = 0;
-  switch (kind) {
-    case Kind::I5:
-    case Kind::I8: bytes = groups * (quant_bytes(kind) + 32); break;
-    case Kind::I4: bytes = groups * (quant_bytes(kind) + 32) + supers * 64; break;
-    case Kind::I6: bytes = groups * (quant_bytes(kind) + 32) + supers * 32; break;
-    case Kind::BF16:
-    case Kind::F16: bytes = static_cast<size_t>(k) * kTile * 2; break;
-    case Kind::F32: bytes = static_cast<size_t>(k) * kTile * 4; break;
-  }
+  size_t bytes = static_cast<size_t>(k) * kTile * float_bytes(kind);
+  if (is_integer(kind))
+    bytes = static_cast<size_t>(k / kGroup) * (quant_bytes(kind) + scale_bytes(kind)) + k / kSuper * super_bytes(kind);
   return (bytes + 63) / 64 * 64;
 }
 
-float half_value(const uint8_t* p) { return f16_to_f32(half_at(p, 0)); }
+float half_value(const uint8_t* p, int i) { return f16_to_f32(half_at(p, i)); }
 
-// ---- stored block -> 32 unsigned quants -----------------------------------------------------------------
-
-void quants(Stored type, const uint8_t* row, int group, uint8_t* q) {
-  switch (type) {
-    case Stored::Q8_0: {
-      const auto& b = reinterpret_cast<const BlockQ8_0*>(row)[group];
-      for (int i = 0; i < 32; ++i) q[i] = static_cast<uint8_t>(b.q[i]) ^ 0x80;
-      break;
-    }
-    case Stored::Q5_0: {
-      const auto& b = reinterpret_cast<const BlockQ5_0*>(row)[group];
-      uint32_t high;
-      memcpy(&high, b.high, 4);
-      for (int i = 0; i < 16; ++i) {
-        q[i] = (b.q[i] & 15) | (high >> i & 1) << 4;
-        q[i + 16] = b.q[i] >> 4 | (high >> (i + 16) & 1) << 4;
-      }
-      break;
-    }
-    case Stored::Q4_K: {
-      const auto& b = reinterpret_cast<const BlockQ4_K*>(row)[group / 8];
-      const uint8_t* p = b.q + (group % 8) / 2 * 32;
-      const int shift = group % 2 * 4;
-      for (int i = 0; i < 32; ++i) q[i] = p[i] >> shift & 15;
-      break;
-    }
-    case Stored::Q6_K: {
-      const auto& b = reinterpret_cast<const BlockQ6_K*>(row)[group / 8];
-      const int part = group % 8;  // 32 values: quarter `part % 4` of half `part / 4`
-      const uint8_t* low = b.low + part / 4 * 64 + part % 2 * 32;
-      const uint8_t* high = b.high + part / 4 * 32;
-      const int nibble = part % 4 / 2 * 4, bits = part % 4 * 2;
-      for (int i = 0; i < 32; ++i) q[i] = (low[i] >> nibble & 15) | (high[i] >> bits & 3) << 4;
-      break;
-    }
-    default: break;
-  }
+// Quant i of row r of a group of a tile.
+int quant_at(Kind kind, const uint8_t* group, int r, int i) {
+  const int t = i / 4, byte = 4 * r + i % 4, bits = quant_bits(kind);
+  const auto two_bits = [&](int plane) { return group[64 * (plane + t / 4) + byte] >> 2 * (t % 4) & 3; };
+  const auto one_bit = [&](int plane) { return group[64 * plane + byte] >> t & 1; };
+  if (bits == 8) return group[64 * t + byte];
+  if (bits < 4) return two_bits(0) | (bits == 3 ? one_bit(2) << 2 : 0);
+  const int low = group[64 * (t / 2) + byte] >> t % 2 * 4 & 15;
+  if (from_table(kind)) return kTableValues[low];
+  return low | (bits == 5 ? one_bit(4) << 4 : bits == 6 ? two_bits(4) << 4 : 0);
 }
 
-// What a group's quants are multiplied with (k 0..15, 16..31), and what is subtracted.
-void group_values(Stored type, const uint8_t* row, int g, float scale[2], float& offset) {
+// What the quants of row r are multiplied with, and what is subtracted; half: of the group (kinds.h).
+void scales_at(Kind kind, const uint8_t* s, const uint8_t* super, int r, int half, float& scale, float& offset) {
+  const int h = halves(kind) > 1 ? half : 0;
   offset = 0;
-  if (type == Stored::Q8_0) scale[0] = scale[1] = half_value(reinterpret_cast<const BlockQ8_0*>(row)[g].d);
-  if (type == Stored::Q5_0) scale[0] = scale[1] = half_value(reinterpret_cast<const BlockQ5_0*>(row)[g].d);
-  if (type == Stored::Q4_K) {
-    const auto& b = reinterpret_cast<const BlockQ4_K*>(row)[g / 8];
-    uint8_t s, m;
-    scale_min(b.scales, g % 8, s, m);
-    scale[0] = scale[1] = half_value(b.d) * s;
-    offset = half_value(b.dmin) * m;
+  switch (scaling(kind)) {
+    case Scaling::One: scale = half_value(s, r); break;
+    case Scaling::Minimum:
+      scale = half_value(s, r);
+      offset = -half_value(s, kTile + r);
+      break;
+    case Scaling::Signed: scale = half_value(super, r) * static_cast<int8_t>(s[h * kTile + r]); break;
+    case Scaling::Levels: {
+      const bool nibbles = halves(kind) > 1;
+      scale = half_value(super, r) * (nibbles ? s[h * kTile + r] & 15 : s[r]);
+      offset = half_value(super, kTile + r) * (nibbles ? s[h * kTile + r] >> 4 : s[kTile + r]);
+      break;
+    }
   }
-  if (type == Stored::Q6_K) {
-    const auto& b = reinterpret_cast<const BlockQ6_K*>(row)[g / 8];
-    for (int h = 0; h < 2; ++h) scale[h] = half_value(b.d) * b.scales[g % 8 * 2 + h];
-  }
-}
-
-uint8_t quant_at(Kind kind, const uint8_t* group, int r, int i) {
-  const int t = i / 4, byte = 4 * r + i % 4;
-  if (kind == Kind::I8) return group[64 * t + byte];
-  uint8_t q = group[64 * (t / 2) + byte] >> (t % 2 * 4) & 15;
-  if (kind == Kind::I5) q |= (group[256 + byte] >> t & 1) << 4;
-  if (kind == Kind::I6) q |= (group[256 + 64 * (t / 4) + byte] >> (2 * (t % 4)) & 3) << 4;
-  return q;
 }
 
 }  // namespace
 
-Stored stored_type(const std::string& name) {
-  for (size_t i = 0; i < sizeof kStored / sizeof *kStored; ++i)
-    if (name == kStored[i].name) return static_cast<Stored>(i);
-  throw std::invalid_argument("unknown stored type '" + name + "'");
-}
-
-Kind packed_kind(Stored type) { return info(type).kind; }
-
 const char* kind_name(Kind kind) {
-  static const char* names[kKinds] = {"i4", "i5", "i6", "i8", "bf16", "f16", "f32"};
+  static const char* names[kKinds] = {"i2k", "i3s", "i4",  "i4m", "i4k",  "i4n", "i4ns", "i5",
+                                      "i5m", "i5k", "i6s", "i8",  "bf16", "f16", "f32"};
   return names[static_cast<int>(kind)];
-}
-
-void decode_stored_row(Stored type, const uint8_t* row, int k, float* out) {
-  if (type == Stored::F32) {
-    memcpy(out, row, sizeof(float) * k);
-  } else if (type == Stored::F16) {
-    for (int i = 0; i < k; ++i) out[i] = f16_to_f32(half_at(row, i));
-  } else if (type == Stored::BF16) {
-    for (int i = 0; i < k; ++i) {
-      const uint32_t bits = static_cast<uint32_t>(half_at(row, i)) << 16;
-      memcpy(&out[i], &bits, 4);
-    }
-  }
-  if (!is_integer(packed_kind(type))) return;
-  uint8_t q[kGroup];
-  for (int g = 0; g < k / kGroup; ++g, out += kGroup) {
-    quants(type, row, g, q);
-    float scale[2] = {}, offset;
-    group_values(type, row, g, scale, offset);
-    for (int i = 0; i < kGroup; ++i) out[i] = scale[i / 16] * (q[i] - zero_point(packed_kind(type))) - offset;
-  }
-}
-
-int stored_block(Stored type) { return info(type).block; }
-
-size_t stored_row_bytes(Stored type, int k) {
-  return static_cast<size_t>(k / info(type).block) * info(type).bytes;
-}
-
-float f16_to_f32(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
-  const uint32_t exponent = h >> 10 & 31, fraction = h & 1023;
-  uint32_t bits;
-  if (exponent == 31) {
-    bits = sign | 0x7f800000 | fraction << 13;
-  } else if (exponent) {
-    bits = sign | (exponent + 112) << 23 | fraction << 13;
-  } else {  // zero and subnormals: fraction * 2^-24, exact in f32
-    const float value = static_cast<float>(fraction) * 0x1p-24f;
-    memcpy(&bits, &value, 4);
-    bits |= sign;
-  }
-  float out;
-  memcpy(&out, &bits, 4);
-  return out;
 }
 
 // ---- packing --------------------------------------------------------------------------------------------
@@ -199,12 +93,12 @@ Packed::Packed(const std::vector<Source>& sources, size_t offset) {
   k_ = sources[0].k;
   for (const Source& s : sources) {
     if (s.n < 1 || s.k < 1 || s.k != k_) throw std::invalid_argument("sizes of packed matrices disagree");
-    if (s.k % info(s.type).block)
-      throw std::invalid_argument("k is not a multiple of the block of " + std::string(info(s.type).name));
+    if (s.k % stored_block(s.type))
+      throw std::invalid_argument("k is not a multiple of the block of " + std::string(stored_name(s.type)));
     if (s.bytes != stored_row_bytes(s.type, s.k) * s.n)
       throw std::invalid_argument("bytes given do not match the shape");
     Segment seg;
-    seg.kind = info(s.type).kind;
+    seg.kind = packed_kind(s.type);
     seg.n = s.n;
     seg.k = s.k;
     seg.tiles = (s.n + kTile - 1) / kTile;
@@ -229,7 +123,7 @@ struct Work {  // tiles t0..t1-1 of a source
   void run() const {
     const size_t row_bytes = stored_row_bytes(source->type, source->k);
     for (int t = t0; t < t1; ++t)
-      pack_tile(*source, *segment, t, row_bytes, info(source->type).bytes, const_cast<uint8_t*>(segment->tile(t)));
+      pack_tile(*source, *segment, t, row_bytes, stored_block_bytes(source->type), const_cast<uint8_t*>(segment->tile(t)));
   }
 
  private:
@@ -326,23 +220,14 @@ void Packed::decode_row(int row, float* out) const {
     }
     return;
   }
-  const uint8_t *scales = seg->scales(t), *super = scales + k_ / kGroup * 32;
+  const Kind kind = seg->kind;
   for (int g = 0; g < k_ / kGroup; ++g) {
-    const uint8_t* group = tile + static_cast<size_t>(g) * quant_bytes(seg->kind);
-    const uint8_t* s = scales + g * 32;
+    const uint8_t* group = tile + static_cast<size_t>(g) * quant_bytes(kind);
+    const uint8_t *s = seg->scales(t) + static_cast<size_t>(g) * scale_bytes(kind), *super = seg->supers(t) + g / 8 * super_bytes(kind);
     for (int i = 0; i < kGroup; ++i) {
-      const int q = quant_at(seg->kind, group, r, i);
-      float value;
-      if (seg->kind == Kind::I4) {
-        const uint8_t* d = super + g / 8 * 64;
-        value = f16_to_f32(half_at(d, r)) * s[r] * q - f16_to_f32(half_at(d + 32, r)) * s[kTile + r];
-      } else if (seg->kind == Kind::I6) {
-        const int8_t scale = static_cast<int8_t>(s[i / 16 * kTile + r]);
-        value = f16_to_f32(half_at(super + g / 8 * 32, r)) * scale * (q - zero_point(Kind::I6));
-      } else {
-        value = f16_to_f32(half_at(s, r)) * (q - zero_point(seg->kind));
-      }
-      out[g * kGroup + i] = value;
+      float scale, offset;
+      scales_at(kind, s, super, r, i / 16, scale, offset);
+      out[g * kGroup + i] = scale * (quant_at(kind, group, r, i) - zero_point(kind)) - offset;
     }
   }
 }

@@ -1,4 +1,4 @@
-// Packed matrices: stored blocks (GGUF types and plain floats) laid out as tiles (kernels.h). ISA-free.
+// Packed matrices: stored blocks laid out as tiles (kinds.h). ISA-free.
 #pragma once
 
 #include <stdint.h>
@@ -9,10 +9,9 @@
 
 #include "kernels.h"
 #include "pool.h"
+#include "stored.h"
 
 namespace qwick {
-
-enum class Stored : int { F32, F16, BF16, Q4_K, Q5_0, Q6_K, Q8_0 };
 
 struct Source {            // one stored matrix, rows of whole blocks
   Stored type;
@@ -21,13 +20,7 @@ struct Source {            // one stored matrix, rows of whole blocks
   int n, k;
 };
 
-// Name as GGUF spells it, lower case ("q5_0"); throws std::invalid_argument for another.
-Stored stored_type(const std::string& name);
-Kind packed_kind(Stored type);
 const char* kind_name(Kind kind);
-size_t stored_row_bytes(Stored type, int k);
-int stored_block(Stored type);  // k per block
-void decode_stored_row(Stored type, const uint8_t* row, int k, float* out);  // out: [k]
 
 // Zeroed memory for the tiles of one or several matrices, on huge pages where the system has them.
 class Tiles {
@@ -75,7 +68,5 @@ class Packed {
   std::shared_ptr<Tiles> next_tiles_;
   bool next_pairs_ = false;
 };
-
-float f16_to_f32(uint16_t h);
 
 }  // namespace qwick

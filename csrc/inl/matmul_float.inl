@@ -77,12 +77,9 @@ static void matmul_float(const Segment& w, int t0, int t1, const Rows& x, const 
 
 static void matmul(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
   switch (w.kind) {
-    case Kind::I4: return matmul_int<Kind::I4>(w, t0, t1, x, out);
-    case Kind::I5: return matmul_int<Kind::I5>(w, t0, t1, x, out);
-    case Kind::I6: return matmul_int<Kind::I6>(w, t0, t1, x, out);
-    case Kind::I8: return matmul_int<Kind::I8>(w, t0, t1, x, out);
     case Kind::BF16: return matmul_float<Kind::BF16>(w, t0, t1, x, out);
     case Kind::F16: return matmul_float<Kind::F16>(w, t0, t1, x, out);
     case Kind::F32: return matmul_float<Kind::F32>(w, t0, t1, x, out);
+    default: return for_class(w.kind, [&](auto c) { matmul_int<c.kind>(w, t0, t1, x, out); });
   }
 }

@@ -2,24 +2,41 @@
 // 16), scaled and summed in float32. Included inside an ISA's namespace.
 //
 // With w = s * (q - z) and x = a * p per group, sum w x = s * a * (sum q p - z * sum p): the zero point costs
-// only the integer that the accumulator starts from. Where a minimum is stored (I4), w = s * q - o, and the
-// second term is one more multiply-add with o.
+// only the integer that the accumulator starts from. Where a minimum is stored, w = s * q - o, and the second term is
+// one more multiply-add with o.
 
-// The 8 operands of a group of one tile, from its planes.
-template <Kind kind>
-struct Planes;
+// ---- quants -----------------------------------------------------------------------------------------------
+
+// The 8 steps of a group of one tile, from its planes (kinds.h).
+template <int bits>
+struct Bits;
 
 template <>
-struct Planes<Kind::I8> {
+struct Bits<8> {
   const uint8_t* p;
-  QWICK_INLINE Planes open(const uint8_t* p) { return {p}; }
+  QWICK_INLINE Bits open(const uint8_t* p) { return {p}; }
   template <int t>
   __attribute__((always_inline)) U8 step() const { return load_bytes(p + 64 * t); }
 };
 template <>
-struct Planes<Kind::I4> {
+struct Bits<2> {
+  U8 v[2];
+  QWICK_INLINE Bits open(const uint8_t* p) { return {{load_bytes(p), load_bytes(p + 64)}}; }
+  template <int t>
+  __attribute__((always_inline)) U8 step() const { return two_bits<t % 4>(v[t / 4]); }
+};
+template <>
+struct Bits<3> {
+  Bits<2> low;
+  U8 high;
+  QWICK_INLINE Bits open(const uint8_t* p) { return {Bits<2>::open(p), load_bytes(p + 128)}; }
+  template <int t>
+  __attribute__((always_inline)) U8 step() const { return with_bit<t, 2>(low.template step<t>(), high); }
+};
+template <>
+struct Bits<4> {
   U8 v[4];
-  QWICK_INLINE Planes open(const uint8_t* p) {
+  QWICK_INLINE Bits open(const uint8_t* p) {
     return {{load_bytes(p), load_bytes(p + 64), load_bytes(p + 128), load_bytes(p + 192)}};
   }
   template <int t>
@@ -28,21 +45,19 @@ struct Planes<Kind::I4> {
   }
 };
 template <>
-struct Planes<Kind::I5> {
-  Planes<Kind::I4> low;
+struct Bits<5> {
+  Bits<4> low;
   U8 high;
-  QWICK_INLINE Planes open(const uint8_t* p) {
-    return {Planes<Kind::I4>::open(p), load_bytes(p + 256)};
-  }
+  QWICK_INLINE Bits open(const uint8_t* p) { return {Bits<4>::open(p), load_bytes(p + 256)}; }
   template <int t>
-  __attribute__((always_inline)) U8 step() const { return with_bit<t>(low.template step<t>(), high); }
+  __attribute__((always_inline)) U8 step() const { return with_bit<t, 4>(low.template step<t>(), high); }
 };
 template <>
-struct Planes<Kind::I6> {
-  Planes<Kind::I4> low;
+struct Bits<6> {
+  Bits<4> low;
   U8 high[2];
-  QWICK_INLINE Planes open(const uint8_t* p) {
-    return {Planes<Kind::I4>::open(p), {load_bytes(p + 256), load_bytes(p + 320)}};
+  QWICK_INLINE Bits open(const uint8_t* p) {
+    return {Bits<4>::open(p), {load_bytes(p + 256), load_bytes(p + 320)}};
   }
   template <int t>
   __attribute__((always_inline)) U8 step() const {
@@ -50,23 +65,59 @@ struct Planes<Kind::I6> {
   }
 };
 
-// The float scales of a group: [0] for k 0..15, [1] for k 16..31 (I6 only; else one for all); offset: I4 only.
+template <Kind kind, int t>
+QWICK_INLINE U8 operand(const Bits<quant_bits(kind)>& quants) {
+  if constexpr (from_table(kind)) return table_values(quants.template step<t>());
+  return quants.template step<t>();
+}
+
+// ---- scales -----------------------------------------------------------------------------------------------
+
+// The float scales of a group: of k 0..15 and of k 16..31 where each half has its own, else the first of all. offset:
+// what is subtracted, where a minimum is stored.
 struct Scales {
-  F32 scale[2], offset;
+  F32 scale[2], offset[2];
 };
+// s: of this group; super: of its 256 k.
 template <Kind kind>
-QWICK_INLINE Scales group_scales(const uint8_t* scales, const uint8_t* super, int g) {
-  const uint8_t* s = scales + g * 32;
-  if constexpr (kind == Kind::I4) {
-    const uint16_t* d = reinterpret_cast<const uint16_t*>(super + g / 8 * 64);
-    return {{mul(load_f16(d), load_u8(s)), set1(0.0f)}, mul(load_f16(d + 16), load_u8(s + 16))};
-  } else if constexpr (kind == Kind::I6) {
-    const F32 d = load_f16(reinterpret_cast<const uint16_t*>(super + g / 8 * 32));
+QWICK_INLINE Scales group_scales(const uint8_t* s, const uint8_t* super) {
+  const uint16_t *at = reinterpret_cast<const uint16_t*>(s), *d = reinterpret_cast<const uint16_t*>(super);
+  const F32 none = set1(0.0f);
+  if constexpr (scaling(kind) == Scaling::One) {
+    return {{load_f16(at), none}, {none, none}};
+  } else if constexpr (scaling(kind) == Scaling::Minimum) {
+    return {{load_f16(at), none}, {sub(none, load_f16(at + kTile)), none}};
+  } else if constexpr (scaling(kind) == Scaling::Signed) {
     const int8_t* i = reinterpret_cast<const int8_t*>(s);
-    return {{mul(d, load_i8(i)), mul(d, load_i8(i + 16))}, set1(0.0f)};
+    return {{mul(load_f16(d), load_i8(i)), halves(kind) > 1 ? mul(load_f16(d), load_i8(i + kTile)) : none}, {none, none}};
+  } else if constexpr (halves(kind) > 1) {  // two nibbles: the higher is what is left of a sixteenth, rounded down
+    Scales both;
+    for (int h = 0; h < 2; ++h) {
+      const F32 byte = load_u8(s + h * kTile), high = whole(fma(byte, set1(1.0f / 16), set1(-15.0f / 32)));
+      both.scale[h] = mul(load_f16(d), fma(high, set1(-16.0f), byte));
+      both.offset[h] = mul(load_f16(d + kTile), high);
+    }
+    return both;
   } else {
-    return {{load_f16(reinterpret_cast<const uint16_t*>(s)), set1(0.0f)}, set1(0.0f)};
+    return {{mul(load_f16(d), load_u8(s)), none}, {mul(load_f16(d + kTile), load_u8(s + kTile)), none}};
   }
+}
+
+// Where the integer sum of row r begins, of R: minus its sum of quants times the zero point. `half` of the group, where
+// each has its scale. The activations have it for some zero points, whose parts the others are.
+template <Kind kind>
+QWICK_INLINE int32_t start_of(const int32_t* starts, int R, int half) {
+  constexpr int zero = zero_point(kind);
+  if constexpr (zero == 0) return 0;
+  if constexpr (halves(kind) > 1) return starts[(4 + half) * R] / (32 / zero);
+  if constexpr (zero < 16) return starts[R] / (16 / zero);
+  return starts[(zero == 16 ? 1 : 2) * R];
+}
+// Minus the row's sum of quants, which a minimum is multiplied with.
+template <Kind kind>
+QWICK_INLINE float minus_sum(const float* floats, int R, int half) {
+  if constexpr (halves(kind) == 1) return floats[3 * R];
+  return static_cast<float>(reinterpret_cast<const int32_t*>(floats)[(4 + half) * R]) * (1.0f / 32);
 }
 
 // The sums of up to 16 outputs from `column` on, of which `left` exist.
@@ -82,7 +133,8 @@ QWICK_INLINE void put(const Output& out, int row, int column, int left, F32 v) {
 }
 
 // Every way below adds up in the same order, so a row's result does not depend on how many rows there are: group by
-// group, part = scale * (integer sum) [- minimum * (sum of q)]; then sum += part * (the group's activation scale).
+// group, part = scale * (integer sum) [- offset * (sum of quants)], of the first half and then of the second where each has
+// its scale; then sum += part * (the group's activation scale).
 
 // ---- operands of a tile -----------------------------------------------------------------------------------
 
@@ -104,17 +156,16 @@ struct Operands {
   size_t share;  // of the tile's bytes, scales included, that each group asks for
 
   Operands(const Segment& w, int t)
-      : quants(w.tile(t)), scales(w.scales(t)), super(scales + static_cast<size_t>(w.k / kGroup) * 32),
-        share(w.tile_bytes * kGroup / w.k) {}
+      : quants(w.tile(t)), scales(w.scales(t)), super(w.supers(t)), share(w.tile_bytes * kGroup / w.k) {}
   __attribute__((always_inline)) Group<kind> group(int g) const {
-    const auto planes = Planes<kind>::open(quants + static_cast<size_t>(g) * quant_bytes(kind));
-    return {{planes.template step<0>(), planes.template step<1>(), planes.template step<2>(), planes.template step<3>(),
-             planes.template step<4>(), planes.template step<5>(), planes.template step<6>(), planes.template step<7>()},
-            group_scales<kind>(scales, super, g)};
+    const auto q = Bits<quant_bits(kind)>::open(quants + static_cast<size_t>(g) * quant_bytes(kind));
+    return {{operand<kind, 0>(q), operand<kind, 1>(q), operand<kind, 2>(q), operand<kind, 3>(q), operand<kind, 4>(q),
+             operand<kind, 5>(q), operand<kind, 6>(q), operand<kind, 7>(q)},
+            group_scales<kind>(scales + static_cast<size_t>(g) * scale_bytes(kind), super + g / 8 * super_bytes(kind))};
   }
   // new_weights: nobody has read them yet in this product; else they are in the second cache.
   __attribute__((always_inline)) void ask_ahead(int g, bool new_weights) const {
-    constexpr int kMost = quant_bytes(kind) + 64;  // a share is less
+    constexpr int kMost = quant_bytes(kind) + 64;  // a share is not more
     const uint8_t* p = quants + g * share;
     for (int i = 0; i < kMost; i += 64) __builtin_prefetch(p + i + kNear, 0, 3);
     if (new_weights)
@@ -146,20 +197,18 @@ QWICK_INLINE void add_group(F32* sum, const Group<kind>& w, const uint8_t* x, in
   const int32_t* starts = reinterpret_cast<const int32_t*>(floats);
   F32 part[N];
   I32 acc[N];
-  if constexpr (kind == Kind::I6) {
-    for (int i = 0; i < N; ++i) acc[i] = set1(starts[4 * R + i]);
-    dot_rows<kind, R, N>(acc, w.op, x, r, 0, 4);
-    for (int i = 0; i < N; ++i) part[i] = mul(to_float(acc[i]), w.s.scale[0]), acc[i] = set1(starts[5 * R + i]);
-    dot_rows<kind, R, N>(acc, w.op + 4, x, r, 4, 4);
+  constexpr int steps = 8 / halves(kind);
+  for (int i = 0; i < N; ++i) acc[i] = set1(start_of<kind>(starts + i, R, 0));
+  dot_rows<kind, R, N>(acc, w.op, x, r, 0, steps);
+  for (int i = 0; i < N; ++i) part[i] = mul(to_float(acc[i]), w.s.scale[0]);
+  if constexpr (halves(kind) > 1) {
+    for (int i = 0; i < N; ++i) acc[i] = set1(start_of<kind>(starts + i, R, 1));
+    dot_rows<kind, R, N>(acc, w.op + steps, x, r, steps, steps);
     for (int i = 0; i < N; ++i) part[i] = fma(to_float(acc[i]), w.s.scale[1], part[i]);
-  } else {
-    for (int i = 0; i < N; ++i)
-      acc[i] = kind == Kind::I4 ? set1(0) : set1(starts[(kind == Kind::I5 ? R : 2 * R) + i]);
-    dot_rows<kind, R, N>(acc, w.op, x, r, 0, 8);
-    for (int i = 0; i < N; ++i) part[i] = mul(to_float(acc[i]), w.s.scale[0]);
   }
-  if constexpr (kind == Kind::I4)
-    for (int i = 0; i < N; ++i) part[i] = fma(w.s.offset, set1(floats[3 * R + i]), part[i]);
+  if constexpr (has_minimum(kind))
+    for (int h = 0; h < halves(kind); ++h)
+      for (int i = 0; i < N; ++i) part[i] = fma(w.s.offset[h], set1(minus_sum<kind>(floats + i, R, h)), part[i]);
   for (int i = 0; i < N; ++i) sum[i] = fma(part[i], set1(floats[i]), sum[i]);
 }
 
@@ -214,5 +263,31 @@ static void matmul_int(const Segment& w, int t0, int t1, const Rows& x, const Ou
     for (; B > 1 && first + R <= x.m; first += R)
       for (int t = t0; t < end; ++t) int_rows<kind, R, 1>(w, t, x, first, out);
     int_rest<kind, R - 1>(w, t0, end, x, first, out);
+  }
+}
+
+// f(Class<kind>()) for the integer class `kind`.
+template <Kind k>
+struct Class {
+  static constexpr Kind kind = k;
+};
+template <class F>
+static void for_class(Kind kind, const F& f) {
+  switch (kind) {
+    case Kind::I2K: return f(Class<Kind::I2K>());
+    case Kind::I3S: return f(Class<Kind::I3S>());
+    case Kind::I4: return f(Class<Kind::I4>());
+    case Kind::I4M: return f(Class<Kind::I4M>());
+    case Kind::I4K: return f(Class<Kind::I4K>());
+    case Kind::I4N: return f(Class<Kind::I4N>());
+    case Kind::I4NS: return f(Class<Kind::I4NS>());
+    case Kind::I5: return f(Class<Kind::I5>());
+    case Kind::I5M: return f(Class<Kind::I5M>());
+    case Kind::I5K: return f(Class<Kind::I5K>());
+    case Kind::I6S: return f(Class<Kind::I6S>());
+    case Kind::I8: return f(Class<Kind::I8>());
+    case Kind::BF16:
+    case Kind::F16:
+    case Kind::F32: return;
   }
 }

@@ -44,21 +44,21 @@ QWICK_INLINE U8 rounded_step(U8 op, F32 scale, F32 shift) {
 
 // What is added to scale * q: the zero point's share, or the stored minimum.
 template <Kind kind>
-QWICK_INLINE F32 shift_of(const Scales& s, F32 scale) {
-  if constexpr (kind == Kind::I4) return sub(set1(0.0f), s.offset);
-  return mul(scale, set1(-static_cast<float>(zero_point(kind))));
+QWICK_INLINE F32 shift_of(const Scales& s, int half) {
+  if constexpr (has_minimum(kind)) return sub(set1(0.0f), s.offset[half]);
+  return mul(s.scale[half], set1(-static_cast<float>(zero_point(kind))));
 }
 
 template <Kind kind>
 static void fill_panel(const Segment& w, int t, int g0, int g1, uint8_t* panel, float* scales) {
-  constexpr int halves = kind == Kind::I6 ? 2 : 1, steps = 8 / halves;
+  constexpr int steps = 8 / halves(kind);
   const Operands<kind> operands(w, t);
   F32 top = set1(0.0f), bad = set1(0.0f);
   for (int g = g0; g < g1; ++g) {
     const Group<kind> group = operands.group(g);
     operands.ask_ahead(g, true);
-    for (int h = 0; h < halves; ++h) {
-      const F32 scale = group.s.scale[h], most = largest_of(group.op + h * steps, steps, scale, shift_of<kind>(group.s, scale));
+    for (int h = 0; h < halves(kind); ++h) {
+      const F32 most = largest_of(group.op + h * steps, steps, group.s.scale[h], shift_of<kind>(group.s, h));
       top = max(top, most);
       bad = fma(most, set1(0.0f), bad);  // a maximum forgets NaN, and infinity has no quants: both must reach the result
     }
@@ -68,9 +68,8 @@ static void fill_panel(const Segment& w, int t, int g0, int g1, uint8_t* panel, 
   const F32 inverse = _mm512_maskz_div_ps(some, set1(127.0f), top);
   for (int g = g0; g < g1; ++g) {
     const Group<kind> group = operands.group(g);
-    for (int h = 0; h < halves; ++h) {
-      const F32 scale = group.s.scale[h];
-      const F32 shift = fma(shift_of<kind>(group.s, scale), inverse, set1(128.0f)), by = mul(scale, inverse);
+    for (int h = 0; h < halves(kind); ++h) {
+      const F32 shift = fma(shift_of<kind>(group.s, h), inverse, set1(128.0f)), by = mul(group.s.scale[h], inverse);
       for (int i = h * steps; i < (h + 1) * steps; ++i, panel += 64) store_bytes(panel, rounded_step(group.op[i], by, shift));
     }
   }
@@ -167,11 +166,6 @@ static void rounded_tiles(const Segment& w, int t0, int t1, const Rows& rows, co
 }
 
 static void matmul_rounded(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch) {
-  switch (w.kind) {
-    case Kind::I4: return rounded_tiles<Kind::I4>(w, t0, t1, x, out, scratch);
-    case Kind::I5: return rounded_tiles<Kind::I5>(w, t0, t1, x, out, scratch);
-    case Kind::I6: return rounded_tiles<Kind::I6>(w, t0, t1, x, out, scratch);
-    case Kind::I8: return rounded_tiles<Kind::I8>(w, t0, t1, x, out, scratch);
-    default: return matmul(w, t0, t1, x, out);
-  }
+  if (!is_integer(w.kind)) return matmul(w, t0, t1, x, out);
+  for_class(w.kind, [&](auto c) { rounded_tiles<c.kind>(w, t0, t1, x, out, scratch); });
 }

@@ -19,38 +19,32 @@ QWICK_INLINE void put_pair(uint16_t* to, F32 even, F32 odd) {
   _mm512_storeu_si512(to, _mm512_or_si512(lo, _mm512_slli_epi32(hi, 16)));
 }
 
-template <Kind kind, int t>
-QWICK_INLINE void put_step(uint16_t* to, const Planes<kind>& planes, const Scales& s) {
-  const __m512i q = planes.template step<t>();  // lane: bytes k, k + 1, k + 2, k + 3 of one output
-  const __m512i byte = _mm512_set1_epi32(255);
-  const F32 scale = kind == Kind::I6 ? s.scale[t / 4] : s.scale[0];
+// A step of a group: w = scale * (q - zero point) - offset.
+template <Kind kind>
+QWICK_INLINE void put_step(uint16_t* to, U8 q, F32 scale, F32 offset) {
+  const __m512i byte = _mm512_set1_epi32(255);  // a lane of q: bytes k, k + 1, k + 2, k + 3 of one output
   F32 v[4];
   const I32 zero = set1(-zero_point(kind));
   v[0] = to_float(add(_mm512_and_si512(q, byte), zero));
   v[1] = to_float(add(_mm512_and_si512(_mm512_srli_epi32(q, 8), byte), zero));
   v[2] = to_float(add(_mm512_and_si512(_mm512_srli_epi32(q, 16), byte), zero));
   v[3] = to_float(add(_mm512_srli_epi32(q, 24), zero));
-  for (int i = 0; i < 4; ++i) v[i] = kind == Kind::I4 ? sub(mul(v[i], scale), s.offset) : mul(v[i], scale);
-  put_pair(to + t * 64, v[0], v[1]);
-  put_pair(to + t * 64 + 32, v[2], v[3]);
+  for (int i = 0; i < 4; ++i) v[i] = has_minimum(kind) ? sub(mul(v[i], scale), offset) : mul(v[i], scale);
+  put_pair(to, v[0], v[1]);
+  put_pair(to + 32, v[2], v[3]);
 }
 
 template <Kind kind>
 static void bf16_panel(const Segment& w, int t, uint16_t* panel) {
   const uint8_t* tile = w.tile(t);
   if constexpr (is_integer(kind)) {
-    const uint8_t *scales = w.scales(t), *super = scales + w.k / kGroup * 32;
-    for (int g = 0; g < w.k / kGroup; ++g, panel += kGroup * kTile) {
-      const auto planes = Planes<kind>::open(tile + static_cast<size_t>(g) * quant_bytes(kind));
-      const Scales s = group_scales<kind>(scales, super, g);
-      put_step<kind, 0>(panel, planes, s);
-      put_step<kind, 1>(panel, planes, s);
-      put_step<kind, 2>(panel, planes, s);
-      put_step<kind, 3>(panel, planes, s);
-      put_step<kind, 4>(panel, planes, s);
-      put_step<kind, 5>(panel, planes, s);
-      put_step<kind, 6>(panel, planes, s);
-      put_step<kind, 7>(panel, planes, s);
+    const Operands<kind> operands(w, t);
+    for (int g = 0; g < w.k / kGroup; ++g) {
+      const Group<kind> group = operands.group(g);
+      for (int i = 0; i < 8; ++i, panel += 64) {
+        const int h = i / (8 / halves(kind));
+        put_step<kind>(panel, group.op[i], group.s.scale[h], group.s.offset[h]);
+      }
     }
   } else {
     const int k_even = (w.k + 31) / 32 * 32;
@@ -133,14 +127,9 @@ static void panel_tiles(const Segment& w, int t0, int t1, const Rows& x, const O
 }
 
 static void matmul_many(const Segment& w, int t0, int t1, const Rows& x, const Output& out, void* scratch) {
-  switch (w.kind) {
-    case Kind::I4: return panel_tiles<Kind::I4>(w, t0, t1, x, out, scratch);
-    case Kind::I5: return panel_tiles<Kind::I5>(w, t0, t1, x, out, scratch);
-    case Kind::I6: return panel_tiles<Kind::I6>(w, t0, t1, x, out, scratch);
-    case Kind::I8: return panel_tiles<Kind::I8>(w, t0, t1, x, out, scratch);
-    case Kind::BF16: return panel_tiles<Kind::BF16>(w, t0, t1, x, out, scratch);
-    default: return matmul(w, t0, t1, x, out);  // f16 and f32 keep their precision
-  }
+  if (is_integer(w.kind)) return for_class(w.kind, [&](auto c) { panel_tiles<c.kind>(w, t0, t1, x, out, scratch); });
+  if (w.kind == Kind::BF16) return panel_tiles<Kind::BF16>(w, t0, t1, x, out, scratch);
+  matmul(w, t0, t1, x, out);  // f16 and f32 keep their precision
 }
 
 // The matrix unit at its best: tiles that stay in registers. Returns operations.

@@ -20,8 +20,8 @@ static void quantize_row(const float* x, int r, int R, int g0, int g1, uint8_t* 
     starts[R] = -zero_point(Kind::I5) * sum;
     starts[2 * R] = -zero_point(Kind::I8) * sum;
     floats[3 * R] = static_cast<float>(-sum);
-    starts[4 * R] = -zero_point(Kind::I6) * low;
-    starts[5 * R] = -zero_point(Kind::I6) * high;
+    starts[4 * R] = -zero_point(Kind::I6S) * low;
+    starts[5 * R] = -zero_point(Kind::I6S) * high;
   }
 }
 

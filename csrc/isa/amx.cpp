@@ -42,10 +42,10 @@ extern const Kernels kAmxEmulated = {
 extern const Kernels kAmx = {
     "amx", kAvx512VnniSet | kAvx512Bf16Set | kAmxSet, true,
 #endif
-    {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
+    {},
     QWICK_AMX::prepare, QWICK_AMX::quantize, QWICK_AMX::matmul, QWICK_AMX::add_rms_norm, QWICK_AMX::swiglu, QWICK_AMX::rope_store,
     QWICK_AMX::argmax, QWICK_AMX::attention, QWICK_AMX::attention_join, sizeof(QWICK_AMX::Item), QWICK_AMX::read, QWICK_AMX::busy_tiles,
-    12, {kFormBF16, kFormBF16, kFormBF16, kFormBF16, kFormBF16, kFormF32, kFormF32}, QWICK_AMX::tile_panel_bytes,
+    12, {kFormBF16, kFormBF16}, QWICK_AMX::tile_panel_bytes,
     QWICK_AMX::matmul_many,
 };
 

@@ -38,7 +38,7 @@ extern const Kernels kAvxVnni = {
 extern const Kernels kAvx2 = {
     "avx2", kAvx2Set, true,
 #endif
-    {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
+    {},
     QWICK_AVX::prepare, QWICK_AVX::quantize, QWICK_AVX::matmul, QWICK_AVX::add_rms_norm, QWICK_AVX::swiglu, QWICK_AVX::rope_store,
     QWICK_AVX::argmax, QWICK_AVX::attention, QWICK_AVX::attention_join, sizeof(QWICK_AVX::Item), QWICK_AVX::read, QWICK_AVX::busy,
     kAnyRows, {}, nullptr, nullptr,

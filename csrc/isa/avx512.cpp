@@ -40,10 +40,10 @@ extern const Kernels kAvx512Bf16 = {
 extern const Kernels kAvx512Vnni = {
     "avx512vnni", kAvx512VnniSet, true,
 #endif
-    {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
+    {},
     QWICK_AVX512::prepare, QWICK_AVX512::quantize, QWICK_AVX512::matmul, QWICK_AVX512::add_rms_norm, QWICK_AVX512::swiglu, QWICK_AVX512::rope_store,
     QWICK_AVX512::argmax, QWICK_AVX512::attention, QWICK_AVX512::attention_join, sizeof(QWICK_AVX512::Item), QWICK_AVX512::read, QWICK_AVX512::busy,
-    kAnyRows, {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32}, QWICK_AVX512::rounded_bytes,
+    kAnyRows, {}, QWICK_AVX512::rounded_bytes,
     QWICK_AVX512::matmul_rounded,
 };
 

@@ -24,7 +24,7 @@ namespace {
 
 extern const Kernels kScalar = {
     "scalar", 0, true,
-    {kFormI8, kFormI8, kFormI8, kFormI8, kFormF32, kFormF32, kFormF32},
+    {},
     scalar::prepare, scalar::quantize, scalar::matmul, scalar::add_rms_norm, scalar::swiglu, scalar::rope_store,
     scalar::argmax, scalar::attention, scalar::attention_join, sizeof(scalar::Item), scalar::read, scalar::busy,
     kAnyRows, {}, nullptr, nullptr,

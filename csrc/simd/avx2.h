@@ -175,14 +175,22 @@ QWICK_INLINE __m256i shifted_and(__m256i v) {  // left when positive; bits that 
   return _mm256_and_si256(v, _mm256_set1_epi8(mask));
 }
 template <int t>
+QWICK_INLINE U8 two_bits(U8 plane) {
+  return {shifted_and<-2 * t, 3>(plane.a), shifted_and<-2 * t, 3>(plane.b)};
+}
+template <int t, int place>
 QWICK_INLINE U8 with_bit(U8 low, U8 plane) {
-  return {_mm256_or_si256(low.a, shifted_and<4 - t, 16>(plane.a)),
-          _mm256_or_si256(low.b, shifted_and<4 - t, 16>(plane.b))};
+  return {_mm256_or_si256(low.a, shifted_and<place - t, 1 << place>(plane.a)),
+          _mm256_or_si256(low.b, shifted_and<place - t, 1 << place>(plane.b))};
 }
 template <int t>
 QWICK_INLINE U8 with_bits(U8 low, U8 plane) {
   return {_mm256_or_si256(low.a, shifted_and<4 - 2 * t, 48>(plane.a)),
           _mm256_or_si256(low.b, shifted_and<4 - 2 * t, 48>(plane.b))};
+}
+QWICK_INLINE U8 table_values(U8 places) {
+  const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kTableValues)));
+  return {_mm256_shuffle_epi8(table, places.a), _mm256_shuffle_epi8(table, places.b)};
 }
 
 // One register of `dot`. Without VNNI, pairs of products are summed in 16 bits: exact for quants up to 129; wider ones

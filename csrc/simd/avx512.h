@@ -113,12 +113,20 @@ QWICK_INLINE U8 shifted(U8 v) {  // left when positive; bits that cross bytes ar
 }
 constexpr int kAndOr = 0xea;  // ternary logic of (a & b) | c
 template <int t>
+QWICK_INLINE U8 two_bits(U8 plane) {
+  return _mm512_and_si512(shifted<-2 * t>(plane), _mm512_set1_epi8(3));
+}
+template <int t, int place>
 QWICK_INLINE U8 with_bit(U8 low, U8 plane) {
-  return _mm512_ternarylogic_epi32(shifted<4 - t>(plane), _mm512_set1_epi8(16), low, kAndOr);
+  return _mm512_ternarylogic_epi32(shifted<place - t>(plane), _mm512_set1_epi8(1 << place), low, kAndOr);
 }
 template <int t>
 QWICK_INLINE U8 with_bits(U8 low, U8 plane) {
   return _mm512_ternarylogic_epi32(shifted<4 - 2 * t>(plane), _mm512_set1_epi8(48), low, kAndOr);
+}
+QWICK_INLINE U8 table_values(U8 places) {
+  const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kTableValues));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), places);
 }
 template <bool wide>
 QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
@@ -217,7 +225,7 @@ QWICK_INLINE bool quantize_block(const float* x, size_t k, uint8_t* to) {
   put(1, times(all, zero_point(Kind::I5)));
   put(2, times(all, zero_point(Kind::I8)));
   put(3, _mm256_castps_si256(_mm256_cvtepi32_ps(times(all, 1))));
-  put(4, times(sum[0], zero_point(Kind::I6)));
-  put(5, times(sum[1], zero_point(Kind::I6)));
+  put(4, times(sum[0], zero_point(Kind::I6S)));
+  put(5, times(sum[1], zero_point(Kind::I6S)));
   return true;
 }

@@ -147,12 +147,20 @@ QWICK_INLINE U8 bits_xor(U8 a, U8 b) { return a ^ b; }
 QWICK_INLINE U8 low_nibbles(U8 v) { return v & 15; }
 QWICK_INLINE U8 high_nibbles(U8 v) { return v >> 4; }
 template <int t>
-QWICK_INLINE U8 with_bit(U8 low, U8 plane) {  // low | bit t of plane as value 16
-  return low | ((plane >> t & 1) << 4);
+QWICK_INLINE U8 two_bits(U8 plane) {  // bits 2t, 2t+1
+  return plane >> 2 * t & 3;
+}
+template <int t, int place>
+QWICK_INLINE U8 with_bit(U8 low, U8 plane) {  // low | bit t of plane at `place`
+  return low | ((plane >> t & 1) << place);
 }
 template <int t>
 QWICK_INLINE U8 with_bits(U8 low, U8 plane) {  // low | bits 2t, 2t+1 of plane as values 16, 32
   return low | ((plane >> 2 * t & 3) << 4);
+}
+QWICK_INLINE U8 table_values(U8 places) {  // of kTableValues; places below 16
+  for (int i = 0; i < 64; ++i) places[i] = kTableValues[places[i]];
+  return places;
 }
 // acc[lane] += sum over b of w[4 lane + b] * x[b]; w unsigned, x four signed bytes from -127 to 127, so that
 // each product fits 16 bits. wide: w may exceed 129, and the sum of two products 16 bits.
@@ -173,8 +181,9 @@ QWICK_INLINE I32 dot_signed(I32 acc, U8 v, const uint8_t* p) {
   return acc + (v02 << 16 >> 16) + (v02 >> 16) + (v13 << 16 >> 16) + (v13 >> 16);
 }
 // Four steps: acc += op[t] * the four bytes at x + t * apart.
+// Not inline: the compiler makes some hundred instructions of it, and each kernel has many.
 template <Kind kind>
-QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
+static __attribute__((noinline)) I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
   for (int t = 0; t < 4; ++t) acc = dot<(largest_quant(kind) > 129)>(acc, op[t], x + t * apart);
   return acc;
 }

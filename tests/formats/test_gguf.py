@@ -67,6 +67,10 @@ def test_an_honest_file(honest: Path) -> None:
                 assert found.data.tobytes() == wanted[name].tobytes()
 
 
+# Half a step of some normally distributed numbers, where it is large; else less than a half.
+COARSE = {"Q2_K": 2.0, "Q3_K": 1.5, "Q4_0": 0.75, "IQ4_NL": 0.75, "IQ4_XS": 0.75}
+
+
 @given(
     n=st.integers(1, 9),
     blocks=st.integers(1, 3),
@@ -91,7 +95,7 @@ def test_matrices_round_trip(tmp_path: Path, n: int, blocks: int, name: str, see
         theirs.data.view(np.uint8).reshape(n, -1), theirs.tensor_type
     )
     np.testing.assert_array_equal(values, wanted)
-    assert np.abs(values - matrix).max() < 0.5
+    assert np.abs(values - matrix).max() < COARSE.get(name, 0.5)
 
 
 def test_version_2_reads_like_3(honest: Path, tmp_path: Path) -> None:

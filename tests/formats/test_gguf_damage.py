@@ -157,8 +157,8 @@ UNSUPPORTED: dict[str, tuple[bytes, str]] = {
     "version 4": (gguf(version=4), r"GGUF version 4; supported: 2, 3"),
     "big endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), r"big-endian .* little endian"),
     "type": (
-        gguf([], [tensor("blk.0.x", [32], 2)], bytes(64)),
-        r"'blk.0.x' is stored as Q4_0; supported: F32, F16, BF16, Q4_K, Q5_0, Q6_K, Q8_0",
+        gguf([], [tensor("blk.0.x", [256], 17)], bytes(128)),
+        r"'blk.0.x' is stored as IQ2_XS; supported: F32, F16, BF16, Q4_0, Q4_1, Q5_0",
     ),
     "type number": (gguf([], [tensor("a", [32], 77)], bytes(64)), r"stored as number 77"),
     "architecture": (

@@ -31,7 +31,7 @@ from qwick.model.load import load_model
 from qwick.quant.encode import encode
 from qwick.quant.types import StoredType
 
-MIX = (StoredType.Q8_0, StoredType.Q5_0, StoredType.Q4_K, StoredType.Q6_K)
+MIX = [stored for stored in StoredType if stored.packed.startswith("i")]
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Samples:
         return self._gguf(name, CONFIGS[name], stored)
 
     def blocks(self, name: str) -> Sample:
-        """A GGUF file of BLOCKED[name], the four block types dealt out over the matrices."""
+        """A GGUF file of BLOCKED[name], the block types dealt out over the matrices."""
         return self._gguf(name, BLOCKED[name], dealt_out(BLOCKED[name]))
 
     def _gguf(self, name: str, config: Mapping[str, Any], types: Any) -> Sample:
@@ -92,7 +92,7 @@ def gguf_weights(path: Path, config: Mapping[str, Any]) -> dict[str, np.ndarray]
 
 
 def dealt_out(config: Mapping[str, Any]) -> dict[str, StoredType]:
-    """The four block types, in turn, over the matrices of a config."""
+    """The block types, in turn, over the matrices of a config."""
     matrices = [n for n, value in wild_tensors(config).items() if value.ndim == 2]
     return {name: MIX[i % len(MIX)] for i, name in enumerate(matrices)}
 

@@ -13,6 +13,7 @@ import pytest
 from model.stepping import prefill, run, stepwise
 from model.stored import dealt_out, in_memory
 from model.wild import BLOCKED, CONFIGS, wild_tensors
+from quant.halves import HALVES
 from qwick.formats.checkpoint import Tensor
 from qwick.model.load import load_model
 from qwick.quant.types import StoredType
@@ -20,8 +21,6 @@ from qwick.quant.types import StoredType
 IDS = [np.arange(40, dtype=np.int32)]
 LAYER = "model.layers.1."
 HALF_NAN = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
-# Where a block holds its float16 scale.
-SCALE_AT = {"Q8_0": 0, "Q5_0": 0, "Q4_K": 0, "Q6_K": 208}
 
 
 def damaged(config: dict[str, Any], name: str, types: dict[str, StoredType] | None = None) -> Any:
@@ -32,7 +31,7 @@ def damaged(config: dict[str, Any], name: str, types: dict[str, StoredType] | No
     if tensor.type is StoredType.F32:
         raw.view(np.float32)[5] = np.nan
     else:
-        at = SCALE_AT[tensor.type.name]
+        at = HALVES[tensor.type][0]
         raw[at : at + 2] = HALF_NAN
     held = {**checkpoint.tensors, name: Tensor(name, tensor.type, tensor.shape, raw)}
     object.__setattr__(checkpoint, "tensors", held)

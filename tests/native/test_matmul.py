@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quant.halves import HALVES
 from qwick.formats.mapped import map_file
 from qwick.native import ops, reference
 from qwick.quant.decode import decode
@@ -14,6 +15,9 @@ from qwick.quant.encode import encode
 from qwick.quant.types import StoredType
 
 EPS = 2.0**-24
+
+MINIMUMS = ("i2k", "i4k", "i4m", "i5k", "i5m")
+INTEGERS = [kind for kind in StoredType if reference.is_integer(kind.packed)]
 
 
 def stored(kind: StoredType, n: int, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -52,7 +56,7 @@ def check(x: np.ndarray, kinds: list[StoredType], ns: list[int], bias: bool, nam
         # Products are exact or rounded once, and summed in float32 over k (integers: k / 16) steps.
         seen = np.abs(reference.seen_by(x, kind.packed, form))
         bound = seen @ np.abs(w.astype(np.float64)).T
-        if kind is StoredType.Q4_K:  # w = s q - o is summed as two series, each larger than w
+        if kind.packed in MINIMUMS:  # w = s q - o is summed as two series, each larger than w
             bound += seen @ np.repeat(np.abs(w).reshape(n, -1, 32).max(2), 32, 1).T * 4
         steps = k if form != "i8" else k / 16
         tolerance = (4 + np.sqrt(steps)) * 2 * EPS * bound + 1e-30
@@ -104,18 +108,11 @@ def test_matrices_of_different_types_side_by_side(isa: str) -> None:
 def test_packing_is_lossless(kind: StoredType) -> None:
     rng = np.random.default_rng(7)
     raw = stored(kind, 37, 768, rng)
-    if kind.packed.startswith(
-        "i"
-    ):  # any bits at all in the quants and small scales, not only the encoder's
+    if kind in INTEGERS:  # any bits at all in the quants and small scales, not only the encoder's
         kept = raw.reshape(-1, kind.bytes).copy()
         noise = rng.integers(0, 256, kept.shape, dtype=np.uint8)
-        scales = {
-            "Q8_0": slice(0, 2),
-            "Q5_0": slice(0, 2),
-            "Q4_K": slice(0, 4),
-            "Q6_K": slice(208, 210),
-        }
-        noise[:, scales[kind.name]] = kept[:, scales[kind.name]]
+        for at in HALVES[kind]:
+            noise[:, at : at + 2] = kept[:, at : at + 2]
         raw = noise.reshape(37, -1)
     packed = ops.pack([(kind.name.lower(), raw.reshape(-1), 37, 768)])
     assert packed.segments == [(kind.packed, 37)]
@@ -240,12 +237,10 @@ def test_mlp(isa: str, kinds: tuple[str, str, str], m: int, n: int, prompt: bool
 
 @pytest.mark.parametrize("m", [1, 3, 8, 17, 40, 100])
 @pytest.mark.parametrize("k", [256, 896, 1024, 2048])
-@pytest.mark.parametrize(
-    "kind", [k for k in StoredType if k.packed[0] == "i"], ids=lambda k: k.name
-)
+@pytest.mark.parametrize("kind", INTEGERS, ids=lambda k: k.name)
 def test_rows_of_prompts(isa: str, kind: StoredType, k: int, m: int) -> None:
     """Where weights are rounded, they are off by one rounding to 8 bits; else not at all."""
-    k = k // 256 * 256 if kind.packed in ("i4", "i6") else k
+    k = k // kind.block * kind.block
     rng = np.random.default_rng(k + m)
     raw, x = stored(kind, 50, k, rng), wild_rows(m, k, rng)
     packed = ops.pack([(kind.name.lower(), raw.reshape(-1), 50, k)])
@@ -308,7 +303,7 @@ def test_rows_have_the_results_that_each_has_alone(isa: str, kind: StoredType) -
     for row, out in zip(x, alone, strict=True):
         ops.matmul(row[None], packed, out[None], bias)
     most = ops.exact_rows(packed)
-    assert most > 1 or not kind.packed.startswith("i"), "drafts need a few rows"
+    assert most > 1 or kind not in INTEGERS, "drafts need a few rows"
     for m in range(1, min(40, most) + 1):
         together = np.empty((m, 100), np.float32)
         ops.matmul(x[:m].copy(), packed, together, bias)

@@ -9,25 +9,17 @@ from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quant.halves import HALVES
 from qwick.errors import FormatError, ParameterError
 from qwick.quant.decode import decode
 from qwick.quant.encode import encode
 from qwick.quant.types import StoredType, from_ggml, ggml_name
 
-# Byte offsets of the float16 scales in a block: random bytes there must not spell NaN or infinity,
-# whose payloads NumPy does not promise to keep.
-HALVES = {
-    StoredType.F16: [0],
-    StoredType.Q4_K: [0, 2],
-    StoredType.Q5_0: [0],
-    StoredType.Q6_K: [208],
-    StoredType.Q8_0: [0],
-}
-
 
 def random_blocks(stored: StoredType, rows: int, blocks: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     raw = rng.integers(0, 256, (rows, blocks, stored.bytes), dtype=np.uint8)
+    # Random bytes of a scale must not spell NaN or infinity, whose payloads NumPy does not keep.
     for at in HALVES.get(stored, []):
         # Clearing one exponent bit keeps the half finite, subnormals included.
         raw[..., at + 1] &= ~np.uint8(1 << rng.integers(2, 7))
@@ -81,7 +73,7 @@ def test_table_agrees_with_gguf(stored: StoredType) -> None:
 def test_every_ggml_type_has_its_name() -> None:
     for kind in gguf.GGMLQuantizationType:
         assert ggml_name(kind.value) == kind.name
-    assert from_ggml(2) is None
+    assert from_ggml(17) is None
     assert ggml_name(999) == "number 999"
 
 
@@ -110,31 +102,43 @@ def test_encode_refuses_what_it_cannot_store(stored: StoredType) -> None:
             encode(stored, bad)
 
 
+# Largest distance of a value to the table of IQ4_NL, as a part of its extreme: beyond 113 of 127.
+BEYOND_TABLE = 14 / 127
+# Of the types with scales of scales: parts of a block, largest quant or extreme one, largest scale.
+LEVELS = {"Q2_K": (16, 3, 15), "Q4_K": (8, 15, 63), "Q5_K": (8, 31, 63)}
+STEPS = {"Q3_K": (16, 1 / 4, 31), "Q6_K": (16, 1 / 32, 127), "IQ4_XS": (8, BEYOND_TABLE, 31)}
+SIGNED = {"Q4_0": 1 / 8, "Q5_0": 1 / 16, "Q8_0": 0.5 / 127, "IQ4_NL": BEYOND_TABLE}
+RANGED = {"Q4_1": 15, "Q5_1": 31}
+
+
 def bound(stored: StoredType, x: np.ndarray) -> np.ndarray:
     """Most error per element: half a step of its (sub-)block, and what rounding the scales adds.
 
-    Q5_0 and Q6_K are asymmetric (-16..15, -32..31): the end without a step of its own is off by a
-    whole one.
+    Types with a zero in the middle are asymmetric (-16..15, -32..31): the end without a step of
+    its own is off by a whole one.
     """
-    if stored is StoredType.Q8_0:
+    if part := SIGNED.get(stored.name):
         top = np.abs(x.reshape(-1, 32)).max(axis=1, keepdims=True)
-        return np.repeat(top / 127 * 0.5 + top * 2**-10, 32, axis=1)
-    if stored is StoredType.Q5_0:
-        top = np.abs(x.reshape(-1, 32)).max(axis=1, keepdims=True)
-        return np.repeat(top / 16 + top * 2**-9, 32, axis=1)
-    if stored is StoredType.Q6_K:
-        sub = np.abs(x.reshape(-1, 16, 16)).max(axis=2)
+        return np.repeat(top * (part + 2**-9), 32, axis=1)
+    if most := RANGED.get(stored.name):
+        low = x.reshape(-1, 32).min(axis=1, keepdims=True)
+        span = x.reshape(-1, 32).max(axis=1, keepdims=True) - low
+        return np.repeat(span / most * 0.5 + (np.abs(low) + span) * 2**-9, 32, axis=1)
+    if stored.name in STEPS:
+        parts, step, top = STEPS[stored.name]
+        sub = np.abs(x.reshape(-1, parts, 256 // parts)).max(axis=2)
         whole = sub.max(axis=1, keepdims=True)
-        # A scale is off by half of whole/32/127, times up to 32 steps.
-        return np.repeat(sub / 32 + whole * (0.5 / 127 + 2**-9), 16, axis=1)
-    sub = x.reshape(-1, 8, 32)
+        # A scale is off by half of the largest over `top`, times as many steps as there are.
+        return np.repeat(sub * step + whole * (0.5 / top + 2**-9), 256 // parts, axis=1)
+    parts, most, top = LEVELS[stored.name]
+    sub = x.reshape(-1, parts, 256 // parts)
     low = np.maximum(-sub.min(axis=2), 0)
     span = np.maximum(sub.max(axis=2) + low, 0)
-    scales = (span.max(axis=1, keepdims=True) + low.max(axis=1, keepdims=True)) * 0.5 / 63
-    return np.repeat(span / 15 * 0.5 + scales * 2 + span * 2**-9, 32, axis=1)
+    scales = (span.max(axis=1, keepdims=True) + low.max(axis=1, keepdims=True)) * 0.5 / top
+    return np.repeat(span / most * 0.5 + scales * 2 + span * 2**-9, 256 // parts, axis=1)
 
 
-@pytest.mark.parametrize("name", ["Q4_K", "Q5_0", "Q6_K", "Q8_0"])
+@pytest.mark.parametrize("name", [*SIGNED, *RANGED, *STEPS, *LEVELS])
 @given(seed=st.integers(0, 2**32), scale=st.floats(0.01, 100), shift=st.floats(-1, 1))
 @settings(deadline=None, max_examples=60)
 def test_encode_error_is_bounded(name: str, seed: int, scale: float, shift: float) -> None:

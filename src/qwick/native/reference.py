@@ -20,7 +20,6 @@ I32 = NDArray[np.int32]
 
 PANEL = 896  # columns that share a scale of rounded weights (csrc/inl/matmul_rounded.inl)
 BLOCK = 32
-INTEGER = ("i4", "i5", "i6", "i8")
 
 
 def to_bf16(x: NDArray[Any]) -> NDArray[np.uint16]:
@@ -76,17 +75,22 @@ def seen_by(x: F32, packed: str, form: str) -> F64:
     return x.astype(np.float64)
 
 
+def is_integer(packed: str) -> bool:
+    """Whether a packed class holds integers and their scales ("i4k"), not floats ("f16")."""
+    return packed.startswith("i")
+
+
 def form_of(isa: str, packed: str, rows: int, *, prompt: bool = False) -> str:
     """In which form `ops.matmul` multiplies: by instruction set, packed class and rows.
 
     "i8": activations in 8 bits; "rounded": weights too; "bf16": both in bf16; "f32".
     """
     if isa.startswith("amx") and (prompt or rows > AMX_SMALL_ROWS):
-        if packed in (*INTEGER, "bf16"):
+        if is_integer(packed) or packed == "bf16":
             return "bf16"
-    elif prompt and isa.startswith("avx512") and packed in INTEGER:
+    elif prompt and isa.startswith("avx512") and is_integer(packed):
         return "rounded"
-    return "i8" if packed in INTEGER else "f32"
+    return "i8" if is_integer(packed) else "f32"
 
 
 def matmul(x: F32, w: F32, out: NDArray[Any], bias: F32 | None, packed: str, form: str) -> None:

@@ -65,6 +65,54 @@ def _bf16(blocks: U8) -> F32:
     return values
 
 
+def _nibbles(packed: U8) -> U8:
+    """u8[n, 16] -> u8[n, 32]: the low nibbles, then the high ones."""
+    halves = np.empty((len(packed), 2, 16), np.uint8)
+    np.bitwise_and(packed, 15, out=halves[:, 0])
+    np.right_shift(packed, 4, out=halves[:, 1])
+    return halves.reshape(-1, 32)
+
+
+def _fifth_bits(packed: U8) -> U8:
+    """u32 as u8[n, 4], bit i of element i -> u8[n, 32] of 0 and 16."""
+    bits: U8 = np.unpackbits(packed, axis=1, bitorder="little") << np.uint8(4)
+    return bits
+
+
+def _q4_0(blocks: U8) -> F32:
+    """d: f16, nibbles: u8[16]; value = d (q - 8)."""
+    q: F32 = (_nibbles(blocks[:, 2:]).view(np.int8) - np.int8(8)).astype(np.float32)
+    q *= _half(blocks[:, :2])
+    return q
+
+
+def _q4_1(blocks: U8) -> F32:
+    """d, m: f16, nibbles: u8[16]; value = d q + m."""
+    q: F32 = _nibbles(blocks[:, 4:]).astype(np.float32)
+    q *= _half(blocks[:, :2])
+    q += _half(blocks[:, 2:4])
+    return q
+
+
+def _q5_0(blocks: U8) -> F32:
+    """d: f16, high bits: u32 (bit i of element i), nibbles: u8[16]; value = d (q - 16)."""
+    q = _nibbles(blocks[:, 6:])
+    q |= _fifth_bits(blocks[:, 2:6])
+    values: F32 = (q.view(np.int8) - np.int8(16)).astype(np.float32)
+    values *= _half(blocks[:, :2])
+    return values
+
+
+def _q5_1(blocks: U8) -> F32:
+    """d, m: f16, high bits: u32, nibbles: u8[16]; value = d q + m."""
+    q = _nibbles(blocks[:, 8:])
+    q |= _fifth_bits(blocks[:, 4:8])
+    values: F32 = q.astype(np.float32)
+    values *= _half(blocks[:, :2])
+    values += _half(blocks[:, 2:4])
+    return values
+
+
 def _q8_0(blocks: U8) -> F32:
     """d: f16, q: i8[32]; value = q d."""
     q: F32 = blocks[:, 2:].view(np.int8).astype(np.float32)
@@ -72,18 +120,48 @@ def _q8_0(blocks: U8) -> F32:
     return q
 
 
-def _q5_0(blocks: U8) -> F32:
-    """d: f16, high bits: u32 (bit i of element i), low nibbles: u8[16]; value = d (q - 16)."""
-    n = len(blocks)
-    halves = np.empty((n, 2, 16), np.uint8)
-    low = blocks[:, 6:]
-    np.bitwise_and(low, 15, out=halves[:, 0])
-    np.right_shift(low, 4, out=halves[:, 1])
-    q: U8 = halves.reshape(n, 32)
-    q |= np.unpackbits(blocks[:, 2:6], axis=1, bitorder="little") << np.uint8(4)
-    values: F32 = (q.view(np.int8) - np.int8(16)).astype(np.float32)
-    values *= _half(blocks[:, :2])
-    return values
+def _two_bits(packed: U8) -> U8:
+    """u8[n, 64], four groups in each half -> u8[n, 8, 32], one group after the other."""
+    shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
+    pairs: U8 = packed.reshape(-1, 2, 1, 32) >> shifts & np.uint8(3)
+    return pairs.reshape(-1, 8, 32)
+
+
+def _high_bits(packed: U8) -> U8:
+    """u8[n, 32], bit g of byte i of element i of group g -> u8[n, 8, 32] of 0 and 1."""
+    bits: U8 = packed[:, None, :] >> np.arange(8, dtype=np.uint8)[:, None] & np.uint8(1)
+    return bits
+
+
+def _q2_k(blocks: U8) -> F32:
+    """Scale and minimum: u8[16] (nibbles), pairs: u8[2][32], d, dmin: f16; d s q - dmin m."""
+    levels = blocks[:, :16]
+    scale = (_half(blocks[:, 80:82]) * (levels & 15).astype(np.float32))[:, :, None]
+    minimum = (_half(blocks[:, 82:84]) * (levels >> 4).astype(np.float32))[:, :, None]
+    values: F32 = _two_bits(blocks[:, 16:80]).reshape(-1, 16, 16).astype(np.float32)
+    values *= scale
+    values -= minimum
+    return values.reshape(-1, 256)
+
+
+def q3_k_scales(packed: U8) -> NDArray[np.int8]:
+    """Unpack Q3_K's U8[n, 12] into 16 scales I8[n, 16]: low nibbles of 8 bytes, pairs of 4."""
+    low = np.concatenate([packed[:, :8] & 15, packed[:, :8] >> 4], axis=1)
+    shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
+    high: U8 = packed[:, None, 8:] >> shifts & np.uint8(3)
+    bits: U8 = low | high.reshape(-1, 16) << np.uint8(4)
+    signed: NDArray[np.int8] = bits.view(np.int8) - np.int8(32)
+    return signed
+
+
+def _q3_k(blocks: U8) -> F32:
+    """High bits: u8[32], pairs: u8[2][32], scales: u8[12], d: f16; value = (d s) (q - 4)."""
+    q = _two_bits(blocks[:, 32:96])
+    q |= _high_bits(blocks[:, :32]) << np.uint8(2)
+    scale = _half(blocks[:, 108:]) * q3_k_scales(blocks[:, 96:108]).astype(np.float32)
+    values: F32 = (q.view(np.int8) - np.int8(4)).reshape(-1, 16, 16).astype(np.float32)
+    values *= scale[:, :, None]
+    return values.reshape(-1, 256)
 
 
 def q4_k_scales(scales: U8) -> tuple[U8, U8]:
@@ -94,20 +172,34 @@ def q4_k_scales(scales: U8) -> tuple[U8, U8]:
     return d, m
 
 
+def _with_levels(q: U8, heads: U8) -> F32:
+    """Quants u8[n, 8, 32] by d, dmin: f16, 8 scales, 8 minimums (6 bits); d s q - dmin m."""
+    sc, m = q4_k_scales(heads[:, 4:16])
+    values: F32 = q.astype(np.float32)
+    values *= (_half(heads[:, 0:2]) * sc.astype(np.float32))[:, :, None]
+    values -= (_half(heads[:, 2:4]) * m.astype(np.float32))[:, :, None]
+    return values.reshape(-1, 256)
+
+
+def _nibble_pairs(packed: U8) -> U8:
+    """u8[n, 128], two groups in each 32 bytes -> u8[n, 8, 32], one group after the other."""
+    nibbles = packed.reshape(-1, 4, 32)
+    q = np.empty((len(nibbles), 4, 2, 32), np.uint8)
+    np.bitwise_and(nibbles, 15, out=q[:, :, 0])
+    np.right_shift(nibbles, 4, out=q[:, :, 1])
+    return q.reshape(-1, 8, 32)
+
+
 def _q4_k(blocks: U8) -> F32:
-    """d, dmin: f16, 8 scales, 8 minimums (6 bits), nibbles: u8[4][32]; value = d s q - dmin m."""
-    n = len(blocks)
-    sc, m = q4_k_scales(blocks[:, 4:16])
-    scale = (_half(blocks[:, 0:2]) * sc.astype(np.float32))[:, :, None]
-    minimum = (_half(blocks[:, 2:4]) * m.astype(np.float32))[:, :, None]
-    nibbles = blocks[:, 16:].reshape(n, 4, 32)
-    q = np.empty((n, 4, 2, 32), np.float32)
-    q[:, :, 0] = nibbles & 15
-    q[:, :, 1] = nibbles >> 4
-    values: F32 = q.reshape(n, 8, 32)
-    values *= scale
-    values -= minimum
-    return values.reshape(n, 256)
+    """The 16 bytes of `_with_levels`, nibbles: u8[4][32]."""
+    return _with_levels(_nibble_pairs(blocks[:, 16:]), blocks[:, :16])
+
+
+def _q5_k(blocks: U8) -> F32:
+    """The 16 bytes of `_with_levels`, high bits: u8[32], nibbles: u8[4][32]."""
+    q = _nibble_pairs(blocks[:, 48:])
+    q |= _high_bits(blocks[:, 16:48]) << np.uint8(4)
+    return _with_levels(q, blocks[:, :16])
 
 
 def _q6_k(blocks: U8) -> F32:
@@ -127,12 +219,45 @@ def _q6_k(blocks: U8) -> F32:
     return values.reshape(n, 256)
 
 
+# ggml's kvalues_iq4nl: what the 16 quants of IQ4_NL and IQ4_XS stand for.
+TABLE = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
+)
+
+
+def _iq4_nl(blocks: U8) -> F32:
+    """d: f16, nibbles: u8[16]; value = d TABLE[q]."""
+    values: F32 = TABLE[_nibbles(blocks[:, 2:])]
+    values *= _half(blocks[:, :2])
+    return values
+
+
+def _iq4_xs(blocks: U8) -> F32:
+    """d: f16, scales: high u16, low u8[4] (6 bits), nibbles: u8[8][16]; (d (s - 32)) TABLE[q]."""
+    n = len(blocks)
+    high = np.ascontiguousarray(blocks[:, 2:4]).view("<u2") >> (2 * np.arange(8, dtype=np.uint16))
+    low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(n, 8)
+    scales = (low | ((high & 3) << 4).astype(np.uint8)).view(np.int8) - np.int8(32)
+    q = _nibbles(blocks[:, 8:].reshape(-1, 16)).reshape(n, 8, 32)
+    values: F32 = TABLE[q]
+    values *= (_half(blocks[:, :2]) * scales.astype(np.float32))[:, :, None]
+    return values.reshape(n, 256)
+
+
 _DECODERS: dict[StoredType, Callable[[U8], F32]] = {
     StoredType.F32: _f32,
     StoredType.F16: _half,
     StoredType.BF16: _bf16,
-    StoredType.Q8_0: _q8_0,
+    StoredType.Q4_0: _q4_0,
+    StoredType.Q4_1: _q4_1,
     StoredType.Q5_0: _q5_0,
+    StoredType.Q5_1: _q5_1,
+    StoredType.Q8_0: _q8_0,
+    StoredType.Q2_K: _q2_k,
+    StoredType.Q3_K: _q3_k,
     StoredType.Q4_K: _q4_k,
+    StoredType.Q5_K: _q5_k,
     StoredType.Q6_K: _q6_k,
+    StoredType.IQ4_NL: _iq4_nl,
+    StoredType.IQ4_XS: _iq4_xs,
 }

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.errors import ParameterError
+from qwick.quant.decode import TABLE
 from qwick.quant.types import StoredType
 
 U8 = NDArray[np.uint8]
@@ -82,60 +83,182 @@ def _q8_0(blocks: F32) -> U8:
     return np.concatenate([d, q.view(np.uint8)], axis=1)
 
 
+def _nibbles(q: U8) -> U8:
+    """u8[n, 32] -> u8[n, 16]: the first 16 in the low nibbles, the last in the high ones."""
+    pairs = q.reshape(-1, 2, 16)
+    packed: U8 = (pairs[:, 0] & np.uint8(15)) | (pairs[:, 1] << np.uint8(4))
+    return packed
+
+
+def _signed(blocks: F32, half: int) -> tuple[U8, U8]:
+    """Scale and quants 0..2 half - 1 with `half` as their zero: the extreme becomes quant 0."""
+    d = _half(_extreme(blocks) / np.float32(-half))
+    q = np.rint(_over(blocks, _back(d))).clip(-half, half - 1) + half
+    return d, q.astype(np.uint8)
+
+
+def _ranged(blocks: F32, most: int) -> tuple[U8, U8, U8]:
+    """Scale, minimum and quants 0..most: the least value becomes quant 0."""
+    low = blocks.min(axis=1, keepdims=True)
+    d, m = _half((blocks.max(axis=1, keepdims=True) - low) / np.float32(most)), _half(low)
+    q = np.rint(_over(blocks - _back(m), np.broadcast_to(_back(d), blocks.shape)))
+    return d, m, q.clip(0, most).astype(np.uint8)
+
+
+def _high(q: U8) -> U8:
+    """Fifth bits of u8[n, 32] as u8[n, 4]."""
+    return np.packbits(q >> 4, axis=1, bitorder="little")
+
+
+def _q4_0(blocks: F32) -> U8:
+    d, q = _signed(blocks, 8)
+    return np.concatenate([d, _nibbles(q)], axis=1)
+
+
+def _q4_1(blocks: F32) -> U8:
+    d, m, q = _ranged(blocks, 15)
+    return np.concatenate([d, m, _nibbles(q)], axis=1)
+
+
 def _q5_0(blocks: F32) -> U8:
+    d, q = _signed(blocks, 16)
+    return np.concatenate([d, _high(q), _nibbles(q)], axis=1)
+
+
+def _q5_1(blocks: F32) -> U8:
+    d, m, q = _ranged(blocks, 31)
+    return np.concatenate([d, m, _high(q), _nibbles(q)], axis=1)
+
+
+def _leveled(blocks: F32, parts: int, most: int, top: int) -> tuple[U8, U8, U8, U8, U8]:
+    """d, dmin, scales, minimums (up to `top`), quants (up to `most`) of parts of a block."""
     n = len(blocks)
-    d = _half(_extreme(blocks) / np.float32(-16))
-    q = (np.rint(_over(blocks, _back(d))).clip(-16, 15) + 16).astype(np.uint8)
-    high = np.packbits(q >> 4, axis=1, bitorder="little")
-    pairs = q.reshape(n, 2, 16)
-    low = (pairs[:, 0] & 15) | (pairs[:, 1] << 4)
-    return np.concatenate([d, high, low], axis=1)
+    x = blocks.reshape(n, parts, -1)
+    lowest = np.maximum(-x.min(axis=2), 0)
+    step = np.maximum(x.max(axis=2) + lowest, 0) / np.float32(most)
+    d = _half(step.max(axis=1, keepdims=True) / np.float32(top))
+    dmin = _half(lowest.max(axis=1, keepdims=True) / np.float32(top))
+    sc = np.rint(_over(step, np.broadcast_to(_back(d), step.shape))).clip(0, top).astype(np.uint8)
+    m = np.rint(_over(lowest, np.broadcast_to(_back(dmin), step.shape))).clip(0, top)
+    m = m.astype(np.uint8)
+    scale = np.broadcast_to((_back(d) * sc)[:, :, None], x.shape)
+    q = np.rint(_over(x + (_back(dmin) * m)[:, :, None], scale)).clip(0, most).astype(np.uint8)
+    return d, dmin, sc, m, q.reshape(n, 8, 32)
+
+
+def _two_bits(q: U8) -> U8:
+    """u8[n, 8, 32] -> u8[n, 64]: each half's four groups in the pairs of 32 bytes."""
+    pairs = (q & 3).reshape(-1, 2, 4, 32) << np.array([0, 2, 4, 6], np.uint8)[:, None]
+    packed: U8 = np.bitwise_or.reduce(pairs, axis=2)
+    return packed.reshape(-1, 64)
+
+
+def _high_bits(q: U8, place: int) -> U8:
+    """Bit `place` of u8[n, 8, 32] -> u8[n, 32]: that of group g in bit g."""
+    bits = (q >> place & 1) << np.arange(8, dtype=np.uint8)[:, None]
+    packed: U8 = np.bitwise_or.reduce(bits, axis=1)
+    return packed
+
+
+def _nibble_pairs(q: U8) -> U8:
+    """u8[n, 8, 32] -> u8[n, 128]: two groups in the nibbles of 32 bytes."""
+    pairs = q.reshape(-1, 4, 2, 32)
+    packed: U8 = (pairs[:, :, 0] & np.uint8(15)) | (pairs[:, :, 1] << np.uint8(4))
+    return packed.reshape(-1, 128)
+
+
+def _q2_k(blocks: F32) -> U8:
+    d, dmin, sc, m, q = _leveled(blocks, 16, 3, 15)
+    return np.concatenate([sc | m << 4, _two_bits(q), d, dmin], axis=1)
+
+
+def _stepped(blocks: F32, half: int, top: int) -> tuple[U8, NDArray[np.int8], U8]:
+    """d, scales (from -top to top) and quants 0..2 half - 1 of 16 parts of a block."""
+    n = len(blocks)
+    x = blocks.reshape(n, 16, 16)
+    step = (_extreme(x) / np.float32(-half))[:, :, 0]
+    d = _half(np.abs(step).max(axis=1, keepdims=True) / np.float32(top))
+    sc = np.rint(_over(step, np.broadcast_to(_back(d), step.shape))).clip(-top, top)
+    scale = np.broadcast_to((_back(d) * sc.astype(np.float32))[:, :, None], x.shape)
+    q = (np.rint(_over(x, scale)).clip(-half, half - 1) + half).astype(np.uint8)
+    return d, sc.astype(np.int8), q.reshape(n, 8, 32)
+
+
+def _q3_k(blocks: F32) -> U8:
+    d, signed, q = _stepped(blocks, 4, 31)
+    sc = (signed + np.int8(32)).view(np.uint8)
+    low = (sc[:, :8] & 15) | (sc[:, 8:] & 15) << 4
+    pairs = (sc >> 4).reshape(-1, 4, 4) << np.array([0, 2, 4, 6], np.uint8)[:, None]
+    high = np.bitwise_or.reduce(pairs, axis=1)
+    return np.concatenate([_high_bits(q, 2), _two_bits(q), low, high, d], axis=1)
+
+
+def _levels(sc: U8, m: U8) -> U8:
+    """Eight scales and minimums of 6 bits in 12 bytes."""
+    first = [(x[:, :4] & 63) | x[:, 4:] >> 4 << 6 for x in (sc, m)]
+    return np.concatenate([*first, (sc[:, 4:] & 15) | (m[:, 4:] & 15) << 4], axis=1)
 
 
 def _q4_k(blocks: F32) -> U8:
-    n = len(blocks)
-    x = blocks.reshape(n, 8, 32)
-    lowest = np.maximum(-x.min(axis=2), 0)
-    step = np.maximum(x.max(axis=2) + lowest, 0) / np.float32(15)
-    d = _half(step.max(axis=1, keepdims=True) / np.float32(63))
-    dmin = _half(lowest.max(axis=1, keepdims=True) / np.float32(63))
-    sc = np.rint(_over(step, np.broadcast_to(_back(d), step.shape))).clip(0, 63).astype(np.uint8)
-    m = np.rint(_over(lowest, np.broadcast_to(_back(dmin), step.shape))).clip(0, 63)
-    m = m.astype(np.uint8)
-    scale = np.broadcast_to((_back(d) * sc)[:, :, None], x.shape)
-    shifted = x + (_back(dmin) * m)[:, :, None]
-    q = np.rint(_over(shifted, scale)).clip(0, 15).astype(np.uint8).reshape(n, 4, 2, 32)
-    nibbles = (q[:, :, 0] | (q[:, :, 1] << 4)).reshape(n, 128)
-    packed = [
-        (sc[:, :4] & 63) | ((sc[:, 4:] >> 4) << 6),
-        (m[:, :4] & 63) | ((m[:, 4:] >> 4) << 6),
-        (sc[:, 4:] & 15) | ((m[:, 4:] & 15) << 4),
-    ]
-    return np.concatenate([d, dmin, *packed, nibbles], axis=1)
+    d, dmin, sc, m, q = _leveled(blocks, 8, 15, 63)
+    return np.concatenate([d, dmin, _levels(sc, m), _nibble_pairs(q)], axis=1)
+
+
+def _q5_k(blocks: F32) -> U8:
+    d, dmin, sc, m, q = _leveled(blocks, 8, 31, 63)
+    return np.concatenate([d, dmin, _levels(sc, m), _high_bits(q, 4), _nibble_pairs(q)], axis=1)
 
 
 def _q6_k(blocks: F32) -> U8:
+    d, sc, q = _stepped(blocks, 32, 127)
     n = len(blocks)
-    x = blocks.reshape(n, 16, 16)
-    step = (_extreme(x) / np.float32(-32))[:, :, 0]
-    d = _half(np.abs(step).max(axis=1, keepdims=True) / np.float32(127))
-    sc = np.rint(_over(step, np.broadcast_to(_back(d), step.shape))).clip(-127, 127)
-    scale = np.broadcast_to((_back(d) * sc.astype(np.float32))[:, :, None], x.shape)
-    q = (np.rint(_over(x, scale)).clip(-32, 31) + 32).astype(np.uint8).reshape(n, 2, 4, 32)
-    low = ((q[:, :, 0:2] & 15) | ((q[:, :, 2:4] & 15) << 4)).reshape(n, 128)
+    quarters = q.reshape(n, 2, 4, 32)
+    low = ((quarters[:, :, 0:2] & 15) | ((quarters[:, :, 2:4] & 15) << 4)).reshape(n, 128)
     high = np.zeros((n, 2, 32), np.uint8)
     for row in range(4):
-        high |= (q[:, :, row] >> 4) << np.uint8(2 * row)
-    scales = sc.astype(np.int8).view(np.uint8)
-    return np.concatenate([low, high.reshape(n, 64), scales, d], axis=1)
+        high |= (quarters[:, :, row] >> 4) << np.uint8(2 * row)
+    return np.concatenate([low, high.reshape(n, 64), sc.view(np.uint8), d], axis=1)
+
+
+def _places(x: F32, scale: F32) -> U8:
+    """Places of the table's values that are nearest to x / scale."""
+    middles = (TABLE[1:] + TABLE[:-1]) / 2
+    return np.searchsorted(middles, _over(x, scale)).astype(np.uint8)
+
+
+def _iq4_nl(blocks: F32) -> U8:
+    d = _half(_extreme(blocks) / TABLE[0])
+    return np.concatenate([d, _nibbles(_places(blocks, _back(d)))], axis=1)
+
+
+def _iq4_xs(blocks: F32) -> U8:
+    n = len(blocks)
+    x = blocks.reshape(n, 8, 32)
+    step = (_extreme(x) / TABLE[0])[:, :, 0]
+    d = _half(np.abs(step).max(axis=1, keepdims=True) / np.float32(31))
+    sc = np.rint(_over(step, np.broadcast_to(_back(d), step.shape))).clip(-31, 31)
+    scale = np.broadcast_to((_back(d) * sc.astype(np.float32))[:, :, None], x.shape)
+    q = _nibbles(_places(x, scale).reshape(-1, 32)).reshape(n, 128)
+    bits = (sc + 32).astype(np.uint8)
+    high = ((bits >> 4).astype(np.uint16) << (2 * np.arange(8, dtype=np.uint16))).sum(axis=1)
+    low = (bits[:, ::2] & 15) | (bits[:, 1::2] & 15) << 4
+    return np.concatenate([d, high.astype("<u2")[:, None].view(np.uint8), low, q], axis=1)
 
 
 _ENCODERS: dict[StoredType, Callable[[F32], U8]] = {
     StoredType.F32: _f32,
     StoredType.F16: _half,
     StoredType.BF16: _bf16,
-    StoredType.Q8_0: _q8_0,
+    StoredType.Q4_0: _q4_0,
+    StoredType.Q4_1: _q4_1,
     StoredType.Q5_0: _q5_0,
+    StoredType.Q5_1: _q5_1,
+    StoredType.Q8_0: _q8_0,
+    StoredType.Q2_K: _q2_k,
+    StoredType.Q3_K: _q3_k,
     StoredType.Q4_K: _q4_k,
+    StoredType.Q5_K: _q5_k,
     StoredType.Q6_K: _q6_k,
+    StoredType.IQ4_NL: _iq4_nl,
+    StoredType.IQ4_XS: _iq4_xs,
 }

@@ -17,10 +17,18 @@ class StoredType(enum.Enum):
     F32 = (0, 1, 4, "f32")
     F16 = (1, 1, 2, "f16")
     BF16 = (30, 1, 2, "bf16")
-    Q4_K = (12, 256, 144, "i4")
+    Q4_0 = (2, 32, 18, "i4")
+    Q4_1 = (3, 32, 20, "i4m")
     Q5_0 = (6, 32, 22, "i5")
-    Q6_K = (14, 256, 210, "i6")
+    Q5_1 = (7, 32, 24, "i5m")
     Q8_0 = (8, 32, 34, "i8")
+    Q2_K = (10, 256, 84, "i2k")
+    Q3_K = (11, 256, 110, "i3s")
+    Q4_K = (12, 256, 144, "i4k")
+    Q5_K = (13, 256, 176, "i5k")
+    Q6_K = (14, 256, 210, "i6s")
+    IQ4_NL = (20, 32, 18, "i4n")
+    IQ4_XS = (23, 256, 136, "i4ns")
 
     ggml_id: int
     block: int
@@ -45,22 +53,14 @@ class StoredType(enum.Enum):
 
 # All other type numbers of ggml.h, to name what is refused.
 GGML_NAMES: dict[int, str] = {
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q5_1",
     9: "Q8_1",
-    10: "Q2_K",
-    11: "Q3_K",
-    13: "Q5_K",
     15: "Q8_K",
     16: "IQ2_XXS",
     17: "IQ2_XS",
     18: "IQ3_XXS",
     19: "IQ1_S",
-    20: "IQ4_NL",
     21: "IQ3_S",
     22: "IQ2_S",
-    23: "IQ4_XS",
     24: "I8",
     25: "I16",
     26: "I32",
