@@ -156,7 +156,8 @@ struct Operands {
   size_t share;  // of the tile's bytes, scales included, that each group asks for
 
   Operands(const Segment& w, int t)
-      : quants(w.tile(t)), scales(w.scales(t)), super(w.supers(t)), share(w.tile_bytes * kGroup / w.k) {}
+      : quants(w.tile(t)), scales(quants + static_cast<size_t>(w.k / kGroup) * quant_bytes(kind)),
+        super(scales + static_cast<size_t>(w.k / kGroup) * scale_bytes(kind)), share(w.tile_bytes * kGroup / w.k) {}
   __attribute__((always_inline)) Group<kind> group(int g) const {
     const auto q = Bits<quant_bits(kind)>::open(quants + static_cast<size_t>(g) * quant_bytes(kind));
     return {{operand<kind, 0>(q), operand<kind, 1>(q), operand<kind, 2>(q), operand<kind, 3>(q), operand<kind, 4>(q),
