@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
@@ -14,6 +15,7 @@ import pytest
 
 from cli.conftest import Run, environment, read_terminal
 from qwick.cli.main import BROKEN_PIPE
+from qwick.engine.request import Sampling
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_checkpoint")]
 
@@ -51,6 +53,40 @@ def test_the_system_message_and_max_tokens_are_honoured(qwick: Run) -> None:
     for found in (plain, system):
         assert found["finish_reason"] == "length"
         assert found["usage"]["completion_tokens"] == 5
+
+
+def test_every_field_of_sampling_has_its_option(qwick: Run) -> None:
+    text = qwick("run", "--help").stdout
+    for field in dataclasses.fields(Sampling):
+        if field.name != "stop_ids":  # ids of a tokenizer that the shell does not know
+            assert f"--{field.name.replace('_', '-')}" in text
+
+
+def test_options_of_sampling_reach_the_engine(qwick: Run) -> None:
+    fields = ("--min-tokens", "3", "--logit-bias", "17=100", "--stop", "never", "--logprobs", "1")
+    arguments = ("run", *GREEDY, *fields, "--max-tokens", "4", "--json", "Hi")
+    found = json.loads(qwick(*arguments).stdout)
+    assert found["ids"] == [17] * 4
+    assert len(found["logprobs"]) == 4
+    both = json.loads(qwick(*arguments, "--n", "2", "--seed", "5").stdout)
+    assert [choice["ids"] for choice in both["choices"]] == [[17] * 4] * 2
+    assert [choice["seed"] for choice in both["choices"]] == [5, 6]
+    loop = ("--loop-detection", "--ignore-eos", "--logit-bias", "17=100", "--max-tokens", "300")
+    found = json.loads(qwick("run", *GREEDY, *loop, "--json", "Hi").stdout)
+    assert (found["finish_reason"], len(found["ids"])) == ("repetition", 256)
+
+
+def test_bad_options_of_sampling_are_named(qwick: Run) -> None:
+    for option, value, part in (
+        ("--logit-bias", "x=1", "--logit-bias is 'x=1'; allowed: ID=BIAS"),
+        ("--logit-bias", "5", "--logit-bias is '5'"),
+        ("--logit-bias", "5=nan", "logit_bias of id 5 is nan"),
+        ("--frequency-penalty", "3", "frequency_penalty is 3"),
+        ("--logit-bias", "151936=1", "an id in logit_bias is 151936; allowed: 0 to"),
+    ):
+        done = qwick("run", *GREEDY, option, value, "Hi")
+        assert done.returncode == 2
+        assert part in done.stderr
 
 
 def test_a_raw_prompt_is_continued(qwick: Run) -> None:

@@ -372,6 +372,8 @@ def test_steers_and_stops_see_each_token_in_turn(
             stop=("end",),
             stop_ids=(stop_id,),
             repetition_penalty=penalty,
+            frequency_penalty=penalty - 1,
+            min_tokens=min(3, max_tokens),
             logprobs=1,
         ),
     )

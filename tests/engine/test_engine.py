@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.toy import F32, Sink, ToyModel, engine_of, greedy, run
+from qwick.engine.history import History
 from qwick.engine.request import Event, FinishReason, Request, Sampling
-from qwick.engine.sampler import Sampler, Seen
+from qwick.engine.sampler import Sampler
 from qwick.engine.steer import Force, Steer, SteerSpec, Verdict
 from qwick.errors import (
     ContextLengthError,
@@ -74,15 +75,18 @@ def test_greedy_equals_the_model_by_hand() -> None:
         Sampling(seed=8, max_tokens=25),
         Sampling(seed=8, max_tokens=25, top_k=9, top_p=0.9, temperature=2, repetition_penalty=1.5),
         Sampling(temperature=0, max_tokens=25, repetition_penalty=2.0),
+        Sampling(temperature=0, max_tokens=25, frequency_penalty=1.5, presence_penalty=-0.5),
+        Sampling(seed=8, max_tokens=25, top_k=9, frequency_penalty=2, logit_bias={7: 3.5, 9: -100}),
     ],
 )
 def test_drawing_equals_the_sampler_by_hand(sampling: Sampling) -> None:
     """Each token has its own number of the stream, and the penalty sees what was generated."""
     model, sampler = ToyModel(), Sampler(40)
-    ids = [3, 1, 4]
+    ids, history = [3, 1, 4], History(sampling, (3, 1, 4))
     for index in range(25):
         row = model.row_after(ids)
-        ids.append(sampler.pick(row, sampling, seed=8, index=index, seen=Seen(tuple(ids)))[0])
+        ids.append(sampler.pick(row, sampling, seed=8, index=index, history=history)[0])
+        history.add(ids[-1])
     (sink,) = run(engine_of(model), [Request([3, 1, 4], sampling=sampling)])
     assert sink.ids == ids[3:]
 

@@ -24,6 +24,11 @@ NAN, INF = math.nan, math.inf
         *[("top_p", v) for v in (0, 0.0, -0.5, 1.0001, NAN, INF, False, "0.5", None)],
         *[("min_p", v) for v in (-0.1, 1.1, NAN, True, "0", None)],
         *[("repetition_penalty", v) for v in (0, -1, NAN, INF, True, 1000, None)],
+        *[("presence_penalty", v) for v in (-2.01, 2.5, NAN, INF, True, "0", None)],
+        *[("frequency_penalty", v) for v in (-3, 2.01, NAN, -INF, False, "0", None)],
+        *[("min_tokens", v) for v in (-1, 1.0, True, "5", NAN, None)],
+        *[("ignore_eos", v) for v in (0, 1, "yes", None)],
+        *[("loop_detection", v) for v in (0, 1, "yes", None)],
         *[("seed", v) for v in (-1, 2**64, 1.5, True, "7")],
         *[("max_tokens", v) for v in (0, -1, 1.0, True, "5", NAN)],
         *[("logprobs", v) for v in (-1, 21, True, 2.0, "1")],
@@ -90,6 +95,41 @@ def test_bad_stops(field: str, value: Any, part: str) -> None:
     with pytest.raises(ParameterError, match=f".*{part}") as caught:
         Sampling(**{field: value})
     assert field in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ({-1: 0}, "an id in logit_bias is -1"),
+        ({True: 1}, "an id in logit_bias is True"),
+        ({"7": 1}, "an id in logit_bias is '7'"),
+        ({7: NAN}, "logit_bias of id 7 is nan; allowed: -100 to 100"),
+        ({7: 100.5}, "logit_bias of id 7 is 100.5"),
+        ({7: "1"}, "logit_bias of id 7 is '1'"),
+        ([(7, 1), (7, 2)], "logit_bias has id 7 twice"),
+        ([7], "an entry of logit_bias is 7"),
+        ([(7,)], "an entry of logit_bias is"),
+        (dict.fromkeys(range(1025), 1), "logit_bias holds 1025 items; allowed: .* at most 1024"),
+        ("7=1", "logit_bias is '7=1'"),
+        (5, "logit_bias is 5"),
+        (None, "logit_bias is None"),
+    ],
+)
+def test_bad_biases(value: Any, part: str) -> None:
+    with pytest.raises(ParameterError, match=part):
+        Sampling(logit_bias=value)
+
+
+def test_good_biases_are_sorted_pairs() -> None:
+    assert Sampling(logit_bias={9: 1, 7: -100}).logit_bias == ((7, -100.0), (9, 1.0))
+    assert Sampling(logit_bias=[(9, 1)]) == Sampling(logit_bias={9: 1})
+    hash(Sampling(logit_bias={9: 1}))
+
+
+def test_min_tokens_beyond_max_tokens_are_refused() -> None:
+    Sampling(min_tokens=5, max_tokens=5)
+    with pytest.raises(ParameterError, match="min_tokens is 6 and max_tokens 5"):
+        Sampling(min_tokens=6, max_tokens=5)
 
 
 def test_good_values_become_plain_python() -> None:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from qwick.engine.history import History
 from qwick.engine.request import Sampling
-from qwick.engine.sampler import BadLogitsError, Sampler, Seen, top_ids, uniform
+from qwick.engine.sampler import BadLogitsError, Sampler, top_ids, uniform
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -259,12 +260,11 @@ def test_the_penalty_equals_transformers() -> None:
         torch.tensor([ids]), torch.from_numpy(logits.copy())[None]
     )
     mine = logits.copy()
-    seen = Seen(tuple(ids[:3]))
+    sampling = Sampling(temperature=0, repetition_penalty=1.1)
+    history = History(sampling, tuple(ids[:3]))
     for i in ids[3:]:
-        seen.add(i)
-    Sampler(200).pick(
-        mine, Sampling(temperature=0, repetition_penalty=1.1), seed=0, index=0, seen=seen
-    )
+        history.add(i)
+    Sampler(200).pick(mine, sampling, seed=0, index=0, history=history)
     np.testing.assert_array_equal(mine, processed[0].numpy())
 
 
@@ -298,7 +298,7 @@ def test_logprobs_are_the_models_own(n: int) -> None:
     s = Sampling(temperature=0.3, top_k=7, repetition_penalty=1.5, logprobs=n)
     best = int(logits.argmax())
     before = logits.copy()
-    token, report = Sampler(900).pick(logits, s, seed=1, index=0, seen=Seen((best, 4)))
+    token, report = Sampler(900).pick(logits, s, seed=1, index=0, history=History(s, (best, 4)))
     assert report is not None
     assert report.id == token
     assert report.logprob == pytest.approx(exact[token], abs=1e-6)

@@ -84,6 +84,20 @@ def test_the_checkpoints_stop_strings() -> None:
     assert sampling({"stop_strings": ["a"]}, {"stop": None}).stop == ("a",)
 
 
+def test_the_checkpoints_penalties() -> None:
+    found = sampling({"presence_penalty": 1.5, "frequency_penalty": None})
+    assert (found.presence_penalty, found.frequency_penalty) == (1.5, 0.0)
+    assert sampling({"presence_penalty": 1.5}, {"presence_penalty": 0.0}).presence_penalty == 0.0
+    with pytest.raises(ConfigError, match="presence_penalty is 3"):
+        sampling({"presence_penalty": 3})
+
+
+def test_ignoring_the_checkpoints_ends_leaves_the_callers() -> None:
+    assert sampling({}, {"ignore_eos": True}, extra_stop_ids=(9,)).stop_ids == ()
+    assert sampling({}, {"ignore_eos": True, "stop_ids": [5]}).stop_ids == (5,)
+    assert sampling({}, {"ignore_eos": False}).stop_ids == (7, 8)
+
+
 def test_every_key_of_transformers_generation_config_is_known() -> None:
     keys = set(vars(transformers.GenerationConfig()))
     assert keys - READ - set(NEUTRAL) - INERT == set()

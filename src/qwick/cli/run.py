@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qwick.cli.progress import listening
+from qwick.cli.sampling import sampling_of, sampling_options
 from qwick.cli.show import json_option, print_json
 from qwick.errors import ModelNotFoundError, ParameterError, UsageError
 from qwick.settings import MAX_THREADS
@@ -27,9 +28,10 @@ PATH_BEGINNINGS = (os.sep, f".{os.sep}", f"..{os.sep}", f"~{os.sep}")
 @click.command(short_help="Answer a prompt.")
 @click.argument("words", nargs=-1, metavar="[MODEL] PROMPT")
 @click.option("--system", metavar="TEXT", help="The system message.")
-@click.option("--temperature", type=float, help="0 is greedy; default: the checkpoint's own.")
-@click.option("--max-tokens", type=int, help="Longest answer; default: what the context holds.")
-@click.option("--seed", type=int, help="The same seed gives the same answer.")
+@sampling_options
+@click.option(
+    "--n", type=click.IntRange(1, 128), default=1, help="So many answers, with seeds one apart."
+)
 @click.option(
     "--threads",
     type=click.IntRange(1, MAX_THREADS),
@@ -48,14 +50,13 @@ PATH_BEGINNINGS = (os.sep, f".{os.sep}", f"..{os.sep}", f"~{os.sep}")
 def run(
     words: tuple[str, ...],
     system: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    seed: int | None,
+    n: int,
     threads: int | None,
     ctx: int | None,
     no_drafts: bool,
     raw: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Answer PROMPT with MODEL (a name, a folder or a .gguf file; without one: the default).
 
@@ -65,11 +66,7 @@ def run(
     """
     # NumPy would start threads for matrix products, of which there are none here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from qwick.engine.request import Sampling
-
-    options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    sampling: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    Sampling(**sampling)  # refuse a bad value before the model loads
+    sampling = sampling_of(options)  # refuse a bad value before the model loads
     if raw and system is not None:
         raise UsageError(
             "--system has no place in a raw prompt", hint="leave out --raw or --system"
@@ -79,6 +76,9 @@ def run(
     if system is not None:
         messages.insert(0, {"role": "system", "content": valid_text("--system", system)})
     with _load(model, threads, ctx, drafts=not no_drafts) as qwen:
+        if n > 1:
+            _run_choices(qwen, prompt if raw else messages, n, sampling, as_json=as_json)
+            return
         if raw:
             stream = qwen.stream_complete(prompt, **sampling)
         else:
@@ -89,6 +89,26 @@ def run(
         print_json(reply.to_dict())
     if sys.stderr.isatty():
         click.secho(_status(reply), err=True, dim=True)
+
+
+def _run_choices(
+    qwen: Qwen,
+    prompt: str | list[dict[str, str]],
+    n: int,
+    sampling: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Print several answers to one prompt, each below its number."""
+    if isinstance(prompt, str):
+        replies = qwen.complete_choices(prompt, n, **sampling)
+    else:
+        replies = qwen.choices(prompt, n, **sampling)
+    if as_json:
+        print_json({"choices": [reply.to_dict() for reply in replies]})
+        return
+    for i, reply in enumerate(replies, 1):
+        click.echo(f"--- {i} of {n}\n{reply.text}")
 
 
 def split_words(words: tuple[str, ...]) -> tuple[str | None, str]:

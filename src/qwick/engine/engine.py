@@ -151,7 +151,13 @@ class Engine:
         """
         vocab, context = self.n_vocab, self.model.context
         prompt, sampling = len(request.ids), request.sampling
-        for name, ids in (("the prompt", request.ids), ("stop_ids", sampling.stop_ids)):
+        biased = [id for id, _ in sampling.logit_bias]
+        named = (
+            ("the prompt", request.ids),
+            ("stop_ids", sampling.stop_ids),
+            ("logit_bias", biased),
+        )
+        for name, ids in named:
             if ids and max(ids) >= vocab:
                 raise ParameterError(
                     f"an id in {name} is {shown(max(ids))}; allowed: 0 to {vocab - 1}"
@@ -168,12 +174,13 @@ class Engine:
             )
         wanted = least
         if not scoring:
-            wanted = prompt + (sampling.max_tokens or 1)
+            wanted = prompt + (sampling.max_tokens or sampling.min_tokens or 1)
             if wanted > context:
+                name = "max_tokens" if sampling.max_tokens else "min_tokens"
                 raise ContextLengthError(
-                    f"the prompt has {prompt} tokens and max_tokens is {sampling.max_tokens}: "
+                    f"the prompt has {prompt} tokens and {name} is {wanted - prompt}: "
                     f"{wanted} in all; the context holds {context}",
-                    hint=f"set max_tokens to {context - prompt} or less, or leave it out",
+                    hint=f"set {name} to {context - prompt} or less, or leave it out",
                 )
         # The last token is never computed on, so it needs no place in the cache.
         if wanted - 1 > self.cache_tokens:
@@ -194,7 +201,8 @@ class Engine:
         limit = self.check_request(request)
         steer = None
         if request.sampling.stop and self._steer_factory is not None:
-            steer = self._steer_factory(SteerSpec(stop=request.sampling.stop))
+            sampling = request.sampling
+            steer = self._steer_factory(SteerSpec(sampling.stop, sampling.min_tokens))
         live = Live(
             next(self._numbers),
             request,
@@ -349,7 +357,7 @@ class Engine:
             live.request.sampling,
             seed=live.seed or 0,
             index=live.generated,
-            seen=live.seen,
+            history=live.history,
             mask=live.steer.mask() if live.steer is not None else None,
         )
         return self._accept(live, token, logprob_of, now)

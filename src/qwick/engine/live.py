@@ -10,6 +10,8 @@ import secrets
 import numpy as np
 
 from qwick.engine.draft import Drafter
+from qwick.engine.history import History
+from qwick.engine.loops import LoopDetector
 from qwick.engine.prefix import root_key
 from qwick.engine.request import (
     Deliver,
@@ -21,7 +23,6 @@ from qwick.engine.request import (
     TokenLogprob,
     Tokens,
 )
-from qwick.engine.sampler import Seen
 from qwick.engine.sequence import Sequence
 from qwick.engine.steer import Force, Steer, Verdict
 from qwick.errors import EngineError, QwickError
@@ -63,7 +64,9 @@ class Live:
         self.drafter = Drafter() if drafts and not self.scoring else None
         self.drafted = self.accepted = 0  # guessed ids that were computed; those that were right
         self.stop_ids = frozenset(sampling.stop_ids)
-        self.seen = Seen(ids) if sampling.repetition_penalty != 1.0 else None
+        self.history = History.of(sampling, ids)
+        self._loops = LoopDetector() if sampling.loop_detection else None
+        self._looping = False
         self.room = limit - len(ids)  # tokens that may still be generated
         self.generated = 0
         self.seed = sampling.seed
@@ -89,7 +92,7 @@ class Live:
     def takes_best(self) -> bool:
         """Whether the best id is all that is wanted of a row: greedy, and nothing acts on it."""
         sampling = self.request.sampling
-        plain = sampling.logprobs is None and self.seen is None and self.steer is None
+        plain = sampling.logprobs is None and self.history is None and self.steer is None
         return sampling.greedy and plain and not self.scoring
 
     def start(self, now: float) -> None:
@@ -127,14 +130,18 @@ class Live:
         if isinstance(verdict, Force):
             for forced in verdict.ids[: self.room]:
                 self._append(forced, None)
-        return FinishReason.LENGTH if self.room == 0 else None
+        if self.room == 0:
+            return FinishReason.LENGTH
+        return FinishReason.REPETITION if self._looping else None
 
     def _append(self, token: int, logprob: TokenLogprob | None) -> None:
         self.accepted += self.sequence.append(token)
         self.generated += 1
         self.room -= 1
-        if self.seen is not None:
-            self.seen.add(token)
+        if self.history is not None:
+            self.history.add(token)
+        if self._loops is not None:
+            self._looping = self._loops.push(token)
         self._fresh.append(token)
         self._fresh_logprobs.append(logprob)
 

@@ -11,7 +11,7 @@ import enum
 import math
 import numbers
 import sys
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -29,6 +29,7 @@ MAX_STOP_STRINGS = 32  # each is searched for in every piece of text
 MAX_STOP_CHARS = 256  # so much text of a stream may be held back
 MAX_NAMESPACE = 256  # characters; a name, not a text
 MAX_LOGPROBS = 20  # as in the OpenAI API (top_logprobs)
+MAX_LOGIT_BIAS = 1024  # entries, as in vLLM's server; each is one addition per token
 MAX_TEMPERATURE = 100.0
 SEED_BITS = 64  # the Philox key's first word
 
@@ -38,6 +39,7 @@ class FinishReason(enum.Enum):
 
     STOP = "stop"
     LENGTH = "length"
+    REPETITION = "repetition"
     CANCELLED = "cancelled"
     ERROR = "error"
 
@@ -99,6 +101,21 @@ def _strings(values: object) -> tuple[str, ...]:
     return strings
 
 
+def _biases(values: object) -> tuple[tuple[int, float], ...]:
+    """Return a mapping or pairs as pairs of an id and a finite float, by ascending id."""
+    allowed = f"a mapping of at most {MAX_LOGIT_BIAS} token ids to numbers from -100 to 100"
+    pairs = tuple(values.items()) if isinstance(values, Mapping) else values
+    found: dict[int, float] = {}
+    for pair in _items("logit_bias", pairs, MAX_LOGIT_BIAS, allowed):
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise ParameterError(f"an entry of logit_bias is {shown(pair)}; allowed: {allowed}")
+        id = _whole("an id in logit_bias", pair[0], 0, MAX_ID, "whole numbers from 0")
+        if id in found:
+            raise ParameterError(f"logit_bias has id {id} twice; allowed: each id once")
+        found[id] = _real(f"logit_bias of id {id}", pair[1], -100.0, 100.0, "-100 to 100")
+    return tuple(sorted(found.items()))
+
+
 def check_switch(name: str, value: object) -> None:
     """Raise ParameterError unless `value` is True or False."""
     if not isinstance(value, bool):
@@ -118,17 +135,26 @@ def check_namespace(value: object) -> None:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn and when the answer ends; `sampler.py` gives the formulas.
+    """How the next token is drawn and when the answer ends.
+
+    `history.py` gives the formulas of what changes logits, `sampler.py` those of drawing.
 
     temperature         0 = greedy (the filters and the seed then have no effect) .. 100
     top_k               keep the k largest logits and those equal to the k-th; 0 = off
     top_p               keep the fewest most probable tokens that reach this mass; 1 = off
     min_p               keep what is at least min_p times as probable as the best; 0 = off
-    repetition_penalty  > 0; 1 = off; applied to every id of the prompt and the answer
+    repetition_penalty  > 0; 1 = off; applied to every id of the prompt and the answer, once
+    presence_penalty    -2 .. 2; subtracted from the logit of every id of the answer; 0 = off
+    frequency_penalty   -2 .. 2; the same, times how often the id came; 0 = off
+    logit_bias          ids and what is added to their logits, -100 (never) .. 100 (always)
     seed                0 .. 2**64 - 1; None: drawn from the operating system and reported
     max_tokens          >= 1; None: as many as the context has room for
+    min_tokens          before so many tokens no stop id is drawn, and no text ends the answer
     stop_ids            ids that end the answer; the id itself is not part of it; at most 64
+    ignore_eos          no ids but those of `stop_ids` end it (who fills in a checkpoint's own
+                        where stop_ids is left out must leave them out too)
     stop                strings that end the answer (needs a steer factory); at most 32
+    loop_detection      end an answer that only repeats itself (`loops.py`) as "repetition"
     logprobs            None = none; n = of each chosen token and of the n (0 .. 20) most probable
 
     Raises ParameterError naming the field, the value and the range.
@@ -139,10 +165,16 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     max_tokens: int | None = None
+    min_tokens: int = 0
     stop_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
     stop: tuple[str, ...] = ()
+    loop_detection: bool = False
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -152,6 +184,8 @@ class Sampling:
             ("top_p", math.ulp(0.0), 1.0, "above 0, up to 1 (off)"),
             ("min_p", 0.0, 1.0, "0 (off) to 1"),
             ("repetition_penalty", 1e-2, 1e2, "0.01 to 100 (1 is off)"),
+            ("presence_penalty", -2.0, 2.0, "-2 to 2 (0 is off)"),
+            ("frequency_penalty", -2.0, 2.0, "-2 to 2 (0 is off)"),
         )
         for name, low, high, allowed in real:
             self._set(name, _real(name, getattr(self, name), low, high, allowed))
@@ -159,14 +193,23 @@ class Sampling:
             ("top_k", 0, 2**31 - 1, "whole numbers from 0 (off)"),
             ("seed", 0, 2**SEED_BITS - 1, f"whole numbers from 0 to 2**{SEED_BITS} - 1, or none"),
             ("max_tokens", 1, 2**31 - 1, "whole numbers from 1, or none"),
+            ("min_tokens", 0, 2**31 - 1, "whole numbers from 0"),
             ("logprobs", 0, MAX_LOGPROBS, f"whole numbers from 0 to {MAX_LOGPROBS}, or none"),
         )
         for name, least, most, allowed in whole:
             value = getattr(self, name)
-            if value is not None or name == "top_k":
+            if value is not None or name in ("top_k", "min_tokens"):
                 self._set(name, _whole(name, value, least, most, allowed))
         self._set("stop_ids", _ids("stop_ids", self.stop_ids, MAX_STOP_IDS))
         self._set("stop", _strings(self.stop))
+        self._set("logit_bias", _biases(self.logit_bias))
+        check_switch("ignore_eos", self.ignore_eos)
+        check_switch("loop_detection", self.loop_detection)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ParameterError(
+                f"min_tokens is {self.min_tokens} and max_tokens {self.max_tokens}; "
+                "allowed: min_tokens up to max_tokens"
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -212,7 +255,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural log probabilities under the model itself: before penalty, temperature and filters."""
+    """Natural log probabilities under the model itself: before bias, penalties and filters."""
 
     id: int
     logprob: float

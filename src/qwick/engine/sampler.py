@@ -6,8 +6,7 @@ than the Python around it, and a second dimension would buy nothing; what pays i
 seldom. The order, which is the one of Hugging Face's `generate` (`_get_logits_processor`), where
 the `generation_config.json` of each checkpoint has its meaning:
 
-1. repetition penalty (Keskar et al. 2019, CTRL): for each id of prompt and answer, once,
-   l / penalty where l >= 0 and l * penalty where l < 0
+1. what the request's history does (`history.py`): bias, penalties, min_tokens
 2. the steer's mask: what it forbids gets -inf
 3. temperature 0: the largest logit, the lowest id among equals. The rest is for temperature > 0.
 4. p = softmax(l / temperature)
@@ -32,6 +31,7 @@ import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
 
+from qwick.engine.history import History
 from qwick.engine.request import Sampling, TokenLogprob
 
 F32 = NDArray[np.float32]
@@ -58,20 +58,6 @@ def uniform(seed: int, index: int) -> float:
     return (raw >> 11) * 2.0**-53
 
 
-class Seen:
-    """The different ids of a prompt and its answer so far, for the repetition penalty."""
-
-    def __init__(self, ids: tuple[int, ...]) -> None:
-        self._known = set(ids)  # np.unique would import numpy.ma first: 9 ms of the first request
-        self.ids: I64 = np.fromiter(self._known, np.int64, len(self._known))
-
-    def add(self, token: int) -> None:
-        """Note a generated id."""
-        if token not in self._known:
-            self._known.add(token)
-            self.ids = np.append(self.ids, token)
-
-
 class Sampler:
     """Reads rows of logits; holds the scratch memory for it. One per thread.
 
@@ -89,17 +75,17 @@ class Sampler:
         *,
         seed: int,
         index: int,
-        seen: Seen | None = None,
+        history: History | None = None,
         mask: U8 | None = None,
     ) -> tuple[int, TokenLogprob | None]:
         """Return the id that `logits: F32[width]` yields, and its log probability if wanted.
 
-        index: how many tokens the request has generated so far. seen: needed with a penalty.
+        index: how many tokens the request has generated so far. history: of it, where it has one.
         mask: U8[ceil(n_vocab / 8)], bit i % 8 of byte i // 8 set where id i is allowed. May write
         into `logits`. Raises BadLogitsError.
         """
         with np.errstate(over="ignore"):  # to infinity below the best: probability 0, as it should
-            return self._pick(logits[: self.n_vocab], sampling, seed, index, seen, mask)
+            return self._pick(logits[: self.n_vocab], sampling, seed, index, history, mask)
 
     def _pick(
         self,
@@ -107,20 +93,18 @@ class Sampler:
         sampling: Sampling,
         seed: int,
         index: int,
-        seen: Seen | None,
+        history: History | None,
         mask: U8 | None,
     ) -> tuple[int, TokenLogprob | None]:
         if sampling.top_k and not sampling.greedy and mask is None and sampling.logprobs is None:
-            return self._pick_top_k(row, sampling, uniform(seed, index), seen), None
+            return self._pick_top_k(row, sampling, uniform(seed, index), history), None
         best = self._checked_argmax(row)
         report = None
         if sampling.logprobs is not None:
             report = (self._log_sum_exp(row, float(row[best])), _top(row, sampling.logprobs), row)
-        changed = _penalised(row, sampling, seen, keep=report is not None)
-        if mask is not None:
-            changed = _masked(changed, mask)
-        if sampling.repetition_penalty != 1.0 or mask is not None:
-            row, best = changed, int(changed.argmax())
+        if history is not None or mask is not None:
+            row = _changed(row, history, mask, keep=report is not None)
+            best = int(row.argmax())
         token = best
         if not sampling.greedy:
             token = self._draw(row, float(row[best]), sampling, uniform(seed, index))
@@ -130,11 +114,12 @@ class Sampler:
         ranked = tuple((int(i), float(raw[i]) - total) for i in top)
         return token, TokenLogprob(token, float(raw[token]) - total, ranked)
 
-    def _pick_top_k(self, row: F32, sampling: Sampling, u: float, seen: Seen | None) -> int:
+    def _pick_top_k(self, row: F32, sampling: Sampling, u: float, history: History | None) -> int:
         """What most checkpoints ask for, in two passes over the row instead of four."""
-        row = _penalised(row, sampling, seen, keep=False)
         if not np.isfinite(row.min()):  # NaN or -inf; top_ids could not bear the first
             raise _bad(row)
+        if history is not None:
+            row = _changed(row, history, None, keep=False)
         ids = top_ids(row, sampling.top_k)
         best = float(row[ids].max())
         if not np.isfinite(best):
@@ -200,7 +185,7 @@ class Sampler:
         while True:
             ids = top_ids(row, count)
             p = _weights(row, ids, best, temperature)
-            if float(p.sum()) >= wanted or ids.size == row.size:
+            if float(p.sum()) >= wanted or count >= row.size:
                 return _cut_top_p(ids, p, wanted)[0]
             count *= 8
 
@@ -287,21 +272,19 @@ def _bad(row: F32) -> BadLogitsError:
     return BadLogitsError(f"{count} of {row.size} logits are NaN or infinite")
 
 
-def _penalised(row: F32, sampling: Sampling, seen: Seen | None, *, keep: bool) -> F32:
-    """Return the row after the penalty; the row itself unless it must be kept as it is."""
-    if seen is None or sampling.repetition_penalty == 1.0:
-        return row
-    if keep or not row.flags.writeable:
-        row = row.copy()
-    penalty = np.float32(sampling.repetition_penalty)
-    values = row[seen.ids]
-    row[seen.ids] = np.where(values < 0, values * penalty, values / penalty)
+def _changed(row: F32, history: History | None, mask: U8 | None, *, keep: bool) -> F32:
+    """Return the row after rules 1 and 2; itself changed, unless it must be kept as it is."""
+    if history is not None:
+        if keep or not row.flags.writeable:
+            row = row.copy()
+        history.apply(row)
+    if mask is not None:
+        allowed = np.unpackbits(mask, count=row.size, bitorder="little").view(np.bool_)
+        row = np.where(allowed, row, np.float32(-np.inf))
+    if not row.max() > -np.inf:
+        raise BadLogitsError(
+            "the steer's mask allows no id at all"
+            if mask is not None
+            else "every id would end the answer, which min_tokens forbids"
+        )
     return row
-
-
-def _masked(row: F32, mask: U8) -> F32:
-    allowed = np.unpackbits(mask, count=row.size, bitorder="little").view(np.bool_)
-    if not allowed.any():
-        raise BadLogitsError("the steer's mask allows no id at all")
-    masked: F32 = np.where(allowed, row, np.float32(-np.inf))
-    return masked

@@ -43,9 +43,13 @@ class Steer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SteerSpec:
-    """What a steer is built from. stop: strings that end the answer."""
+    """What a steer is built from.
+
+    stop: strings that end the answer, where all of one comes after the first min_tokens tokens.
+    """
 
     stop: tuple[str, ...] = ()
+    min_tokens: int = 0
 
 
 SteerFactory = Callable[[SteerSpec], Steer]

@@ -21,8 +21,17 @@ NAMESPACE = "namespace"  # the keyword that becomes Request.namespace
 # The keys of transformers' GenerationConfig (5.18, configuration_utils.py), each in one of three
 # tables. A key in none of them means nothing to transformers either.
 _SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_PENALTIES = ("presence_penalty", "frequency_penalty")  # keys of other engines in such files
 READ = frozenset(
-    (*_SAMPLED, "do_sample", "max_new_tokens", "max_length", "stop_strings", "eos_token_id")
+    (
+        *_SAMPLED,
+        *_PENALTIES,
+        "do_sample",
+        "max_new_tokens",
+        "max_length",
+        "stop_strings",
+        "eos_token_id",
+    )
 )
 # Changes what is generated and is not implemented: refused, but for the values that do nothing.
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
@@ -53,8 +62,6 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "watermarking_config": (None,),
     "dola_layers": (None,),
     "token_healing": (None, False),
-    "presence_penalty": (None, 0),  # this and the next: keys of other engines in such files
-    "frequency_penalty": (None, 0),
 }
 # About how it is computed (caches, drafts, beams, which are refused above) and what is returned.
 INERT = frozenset(
@@ -111,7 +118,8 @@ class Defaults:
     ) -> Sampling:
         """Return the sampling in force: what was `said`, then the checkpoint's, then the family's.
 
-        said: fields of Sampling; a field that is None counts as not said. prompt: its tokens. room:
+        said: fields of Sampling; a field that is None counts as not said. With ignore_eos the only
+        stop ids are those that were said. prompt: its tokens. room:
         tokens that the context has left, to which the checkpoint's own lengths are cut (a caller's
         max_tokens never is). As in transformers its max_length counts the prompt, and holds only
         where it has no max_new_tokens.
@@ -120,7 +128,8 @@ class Defaults:
         """
         family = self.family.thinking_sampling if thinking else None
         values = self._of_checkpoint(family or self.family.sampling)
-        values["stop_ids"] = tuple(dict.fromkeys((*self.stop_ids, *extra_stop_ids)))
+        if said.get("ignore_eos") is not True:
+            values["stop_ids"] = tuple(dict.fromkeys((*self.stop_ids, *extra_stop_ids)))
         values["stop"] = self._stop_strings()
         values.update({name: value for name, value in said.items() if value is not None})
         longest = self._longest(prompt) if values.get("max_tokens") is None else None
@@ -154,6 +163,9 @@ class Defaults:
         for name in _SAMPLED:
             value = self.generation.get(name)
             values[name] = getattr(family, name) if value is None else value
+        for name in _PENALTIES:
+            if self.generation.get(name) is not None:
+                values[name] = self.generation[name]
         if self.generation.get("do_sample") is False:
             values["temperature"] = 0.0
         return values

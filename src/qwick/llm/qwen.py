@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from qwick.engine.engine import Engine
 from qwick.engine.model import Model
-from qwick.engine.request import Deliver, Request, Sampling, Scores, check_switch
+from qwick.engine.request import SEED_BITS, Deliver, Request, Sampling, Scores, check_switch
 from qwick.engine.stats import Stats
 from qwick.engine.steer import SteerSpec
 from qwick.engine.thread import EngineThread, Ticket
-from qwick.errors import EngineError, ParameterError
+from qwick.errors import EngineError, ParameterError, shown
 from qwick.family import Thinking
 from qwick.llm.defaults import Defaults, split_keywords
 from qwick.llm.load import load
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from qwick.hub.listener import Listener
 
 Messages = str | Sequence[Mapping[str, Any]]
+MAX_CHOICES = 128  # as in the OpenAI API (n)
 _FIM_MIDDLE = "<|fim_middle|>"  # a prompt with this token is a fill-in-the-middle one
 
 
@@ -39,11 +40,11 @@ class Qwen:
     """A loaded checkpoint. Use `Qwen.load`, and `close` it or use it in a `with` block.
 
     Every asking method takes the fields of `qwick.Sampling` as keywords (temperature, top_k, top_p,
-    min_p, repetition_penalty, seed, max_tokens, stop_ids, stop, logprobs). What is not given, or
-    None, is the checkpoint's own generation config (its stop_strings, max_new_tokens and max_length
-    included), or else its family's recommendation; stop ids are the checkpoint's and the family's
-    together. temperature=0 is greedy. Without max_tokens, the caller's or the checkpoint's, an
-    answer may fill the context.
+    min_p, the penalties, logit_bias, seed, max_tokens, min_tokens, stop_ids, ignore_eos, stop,
+    loop_detection, logprobs). What is not given, or None, is the checkpoint's own generation config
+    (its stop_strings, max_new_tokens and max_length included), or else its family's recommendation;
+    stop ids are the checkpoint's and the family's together, unless ignore_eos. temperature=0 is
+    greedy. Without max_tokens, the caller's or the checkpoint's, an answer may fill the context.
 
     What an answer has in common with an earlier prompt or answer, from the first token on, is not
     computed again (`usage.cached_tokens` tells how much), unless the keyword `namespace` (a string,
@@ -76,7 +77,7 @@ class Qwen:
         self._defaults = defaults
 
         def build_steer(spec: SteerSpec) -> StopSteer:
-            return StopSteer(tokenizer, spec.stop)
+            return StopSteer(tokenizer, spec.stop, spec.min_tokens)
 
         self._engine = EngineThread(
             Engine(
@@ -183,6 +184,20 @@ class Qwen:
         """Answer many conversations together, in their order. One that fails cancels the rest."""
         return _read_all(partial(self._chat, c, tools, keywords) for c in _many(conversations))
 
+    def choices(
+        self,
+        messages: Messages,
+        n: int,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **keywords: Any,
+    ) -> list[Reply]:
+        """Answer a conversation `n` times (1 to 128); with a seed, answer i has seed + i.
+
+        Its prompt is computed once. One that fails cancels the rest.
+        """
+        return _read_choices(partial(self._chat, messages, tools), n, keywords)
+
     def complete(self, prompt: str, **keywords: Any) -> Reply:
         """Continue a raw prompt. Control tokens written in it are control tokens.
 
@@ -205,6 +220,10 @@ class Qwen:
     def complete_batch(self, prompts: Sequence[str], **keywords: Any) -> list[Reply]:
         """Continue many raw prompts together, in their order. One that fails cancels the rest."""
         return _read_all(partial(self._raw, p, keywords) for p in _many(prompts))
+
+    def complete_choices(self, prompt: str, n: int, **keywords: Any) -> list[Reply]:
+        """Continue a raw prompt `n` times, as `choices` answers."""
+        return _read_choices(partial(self._raw, prompt), n, keywords)
 
     def render(
         self,
@@ -321,7 +340,7 @@ class Qwen:
         def submit(deliver: Deliver) -> Ticket:
             return self._engine.submit(request, deliver)
 
-        return Assembler(self.tokenizer, sampling.stop, self.name), submit
+        return Assembler(self.tokenizer, sampling.stop, self.name, sampling.min_tokens), submit
 
     def _render(
         self,
@@ -357,6 +376,28 @@ def _read_all(requests: Iterable[Callable[[], tuple[Assembler, Submit]]]) -> lis
     streams: list[Stream] = []
     try:
         streams.extend(Stream(*request()) for request in requests)
+        return [stream.read() for stream in streams]
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+def _read_choices(
+    ask: Callable[[Mapping[str, Any]], tuple[Assembler, Submit]],
+    n: int,
+    keywords: Mapping[str, Any],
+) -> list[Reply]:
+    """Ask n times; the first alone until it begins, so that the others find its prompt."""
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_CHOICES:
+        raise ParameterError(f"n is {shown(n)}; allowed: whole numbers from 1 to {MAX_CHOICES}")
+    first = Stream(*ask(keywords))
+    streams = [first]
+    try:
+        next(first, None)
+        seed = keywords.get("seed")
+        for i in range(1, n):
+            more = keywords if seed is None else {**keywords, "seed": (seed + i) % 2**SEED_BITS}
+            streams.append(Stream(*ask(more)))
         return [stream.read() for stream in streams]
     finally:
         for stream in streams:

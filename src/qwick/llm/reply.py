@@ -77,9 +77,10 @@ class Chunk:
 class Reply:
     """A finished answer.
 
-    finish_reason: "stop" (a stop id or string) or "length" (max_tokens or the context). stop: the
-    stop string that was met, if one was. seed: the one in use, None for greedy. ids: as generated,
-    without the stop id. logprobs: one per id, None for an id that was forced.
+    finish_reason: "stop" (a stop id or string), "length" (max_tokens or the context) or
+    "repetition" (loop_detection). stop: the stop string that was met, if one was. seed: the one in
+    use, None for greedy. ids: as generated, without the stop id. logprobs: one per id, None for an
+    id that was forced.
     """
 
     text: str
@@ -117,25 +118,36 @@ def _logprob_dict(p: Logprob) -> Mapping[str, Any]:
 
 
 class StopSteer:
-    """Ends an answer in the engine with the token that completes a stop string."""
+    """Ends an answer in the engine with the token that completes a stop string.
 
-    def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...]) -> None:
+    Text of the first min_tokens tokens belongs to none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...], min_tokens: int = 0) -> None:
         self._stream = tokenizer.stream()
         self._matcher = StopMatcher(strings)
+        self._early = min_tokens
 
     def mask(self) -> None:
         """Allow every id."""
 
     def accept(self, token: int) -> Verdict:
         """Stop when the text so far holds a stop string."""
-        _, hit = self._matcher.push(self._stream.push(token))
+        text = self._stream.push(token)
+        if self._early > 0:
+            self._early -= 1
+            return Verdict.GO
+        _, hit = self._matcher.push(text)
         return Verdict.STOP if hit else Verdict.GO
 
 
 class Assembler:
     """Takes the events of one request, gives text."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...], model: str) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: tuple[str, ...], model: str, min_tokens: int = 0
+    ) -> None:
+        self._min_tokens = min_tokens  # as in StopSteer
         self._tokenizer = tokenizer
         self._stream = tokenizer.stream()
         self._matcher = StopMatcher(stop)
@@ -146,14 +158,15 @@ class Assembler:
 
     def push(self, event: Tokens) -> Chunk:
         """Return what may be shown after these ids; its text may be empty."""
+        early = max(0, self._min_tokens - len(self._ids))
         self._ids += event.ids
-        text = "".join([self._stream.push(id) for id in event.ids])
-        safe, _ = self._matcher.push(text)
+        pieces = [self._stream.push(id) for id in event.ids]
+        safe, _ = self._matcher.push("".join(pieces[early:]))
         logprobs = None
         if event.logprobs is not None:
             logprobs = tuple(None if p is None else self._named(p) for p in event.logprobs)
             self._logprobs = [*(self._logprobs or ()), *logprobs]
-        return self._show(safe, logprobs)
+        return self._show("".join(pieces[:early]) + safe, logprobs)
 
     def finish(self, event: Finished) -> tuple[Chunk, Reply]:
         """Return the rest of the text and the reply; raises what ended the request otherwise."""
