@@ -113,3 +113,39 @@ def test_bad_arguments_end_in_a_line(arguments: list[str], said: str) -> None:
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# -- leaks and memory ------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_of_requests() -> None:
+    from checks.leaks import run
+
+    found = run(400, progress=False)
+    assert found["left"] == []
+    assert {"cancelled", "stop", "length"} >= set(found["finished"])
+    assert found["finished"]["cancelled"] > 50
+
+
+def test_a_leak_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from checks import leaks
+
+    kept: list[Any] = []
+    ask = leaks.ask
+
+    def keeps(qwen: Any, i: int) -> None:
+        kept.append(qwen.stream("a", max_tokens=1))
+        ask(qwen, i)
+
+    monkeypatch.setattr(leaks, "ask", keeps)
+    (text,) = leaks.run(40, progress=False)["left"]
+    assert "'Stream': 40" in text
+
+
+@pytest.mark.model
+def test_memory_of_a_filled_context() -> None:
+    from checks.memory import measure
+
+    found = measure(None, 1024)
+    assert found["tokens"] == 1024
+    assert 390 < found["peak_mb"] < 700
