@@ -136,6 +136,7 @@ def by_the_gguf_package(folder: Path, alignment: int, pad: int) -> list[Path]:
 def test_other_alignments_are_read_right_or_refused(tmp_path: Path, alignment: int) -> None:
     """Never read from the wrong place: 5 names of other lengths, so that padding differs."""
     wanted = np.arange(32, dtype=np.float32)
+    seen = set()
     for pad in range(5):
         folder = tmp_path / str(pad)
         folder.mkdir()
@@ -144,6 +145,7 @@ def test_other_alignments_are_read_right_or_refused(tmp_path: Path, alignment: i
         name = f"blk.{10**pad}.attn_norm.weight".encode()
         header = raw.index(name) + len(name) + 4 + 8 + 4 + 8  # one dimension, type, offset
         clear = raw.index(wanted.tobytes()) == -(-header // 32) * 32
+        seen.add(clear)
         if not clear:
             with pytest.raises(FormatError, match=r"general\.alignment|the file ends"):
                 open_checkpoint(first)
@@ -151,6 +153,7 @@ def test_other_alignments_are_read_right_or_refused(tmp_path: Path, alignment: i
         with open_checkpoint(first) as checkpoint:
             found = checkpoint.tensors[f"model.layers.{10**pad}.input_layernorm.weight"]
             np.testing.assert_array_equal(found.data.view("<f4"), wanted)
+    assert seen == {64: {True, False}, 32: {True}}.get(alignment, seen)
 
 
 def test_an_alignment_that_each_part_states(honest: Path, tmp_path: Path) -> None:
