@@ -21,20 +21,22 @@ class Part:
 
     pairs: list[bytes]
     split: dict[str, bytes]
-    tensors: list[tuple[TensorInfo, bytes]]
+    tensors: list[tuple[TensorInfo, memoryview]]
     more_pairs: int = 0  # in `pairs` beyond one each
     alignment: int = 32
 
-    def raw(self) -> bytes:
+    def write(self, path: Path) -> None:
         table, data, at = [], [], 0
         for info, stored in self.tensors:
+            padding = bytes(-len(stored) % self.alignment)
             table.append(tensor(info.name, info.shape[::-1], info.type, at))
-            data.append(stored + bytes(-len(stored) % self.alignment))
-            at += len(data[-1])
+            data += [stored, padding]
+            at += len(stored) + len(padding)
         pairs = [*self.pairs, *self.split.values()]
-        body = b"".join(data)
-        n_pairs = len(pairs) + self.more_pairs
-        return gguf(pairs, table, body, n_pairs=n_pairs, alignment=self.alignment)
+        head = gguf(pairs, table, n_pairs=len(pairs) + self.more_pairs)
+        with path.open("wb") as file:
+            file.write(head + bytes(-len(head) % self.alignment if data else 0))
+            file.writelines(data)
 
     def put(self, key: str, kind: int, payload: bytes) -> None:
         self.split[key] = pair(key, kind, payload)
@@ -55,7 +57,7 @@ class Cut:
         for n, part in enumerate(self.parts, 1):
             name = self.names.get(n, f"{self.stem}-{n:05}-of-{count:05}.gguf")
             paths.append(folder / name)
-            paths[-1].write_bytes(part.raw())
+            part.write(paths[-1])
         return paths
 
 
@@ -71,7 +73,7 @@ def cut(path: Path, sizes: Sequence[int]) -> Cut:
     metadata = raw[24 : raw.rfind(text(first.name) + dims, 0, file.header_bytes)]
     parts, at = [], 0
     for n, size in enumerate(sizes):
-        chosen = [(i, raw[i.start : i.start + i.size]) for i in infos[at : at + size]]
+        chosen = [(i, memoryview(raw)[i.start : i.start + i.size]) for i in infos[at : at + size]]
         numbers = {
             "split.no": pair("split.no", U16, struct.pack("<H", n)),
             "split.count": pair("split.count", U16, struct.pack("<H", len(sizes))),
