@@ -103,6 +103,15 @@ def test_something_else_in_the_place_of_a_part(parts: list[Path], case: str) -> 
     assert peak < 4_000_000
 
 
+@pytest.mark.parametrize("names", [("m.gguf.a", "m.gguf.b"), ("m.gguf-split-a", "m.gguf.part2of2")])
+def test_pieces_cut_by_bytes(honest: Path, tmp_path: Path, names: tuple[str, str]) -> None:
+    raw = honest.read_bytes()
+    for name, piece in zip(names, (raw[:-500], raw[-500:]), strict=True):
+        (tmp_path / name).write_bytes(piece)
+        with pytest.raises(FormatError, match=rf"{name}: .*join them in order: cat PIECE"):
+            open_checkpoint(tmp_path / name)
+
+
 def test_a_part_that_is_a_folder(parts: list[Path]) -> None:
     parts[2].unlink()
     parts[2].mkdir()

@@ -16,12 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
+from qwick.errors import FormatError
 from qwick.formats.gguf import MAX_TENSORS, GgufFile, Value, padded, read_gguf
 from qwick.formats.mapped import damaged, exists
 
 MAX_PARTS = (1 << 16) - 1  # split.count is a 16-bit number
 
 _NAME = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
+_PIECE = re.compile(r"\.gguf[.-].")  # what follows says a, part1of2, split-a, ...
+_JOIN = "if it is one of several pieces cut by bytes, join them in order: cat PIECE ... > NAME.gguf"
 _MIXED = "these files are not parts of one model: fetch them again, all from one place"
 
 
@@ -66,7 +69,12 @@ def read_parts(path: Path) -> list[GgufFile]:
     Raises as `read_gguf`, and FormatError when parts are missing or do not belong together, or when
     the name of a part does not follow the pattern.
     """
-    file = read_gguf(path)
+    try:
+        file = read_gguf(path)
+    except FormatError as error:
+        if not _PIECE.search(path.name):
+            raise
+        raise FormatError(error.message, hint=_JOIN) from None
     # 0 is what gguf-split leaves in the file that it has joined.
     count = _number(file, "split.count", MAX_PARTS, absent=1)
     if count <= 1:
