@@ -87,6 +87,39 @@ def test_a_byte_that_has_changed(ask: Ask, sound: Path, tmp_path: Path) -> None:
     assert codes.count(4) > 10
 
 
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    write_small(tmp_path / "m.gguf", part_tensors=9)
+    return sorted(tmp_path.glob("m-0000?-of-00003.gguf"))
+
+
+def test_a_model_in_parts(ask: Ask, parts: list[Path]) -> None:
+    for path in (*parts, parts[0].parent):
+        assert ask(path) == (0, "")
+    raw = parts[2].read_bytes()
+    parts[2].write_bytes(raw[: len(raw) // 2])
+    code, err = ask(parts[0])
+    assert code == 4
+    assert f"error: {parts[2]}: " in err
+    assert "the file ends at byte" in err
+    parts[2].unlink()
+    code, err = ask(parts[0].parent)
+    assert code == 4
+    assert f"error: {parts[0]}: 1 of 3 parts are missing from its folder: {parts[2].name}" in err
+    assert f"hint: fetch {parts[2].name} from where this part came from" in err
+
+
+def test_parts_of_two_models(ask: Ask, parts: list[Path], tmp_path: Path) -> None:
+    """Where the metadata do not tell, the shapes do."""
+    (tmp_path / "other").mkdir()
+    other = write_small(tmp_path / "other" / "m.gguf", part_tensors=9, intermediate_size=64)
+    (other.parent / parts[1].name).replace(parts[1])
+    code, err = ask(parts[0])
+    assert code == 4
+    assert "has the shape" in err
+    assert "expected" in err
+
+
 @pytest.mark.parametrize(
     ("old", "new", "code", "said"),
     [

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from cli.conftest import Run, environment, read_terminal
+from llm.small import write_small
 from qwick.hub import CATALOG, DEFAULT
 
 
@@ -45,6 +46,47 @@ def test_show(qwick: Run) -> None:
     assert facts["sha256"] == CATALOG[DEFAULT].sha256
     assert facts["license"] == "Apache-2.0"
     assert f"{CATALOG[DEFAULT].size:,} bytes" in qwick("models", "show", DEFAULT).stdout
+
+
+def test_show_a_file_and_a_model_in_parts(qwick: Run, tmp_path: Path) -> None:
+    whole = write_small(tmp_path / "whole.gguf")
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    write_small(folder / "small.gguf", name=None, part_tensors=8)
+    parts = sorted(folder.iterdir())
+    assert len(parts) == 4
+    facts = json.loads(qwick("models", "show", str(whole), "--json").stdout)
+    assert facts == {
+        "name": "Small Random",
+        "author": None,
+        "license": None,
+        "format": "gguf",
+        "model_type": "qwen2",
+        "parts": 1,
+        "size": whole.stat().st_size,
+        "path": str(whole),
+        "files": [str(whole)],
+    }
+    size = sum(part.stat().st_size for part in parts)
+    for path in (parts[2], folder):
+        facts = json.loads(qwick("models", "show", str(path), "--json").stdout)
+        assert (facts["name"], facts["parts"], facts["size"]) == ("small", 4, size)
+        assert facts["files"] == [str(part) for part in parts]
+    lines = qwick("models", "show", str(parts[0])).stdout.splitlines()
+    assert [line.split(maxsplit=1) for line in lines] == [
+        ["name", "small"],
+        ["format", "gguf"],
+        ["model_type", "qwen2"],
+        ["parts", "4"],
+        ["size", f"{size:,} bytes"],
+        ["path", str(parts[0])],
+    ]
+    parts[1].unlink()
+    done = qwick("models", "show", str(parts[0]))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"1 of 4 parts are missing from its folder: {parts[1].name}" in done.stderr
+    assert qwick("models", "show", "./none").returncode == 3
+    assert qwick("models", "show", "none").returncode == 3
 
 
 def test_list_is_a_table(qwick: Run) -> None:

@@ -16,7 +16,7 @@ import pytest
 from cli.conftest import environment
 from qwick.cli.main import main
 from qwick.cli.run import split_words
-from qwick.errors import ModelNotFoundError, QwickError
+from qwick.errors import ModelNotFoundError, QwickError, UsageError
 from qwick.hub import DEFAULT
 
 
@@ -37,6 +37,18 @@ def test_a_prompt_alone() -> None:
 def test_a_model_and_a_prompt(tmp_path: Path) -> None:
     for model in (DEFAULT, "a.gguf", "./none", str(tmp_path)):
         assert split_words((model, "Hi")) == (model, "Hi")
+
+
+@pytest.mark.usefixtures("nothing_piped")
+def test_a_folder_of_parts_alone_is_not_a_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert split_words(("mine",)) == (None, "mine")
+    (tmp_path / "mine" / "m-00001-of-00002.gguf").touch()
+    with pytest.raises(UsageError, match="mine is a model, and there is no prompt"):
+        split_words(("mine",))
 
 
 @pytest.mark.usefixtures("nothing_piped")

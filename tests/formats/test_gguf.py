@@ -105,6 +105,37 @@ def test_version_2_reads_like_3(honest: Path, tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "two.gguf").tokenizer == TOKENIZER
 
 
+def written(path: Path, alignment: int = 32, **kind: reference.GGUFEndian) -> dict[str, np.ndarray]:
+    """A file of the gguf package: three tensors of lengths that are no multiples of 32 bytes."""
+    writer = reference.GGUFWriter(path, "qwen3", **kind)
+    writer.add_custom_alignment(alignment)
+    values = {f"t{n}": np.arange(n, n + n, dtype=np.float32) for n in (3, 5, 17)}
+    for name, value in values.items():
+        writer.add_tensor(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return values
+
+
+@pytest.mark.parametrize("alignment", [4, 8, 16, 64, 256, 65536])
+def test_other_alignments(tmp_path: Path, alignment: int) -> None:
+    values = written(tmp_path / "a.gguf", alignment)
+    file = read_gguf(tmp_path / "a.gguf")
+    assert file.alignment == alignment
+    assert set(file.tensors) == set(values)
+    for name, info in file.tensors.items():
+        assert info.start % alignment == 0
+        assert file.data[info.start : info.start + info.size] == values[name].tobytes()
+
+
+def test_a_big_endian_file_of_the_gguf_package(tmp_path: Path) -> None:
+    written(tmp_path / "b.gguf", endianess=reference.GGUFEndian.BIG)
+    with pytest.raises(UnsupportedError, match=r"a big-endian GGUF file; .*gguf-convert-endian"):
+        read_gguf(tmp_path / "b.gguf")
+
+
 def test_every_value_type_and_nested_arrays(tmp_path: Path) -> None:
     nested = struct.pack("<IQ", ARRAY, 2) + struct.pack("<IQ3H", 2, 3, 1, 2, 3) + strings(["x", ""])
     pairs = [

@@ -169,15 +169,6 @@ UNSUPPORTED: dict[str, tuple[bytes, str]] = {
         gguf([pair("general.architecture", STRING, text("qwen3moe"))]),
         r"architecture 'qwen3moe' is not supported",
     ),
-    "split": (
-        gguf(
-            [
-                pair("general.architecture", STRING, text("qwen2")),
-                pair("split.count", 2, struct.pack("<H", 3)),
-            ]
-        ),
-        r"one of 3 parts of a split GGUF",
-    ),
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from formats.parts import cut
 from formats.samples import CONFIG, arrays
 from qwick.errors import FormatError, ModelNotFoundError, QwickError, ResourceError, UsageError
 from qwick.formats.hf_folder import SINGLE
@@ -86,6 +87,15 @@ def test_a_file_in_a_folder_that_may_not_be_entered(place: Path, honest: Path) -
         error = refused(path, without_rights())
         assert type(error) is UsageError
         assert "may not be read: Permission denied" in error.message
+
+
+def test_a_part_that_may_not_be_read(honest: Path, place: Path) -> None:
+    paths = cut(honest, (3, 1, 3)).write(place / "parts")
+    (place / "parts").chmod(0o755)
+    paths[1].chmod(0)
+    error = refused(paths[0], without_rights())
+    assert type(error) is UsageError
+    assert error.message == f"{paths[1]}: it may not be read: Permission denied"
 
 
 @pytest.mark.parametrize("name", ["config.json", SINGLE, "tokenizer_config.json"])

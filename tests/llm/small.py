@@ -101,8 +101,13 @@ def random_tensors(config: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def write_small(path: Path, *, name: str | None = "Small Random", **config: Any) -> Path:
-    """Write a whole random checkpoint as a GGUF file: real kernels, loaded in milliseconds."""
+def write_small(
+    path: Path, *, name: str | None = "Small Random", part_tensors: int = 0, **config: Any
+) -> Path:
+    """Write a whole random checkpoint as a GGUF file: real kernels, loaded in milliseconds.
+
+    Return its path, or that of its first part.
+    """
     whole = {**ARCH, **config}
     data = replace(  # a merge, as GGUF files cannot hold an empty list
         TOKENIZER_DATA,
@@ -110,12 +115,12 @@ def write_small(path: Path, *, name: str | None = "Small Random", **config: Any)
         token_types=[*(TOKENIZER_DATA.token_types or ()), 1],
         merges=["h e"],
     )
-    write_gguf(
+    return write_gguf(
         path,
         whole,
         random_tensors(whole),
         tokenizer=data,
         chat_template=TEMPLATE,
         metadata={} if name is None else {"general.name": name},
-    )
-    return path
+        part_tensors=part_tensors,
+    )[0]

@@ -117,6 +117,15 @@ def test_an_untied_head_must_be_there_and_a_tied_copy_may() -> None:
     copy = {**tensors(), head: tensors()["model.embed_tokens.weight"]}
     load_model(in_memory(untied, copy))
     assert load_model(in_memory(CONFIG, copy)).arch.tied
+    for other in (copy[head][:-1], copy[head] + np.float32(1e-6)):
+        message = refused({**copy, head: other})
+        assert (
+            "says that the embedding is the head, but there is lm_head.weight, which is" in message
+        )
+        assert "set tie_word_embeddings to false" in message
+    half = {head: StoredType.F16}
+    with pytest.raises(FormatError, match="another matrix"):
+        load_model(in_memory(CONFIG, copy, half))
     frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
     load_model(in_memory(CONFIG, {**tensors(), frequencies: np.ones(64, np.float32)}))
 

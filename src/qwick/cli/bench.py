@@ -79,7 +79,7 @@ def bench(
     decoder = loaded.model
     assert isinstance(decoder, Decoder)
     with open_checkpoint(path) as checkpoint:
-        size = checkpoint.size_bytes
+        size, parts = checkpoint.size_bytes, len(checkpoint.files)
         parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
     if not as_json:
         click.echo("measuring the machine ...", err=True)
@@ -87,6 +87,7 @@ def bench(
     report: dict[str, Any] = {
         "model": loaded.name,
         "file": path.name,
+        "parts": parts,
         "size_bytes": size,
         "parameters": parameters,
         "engine": "qwick",

@@ -10,6 +10,8 @@ from qwick.cli.progress import listening
 from qwick.cli.show import json_option, print_json, print_table, size_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from qwick.hub import Stored
 
 __all__ = ["models"]
@@ -61,20 +63,24 @@ def list_(as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", metavar="NAME|PATH")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show what is known about a checkpoint."""
+    """Show what is known about a checkpoint of the catalogue, or of a file or folder."""
     from qwick import hub
 
-    facts = _facts(hub.Store().show(name))
+    is_path = hub.looks_like_path(name) or (
+        hub.find(name) is None and hub.existing_path(name) is not None
+    )
+    facts = _facts_of_path(hub.resolve(name)) if is_path else _facts(hub.Store().show(name))
     if as_json:
         print_json(facts)
         return
     width = max(map(len, facts))
     for key, value in facts.items():
         text = f"{value:,} bytes" if key == "size" else str(value)
-        click.echo(f"{key.ljust(width)}  {text}")
+        if value is not None and not isinstance(value, list):
+            click.echo(f"{key.ljust(width)}  {text}")
 
 
 @models.command()
@@ -94,6 +100,24 @@ def rm(names: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"removed {entry.name}: {size_text(freed)} freed")
     if as_json:
         print_json({"removed": rows})
+
+
+def _facts_of_path(path: Path) -> dict[str, Any]:
+    """Return what a file or folder says of itself; raises as `open_checkpoint`."""
+    from qwick.formats.open import open_checkpoint
+
+    with open_checkpoint(path) as checkpoint:
+        return {
+            "name": checkpoint.name,
+            "author": checkpoint.author,
+            "license": checkpoint.license,
+            "format": checkpoint.format,
+            "model_type": checkpoint.config["model_type"],
+            "parts": len(checkpoint.files),
+            "size": checkpoint.size_bytes,
+            "path": str(path),
+            "files": [str(file) for file in checkpoint.files],
+        }
 
 
 def _facts(stored: Stored) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -218,6 +219,8 @@ def _names_a_model(word: str, *, piped: bool) -> bool:
 
     if hub.find(word) is not None or _exists(os.path.join(word, "config.json")):
         return True
+    if os.path.isdir(word) and _holds_parts(word):
+        return True
     if len(word.split()) != 1:  # a sentence, or the path of a file with blanks in its name
         return word.lower().endswith(".gguf") and _exists(word)
     path = word.lower().endswith(".gguf") or word.startswith(PATH_BEGINNINGS)
@@ -230,6 +233,13 @@ def _names_a_model(word: str, *, piped: bool) -> bool:
             f"there is no model called {word!r}", hint=f"did you mean {close[0]}?"
         )
     return False
+
+
+def _holds_parts(folder: str) -> bool:
+    """Whether a folder is a model: one GGUF in several parts, and no other."""
+    from qwick.formats.gguf_split import part_in
+
+    return part_in(Path(folder)) is not None
 
 
 def _check_path(word: str) -> None:

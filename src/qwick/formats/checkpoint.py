@@ -78,9 +78,10 @@ class Checkpoint:
     name: str | None
     author: str | None
     license: str | None
-    size_bytes: int
+    size_bytes: int  # of all its files of tensors
     read_tokenizer: Callable[[], TokenizerData] = field(repr=False)
     release: Callable[[], None] = field(repr=False)
+    files: tuple[Path, ...] = ()  # that hold its tensors, in order
 
     @cached_property
     def tokenizer(self) -> TokenizerData:

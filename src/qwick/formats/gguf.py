@@ -55,13 +55,20 @@ Value = object  # int | float | bool | str | StringArray | NDArray | list of the
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A parsed header over the mapped file."""
+    """A parsed header over the mapped file; the tensors' data follow it, `padded`."""
 
     path: Path
     version: int
     metadata: Mapping[str, Value]
     tensors: Mapping[str, TensorInfo]
     data: mmap.mmap
+    header_bytes: int
+    alignment: int  # general.alignment, or what holds without it
+
+
+def padded(size: int, alignment: int) -> int:
+    """Return the first multiple of `alignment` from `size` on."""
+    return -(-size // alignment) * alignment
 
 
 def read_gguf(path: Path) -> GgufFile:
@@ -75,8 +82,9 @@ def read_gguf(path: Path) -> GgufFile:
     n_tensors = cursor.count("tensors", each=24, limit=MAX_TENSORS)
     n_keys = cursor.count("metadata keys", each=13, limit=MAX_KEYS)
     metadata = _read_metadata(cursor, n_keys)
-    tensors = _read_tensors(cursor, n_tensors, _alignment(path, metadata))
-    return GgufFile(path, version, metadata, tensors, cursor.data)
+    alignment = _alignment(path, metadata)
+    tensors = _read_tensors(cursor, n_tensors, alignment)
+    return GgufFile(path, version, metadata, tensors, cursor.data, cursor.at, alignment)
 
 
 def _read_version(cursor: Cursor) -> int:
@@ -174,7 +182,7 @@ class _Entry:
 
 def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo]:
     entries = [_read_entry(cursor, index) for index in range(count)]
-    base = -(-cursor.at // alignment) * alignment
+    base = padded(cursor.at, alignment)
     tensors: dict[str, TensorInfo] = {}
     for entry in entries:
         if entry.name in tensors:

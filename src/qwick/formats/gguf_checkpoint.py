@@ -1,4 +1,4 @@
-"""A GGUF file as a Checkpoint: Hugging Face names for its tensors and keys for its config.
+"""GGUF files as a Checkpoint: Hugging Face names for their tensors and keys for the config.
 
 Source of the names: llama.cpp's `gguf-py/gguf/tensor_mapping.py` and `constants.py`. A metadata key
 of the architecture that is not understood is an error, for it may change what is computed; all
@@ -24,8 +24,9 @@ from qwick.formats.checkpoint import (
     check_known,
     closed,
 )
-from qwick.formats.gguf import GgufFile, Value, read_gguf
-from qwick.formats.mapped import TensorInfo, damaged, give_back
+from qwick.formats.gguf import GgufFile, Value
+from qwick.formats.gguf_split import part_name, read_parts
+from qwick.formats.mapped import damaged, give_back
 from qwick.formats.strings import StringArray
 
 _TOP = {
@@ -83,20 +84,20 @@ _SAMPLING: dict[str, tuple[str, type]] = {
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Open a GGUF file; raises as `read_gguf`, and ConfigError for metadata that does not fit."""
-    file = read_gguf(path)
-    meta = _Metadata(file)
-    if "general.architecture" not in file.metadata:
-        raise ConfigError(f"{path}: the metadata lacks general.architecture")
-    arch = check_known(path, "architecture", file.metadata["general.architecture"])
-    if meta.get("split.count", int, 1) > 1:
-        raise UnsupportedError(
-            f"{path}: one of {meta.get('split.count', int)} parts of a split GGUF file",
-            hint="join the parts with llama.cpp's llama-gguf-split --merge",
-        )
-    tensors = _tensors(file, arch)
-    config = _config(file, meta, arch)
-    files: list[GgufFile] = [file]
+    """Open a GGUF file, or all parts of the model that it is a part of.
+
+    Raises as `read_parts`, and ConfigError for metadata that does not fit.
+    """
+    files = read_parts(path)
+    meta = _Metadata(files[0])
+    if "general.architecture" not in meta.values:
+        raise ConfigError(f"{meta.path}: the metadata lacks general.architecture")
+    arch = check_known(meta.path, "architecture", meta.values["general.architecture"])
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors.update(_tensors(file, arch))
+    config = _config(meta, arch, tensors)
+    part = part_name(path.name) if len(files) > 1 else None
 
     def read_tokenizer() -> TokenizerData:
         if not files:
@@ -117,12 +118,13 @@ def open_gguf(path: Path) -> Checkpoint:
         tensors=MappingProxyType(tensors),
         chat_template=meta.get("tokenizer.chat_template", str, None),
         generation=MappingProxyType(_generation(meta)),
-        name=meta.text("general.name"),
+        name=meta.text("general.name") or (part.stem if part else None),
         author=meta.text("general.author") or meta.text("general.organization"),
         license=meta.text("general.license"),
-        size_bytes=len(file.data),
+        size_bytes=sum(len(file.data) for file in files),
         read_tokenizer=read_tokenizer,
         release=release,
+        files=tuple(file.path for file in files),
     )
 
 
@@ -201,7 +203,7 @@ def gguf_name(name: str) -> str | None:
     return f"{prefix}{found[0]}.{suffix}" if found and suffix in ("weight", "bias") else None
 
 
-def _config(file: GgufFile, meta: _Metadata, arch: str) -> dict[str, Any]:
+def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     config: dict[str, Any] = {
         "model_type": arch,
         "architectures": [MODEL_TYPES[arch].architecture],
@@ -216,8 +218,8 @@ def _config(file: GgufFile, meta: _Metadata, arch: str) -> dict[str, Any]:
             config[name] = value
     config.setdefault("num_key_value_heads", config["num_attention_heads"])
     config["rope_scaling"] = _rope_scaling(meta, arch)
-    config["vocab_size"] = _vocab_size(file)
-    config["tie_word_embeddings"] = "output.weight" not in file.tensors
+    config["vocab_size"] = _vocab_size(meta.path, tensors)
+    config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     for name in ("eos", "bos"):
         token = meta.get(f"tokenizer.ggml.{name}_token_id", int, None)
         if token is not None:
@@ -227,11 +229,11 @@ def _config(file: GgufFile, meta: _Metadata, arch: str) -> dict[str, Any]:
     return config
 
 
-def _vocab_size(file: GgufFile) -> int:
-    info: TensorInfo | None = file.tensors.get("token_embd.weight")
-    if info is None or len(info.shape) != 2:
-        raise damaged(file.path, "there is no matrix 'token_embd.weight'")
-    return info.shape[0]
+def _vocab_size(path: Path, tensors: Mapping[str, Tensor]) -> int:
+    tensor = tensors.get("model.embed_tokens.weight")
+    if tensor is None or len(tensor.shape) != 2:
+        raise damaged(path, "there is no matrix 'token_embd.weight'")
+    return tensor.shape[0]
 
 
 def _rope_scaling(meta: _Metadata, arch: str) -> dict[str, Any] | None:

@@ -43,6 +43,7 @@ def open_folder(path: Path) -> Checkpoint:
         for info in file.tensors.values():
             tensors[info.name] = Tensor.at(info, raw, info.name)
     size = sum(len(file.data) for file in files)
+    paths = tuple(file.path for file in files)
     is_open = [True]
 
     def read_tokenizer() -> TokenizerData:
@@ -70,6 +71,7 @@ def open_folder(path: Path) -> Checkpoint:
         size_bytes=size,
         read_tokenizer=read_tokenizer,
         release=release,
+        files=paths,
     )
 
 

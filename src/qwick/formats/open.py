@@ -1,4 +1,4 @@
-"""Opening a checkpoint, whatever it is: a GGUF file or a Hugging Face folder.
+"""Opening a checkpoint, whatever it is: a GGUF file, one in parts, or a Hugging Face folder.
 
 Knows which reader to ask, and nothing of what they read.
 """
@@ -10,12 +10,15 @@ from pathlib import Path
 
 from qwick.formats.checkpoint import Checkpoint
 from qwick.formats.gguf_checkpoint import open_gguf
+from qwick.formats.gguf_split import part_in
 from qwick.formats.hf_folder import open_folder
 from qwick.formats.mapped import PICKLES, check_regular, damaged, status
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a .gguf file, or a folder with config.json and *.safetensors.
+    """Open a .gguf file, any part of one in parts, or a folder.
+
+    The folder has config.json and *.safetensors, or the parts of one GGUF model and no other.
 
     Costs some 10 ms: weights stay on disk until touched, the vocabulary until asked for.
 
@@ -26,7 +29,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     path = Path(path)
     if stat.S_ISDIR(status(path).st_mode):
-        return open_folder(path)
+        part = part_in(path)
+        return open_folder(path) if part is None else open_gguf(part)
     check_regular(path)
     if path.suffix == ".safetensors" or path.name in ("config.json", "tokenizer.json"):
         raise damaged(

@@ -36,18 +36,26 @@ def write_gguf(
     tokenizer: TokenizerData | None = None,
     chat_template: str | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write a GGUF file through the `gguf` package.
+    part_tensors: int = 0,
+    part_bytes: int = 0,
+) -> list[Path]:
+    """Write a GGUF file through the `gguf` package; return the files written.
 
     `config` and `tensors` (F32 [n, k] or [n]) bear Hugging Face names. `types` is the type of all
     matrices, or a type per name (others: F32); vectors are F32 unless named. `metadata` adds texts.
+    `part_tensors` and `part_bytes` are the most tensors, and bytes of them, that a file may hold
+    (0: any; a larger tensor has a file of its own). A model that needs several files is written to
+    NAME-00001-of-0000n.gguf and so on instead of NAME.gguf.
     Raises UnsupportedError for a model type or tensor that GGUF has no name for here, FormatError
-    for rows that the type's blocks do not divide.
+    for rows that the type's blocks do not divide, ParameterError for a negative limit.
     """
     import gguf
 
     arch = check_known(path, "model_type", config.get("model_type"))
-    writer = gguf.GGUFWriter(path, arch)
+    for limit, most in {"part_tensors": part_tensors, "part_bytes": part_bytes}.items():
+        if most < 0:
+            raise ParameterError(f"{limit} is {most}; allowed: 0 (no limit) and more")
+    writer = gguf.GGUFWriter(path, arch, split_max_tensors=part_tensors, split_max_size=part_bytes)
     for key, value in (metadata or {}).items():
         writer.add_string(key, value)
     _add_config(writer, arch, config)
@@ -63,10 +71,12 @@ def write_gguf(
         # The package derives the stored row from uint8 shapes; a vector is one row.
         rows = raw if values.ndim > 1 else raw.reshape(-1)
         writer.add_tensor(theirs, rows, raw_dtype=gguf.GGMLQuantizationType(stored.ggml_id))
+    written = writer.format_shard_names(path)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return written
 
 
 def _encode(name: str, values: F32, types: Types) -> tuple[NDArray[np.uint8], StoredType]:

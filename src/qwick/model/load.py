@@ -48,6 +48,8 @@ def load_model(
         context = arch.context
     arch.check_context(context)
     kinds = kv_kinds(checkpoint, kv)
+    if arch.tied and _HEAD in checkpoint.tensors:
+        _check_copy(checkpoint)
     weights = _Loader(checkpoint, arch, progress).weights()
     return Decoder(arch, weights, context=context, kv_kinds=kinds)
 
@@ -95,6 +97,21 @@ def _check(checkpoint: Checkpoint, arch: Arch) -> None:
         more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise FormatError(
             f"{checkpoint.path}: the tensors do not fit the config: {'; '.join(faults[:8])}{more}"
+        )
+
+
+def _check_copy(checkpoint: Checkpoint) -> None:
+    """Refuse a head beside a tied embedding unless it is that embedding: which one is meant?
+
+    Engines differ on it. The bytes are compared where they lie (`.data` of an array), not copied.
+    """
+    head, embedding = checkpoint.tensors[_HEAD], checkpoint.tensors[_EMBEDDING]
+    alike = (head.type, head.shape) == (embedding.type, embedding.shape)
+    if not alike or head.data.data != embedding.data.data:
+        raise FormatError(
+            f"{checkpoint.path}: tie_word_embeddings says that the embedding is the head, but "
+            f"there is {_HEAD}, which is another matrix",
+            hint="if it was trained by itself, set tie_word_embeddings to false in config.json",
         )
 
 
