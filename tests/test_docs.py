@@ -107,7 +107,8 @@ def test_shown_command_parses(words: list[str]) -> None:
         found = command.get_command(click.Context(command), words[0])
         assert found is not None, words[0]
         command, words = found, words[1:]
-    command.make_context("qwick", list(words))  # raises for an unknown option or a bad value
+    # raises for an unknown option or a bad value
+    command.make_context("qwick", list(words)).close()
 
 
 def test_python_compiles() -> None:

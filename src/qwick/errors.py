@@ -109,18 +109,18 @@ class ConfigError(FormatError):
 
 
 class DigestError(FormatError):
-    """The bytes that arrived are not the published ones."""
+    """The bytes that arrived, or lie in the store, are not the published ones."""
 
 
 class DownloadError(QwickError):
-    """No source could deliver the file."""
+    """No source could deliver the file, or the network is switched off."""
 
     status = 502
     exit_code = 5
 
 
 class ResourceError(QwickError):
-    """Memory, disk or cache pages do not suffice."""
+    """Memory, disk or cache pages do not suffice, or the store cannot be written or locked."""
 
     status = 507
     exit_code = 6

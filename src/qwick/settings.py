@@ -6,8 +6,9 @@ is allowed. This file knows nothing about what the settings are used for.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -45,6 +46,19 @@ class Setting(Generic[T]):
             raise ParameterError(
                 f"the environment variable {self.name} is {text!r}; allowed: {self.allowed}"
             ) from None
+
+    @contextlib.contextmanager
+    def changed(self, text: str) -> Iterator[None]:
+        """Let the environment say `text` within a block, for this process and its children."""
+        before = os.environ.get(self.name)
+        os.environ[self.name] = text
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[self.name]
+            else:
+                os.environ[self.name] = before
 
 
 def _threads(text: str) -> int:

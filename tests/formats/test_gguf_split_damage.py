@@ -81,9 +81,9 @@ FOREIGN: dict[str, tuple[bytes, type[QwickError], str]] = {
         r"is 9223372036854775808",
     ),
     "a type not read": (
-        gguf([], [tensor("token_embd.weight", [32], 2)], bytes(64)),
+        gguf([], [tensor("token_embd.weight", [256], 17)], bytes(128)),
         UnsupportedError,
-        r"stored as Q4_0",
+        r"stored as IQ2_XS",
     ),
 }
 

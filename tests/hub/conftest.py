@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from hub.support import HubServer, Recorder, entry_of
+from hub.support import CONTENT, HubServer, Recorder, entry_of
 from qwick.hub import Entry, Store
 from qwick.hub.sources import HubSource, Source
 
 
 @pytest.fixture
 def server() -> Iterator[HubServer]:
-    hub = HubServer()
+    hub = HubServer(CONTENT)
     yield hub
     hub.close()
 
@@ -44,3 +45,14 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
 def store(server: HubServer, make_store: Callable[..., Store]) -> Store:
     """A store that fetches from the local server only."""
     return make_store(HubSource(server.endpoint))
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels, and a pip that is configured to look there and nowhere else."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder

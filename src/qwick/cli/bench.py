@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwick.cli.offline import offline_option
 from qwick.cli.progress import listening
 from qwick.cli.show import json_option, print_json, size_text
 from qwick.settings import MAX_THREADS
@@ -46,6 +47,7 @@ _streams = _numbers(512)
 @click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Kernel threads.")
 @click.option("--ctx", type=click.IntRange(1), help="Context in tokens.")
 @click.option("--profile", is_flag=True, help="Show each kernel's time, GB/s and GFLOP/s.")
+@offline_option
 @json_option
 def bench(
     model: str | None,

@@ -1,4 +1,4 @@
-"""`qwick models`: fetch checkpoints, list them, show one, remove one."""
+"""`qwick models`: fetch checkpoints, list, show and remove them, and look after the store."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwick.cli.offline import offline_option
 from qwick.cli.progress import listening
 from qwick.cli.show import json_option, print_json, print_table, size_text
+from qwick.errors import DigestError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qwick.hub import Stored
+    from qwick.hub import Checked, Stored
 
 __all__ = ["models"]
 
@@ -20,13 +22,14 @@ __all__ = ["models"]
 @click.group(invoke_without_command=True)
 @click.pass_context
 def models(ctx: click.Context) -> None:
-    """Fetch, list, show and remove checkpoints."""
+    """Fetch, list, show, verify and remove checkpoints, and clear up the store."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
 @models.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@offline_option
 @json_option
 def pull(names: tuple[str, ...], as_json: bool) -> None:
     """Fetch checkpoints into the store and verify them (without a name: the default one)."""
@@ -94,7 +97,8 @@ def rm(names: tuple[str, ...], as_json: bool) -> None:
     found = [store.entry(name) for name in names]  # refuse before removing any
     rows = []
     for entry in found:
-        freed = store.remove(entry.name)
+        with listening() as listener:
+            freed = store.remove(entry.name, listener)
         rows.append({"name": entry.name, "freed": freed})
         if not as_json:
             click.echo(f"removed {entry.name}: {size_text(freed)} freed")
@@ -118,6 +122,122 @@ def _facts_of_path(path: Path) -> dict[str, Any]:
             "path": str(path),
             "files": [str(file) for file in checkpoint.files],
         }
+
+
+@models.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@json_option
+def verify(names: tuple[str, ...], as_json: bool) -> None:
+    """Hash what is in the store (without a name: all of it) and say what is damaged or missing.
+
+    A sound file is trusted from then on, a damaged one no longer. Exit code 4: something is
+    damaged; 3: a NAME is not in the store.
+    """
+    from qwick import hub
+
+    store = hub.Store()
+    stored = [s.entry.name for s in store.list() if s.state != "missing"]
+    wanted = [store.entry(name).name for name in names] or stored
+    found = []
+    for name in wanted:
+        with listening() as listener:
+            found.append(hub.verify(store, name, listener))
+        if not as_json:
+            click.echo(f"{found[-1].verdict.ljust(7)}  {name}")
+    if as_json:
+        print_json({"store": str(store.home), "verified": [_checked(one) for one in found]})
+    elif not found:
+        click.echo(f"nothing is in the store {store.home}")
+    _raise_worst(found)
+
+
+@models.command()
+@json_option
+def du(as_json: bool) -> None:
+    """Show the bytes of the store: checkpoints, partial downloads, the rest, and what is free."""
+    from qwick import hub
+
+    usage = hub.usage(hub.Store())
+    if as_json:
+        rows = [
+            {
+                "name": r.name,
+                "state": r.state,
+                "file": r.file,
+                "partial": r.partial,
+                "other": r.other,
+            }
+            for r in usage.checkpoints
+        ]
+        facts = {"store": str(usage.home), "checkpoints": rows, "caches": dict(usage.caches)}
+        print_json({**facts, "total": usage.total, "free": usage.free})
+        return
+
+    def row(name: str, state: str, *sizes: int) -> tuple[str, ...]:
+        return (name, *(size_text(count) if count else "-" for count in sizes), state)
+
+    print_table(
+        ("WHAT", "CHECKPOINT", "PARTIAL", "OTHER", "STATE"),
+        [
+            *(row(r.name, r.state, r.file, r.partial, r.other) for r in usage.checkpoints),
+            *(row(f"{name}/", "", 0, 0, count) for name, count in usage.caches),
+        ],
+    )
+    click.echo(f"{size_text(usage.total)} in {usage.home}; {size_text(usage.free)} free")
+
+
+@models.command()
+@click.option("--dry-run", is_flag=True, help="Delete nothing: only show what would go.")
+@json_option
+def prune(dry_run: bool, as_json: bool) -> None:
+    """Delete partial downloads, stale locks and files that belong to no known checkpoint.
+
+    What a running pull works on stays, and so does every checkpoint that `qwick models list` has.
+    """
+    from qwick import hub
+
+    done = hub.prune(hub.Store(), dry_run=dry_run)
+    if as_json:
+        rows = [{"path": str(i.path), "kind": i.kind, "size": i.size} for i in done.deleted]
+        facts = {"dry_run": dry_run, "deleted": rows, "busy": list(done.busy)}
+        print_json({**facts, "freed": done.freed})
+        return
+    verb = "would delete" if dry_run else "deleted"
+    for item in done.deleted:
+        click.echo(f"{verb} {item.path} ({item.kind}, {size_text(item.size)})")
+    for name in done.busy:
+        click.echo(f"left alone: {name}, which another process is busy with")
+    click.echo(f"{size_text(done.freed)} {'would be freed' if dry_run else 'freed'}")
+
+
+def _checked(one: Checked) -> dict[str, Any]:
+    """Return what hashing a checkpoint has shown, as plain values."""
+    return {
+        "name": one.entry.name,
+        "verdict": one.verdict,
+        "path": str(one.path),
+        "expected": one.entry.sha256,
+        "found": one.sha256,
+    }
+
+
+def _raise_worst(found: list[Checked]) -> None:
+    """Raise DigestError if a file is damaged, ModelNotFoundError if one is missing."""
+    damaged = [one for one in found if one.verdict == "damaged"]
+    missing = [one for one in found if one.verdict == "missing"]
+    if damaged:
+        texts = (
+            f"{one.path} has the SHA-256 {one.sha256}, the published file has {one.entry.sha256}"
+            for one in damaged
+        )
+        names = " ".join(one.entry.name for one in damaged)
+        raise DigestError("; ".join(texts), hint=f"`qwick models pull {names}` fetches it anew")
+    if missing:
+        names = " ".join(one.entry.name for one in missing)
+        raise ModelNotFoundError(
+            f"not in the store: {', '.join(str(one.path) for one in missing)}",
+            hint=f"`qwick models pull {names}` fetches it",
+        )
 
 
 def _facts(stored: Stored) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwick.cli.offline import offline_option
 from qwick.cli.progress import listening
 from qwick.cli.sampling import sampling_of, sampling_options
 from qwick.cli.show import json_option, print_json
@@ -47,6 +48,7 @@ PATH_BEGINNINGS = (os.sep, f".{os.sep}", f"..{os.sep}", f"~{os.sep}")
     help="One token per step, also where the text repeats itself; the answer is the same.",
 )
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is: no template.")
+@offline_option
 @json_option
 def run(
     words: tuple[str, ...],

@@ -12,24 +12,31 @@ from qwick.errors import ModelNotFoundError
 from qwick.hub.catalog import CATALOG, DEFAULT, Entry, find, near, shortened
 from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener
 from qwick.hub.store import Store, Stored, attribution
+from qwick.hub.upkeep import Checked, Pruned, Usage, prune, usage, verify
 
 __all__ = [
     "CATALOG",
     "DEFAULT",
     "LOADING",
+    "Checked",
     "Entry",
     "Listener",
+    "Pruned",
     "SilentListener",
     "StderrListener",
     "Store",
     "Stored",
+    "Usage",
     "attribution",
     "existing_path",
     "find",
     "looks_like_path",
     "near",
+    "prune",
     "resolve",
     "shortened",
+    "usage",
+    "verify",
 ]
 
 

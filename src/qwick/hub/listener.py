@@ -17,14 +17,16 @@ LOADING = "loading"  # the stage in which weights are laid out in memory: mostly
 class Listener(Protocol):
     """Hears about a fetch and a load. Calls come from the thread that does it.
 
-    An exception raised in either method stops what is under way, and nothing half-done is kept.
+    An exception raised in either method stops what is under way. What has arrived of a fetch by
+    then is kept, untrusted, and the next one goes on from there.
     One that keeps notices from people says so with an attribute `shows = False`; see `shows`.
     """
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Hear that `done` of `total` bytes of the stage `what` are dealt with.
 
-        Stages: "fetching ...", "verifying ...", LOADING.
+        Stages: "fetching ...", "verifying ...", "waiting for ..." (while another process fetches),
+        LOADING. A stage that starts over begins with fewer bytes again.
         """
 
     def notice(self, text: str) -> None:

