@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 namespace qwick {
@@ -42,6 +44,18 @@ unsigned detect() {
   if ((found & kAvx512VnniSet) && (a >> 5 & 1)) found |= kAvx512Bf16Set;
   return found;
 }
+#elif defined(__aarch64__)
+// Bits of Linux's arch/arm64/include/uapi/asm/hwcap.h; by number, because older headers lack the newer ones. The kernel
+// names only what all of its cores have.
+unsigned detect() {
+  constexpr unsigned long kAsimd = 1ul << 1, kAsimdDp = 1ul << 20, kI8mm = 1ul << 13, kBf16 = 1ul << 14;
+  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  unsigned found = 0;
+  if (first & kAsimd) found |= kNeonSet;
+  if (first & kAsimdDp) found |= kDotprodSet;
+  if ((second & kI8mm) && (second & kBf16)) found |= kI8mmSet;
+  return found;
+}
 #else
 unsigned detect() { return 0; }
 #endif
@@ -62,7 +76,10 @@ std::string missing_features(unsigned needs) {
                 {kAvxVnniSet, "AVX-VNNI"},
                 {kAvx512VnniSet, "AVX-512 (F, DQ, BW, VL, VNNI)"},
                 {kAvx512Bf16Set, "AVX-512 BF16"},
-                {kAmxSet, "AMX (TILE, BF16)"}};
+                {kAmxSet, "AMX (TILE, BF16)"},
+                {kNeonSet, "NEON"},
+                {kDotprodSet, "DOTPROD"},
+                {kI8mmSet, "I8MM with BF16"}};
   std::string text;
   for (const auto& feature : kNames)
     if (gone & feature.bit) text += (text.empty() ? "" : ", ") + std::string(feature.name);

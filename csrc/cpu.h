@@ -11,6 +11,9 @@ enum Feature : unsigned {
   kAvx2Set = 1u << 2,
   kAvxVnniSet = 1u << 3,
   kAvx512Bf16Set = 1u << 4,
+  kNeonSet = 1u << 5,
+  kDotprodSet = 1u << 6,
+  kI8mmSet = 1u << 7,
 };
 
 // The features that both the CPU has and the operating system has enabled; asked once.

@@ -14,6 +14,8 @@ const std::vector<const Kernels*>& all_kernels() {
   static const std::vector<const Kernels*> all = {
 #if defined(__x86_64__)
       &kAmx, &kAvx512Bf16, &kAvx512Vnni, &kAvxVnni, &kAvx2, &kAmxEmulated,
+#elif defined(__aarch64__)
+      &kNeonI8mm, &kNeonDot, &kNeon,
 #endif
       &kScalar,
   };

@@ -19,6 +19,7 @@ import test_layers
 from qwick import errors, settings
 from qwick.cli.main import VERBS
 from qwick.cli.main import qwick as command_line
+from qwick.native import ops
 from qwick.quant.types import StoredType
 
 ROOT = Path(__file__).parents[1]
@@ -247,6 +248,17 @@ def test_errors_table() -> None:
         name: (kind.__mro__[1].__name__, kind.exit_code, kind.status)
         for name, kind in ((name, getattr(errors, name)) for name in errors.__all__)
     }
+
+
+def test_instruction_sets_table() -> None:
+    """Of every architecture, so the names are read from the sources and not asked of this build."""
+    text = (ROOT / "docs/reference/instruction-sets.md").read_text("utf-8")
+    told = [plain(row[0]) for row in rows(text, "name")]
+    tables = (ROOT / "csrc/isa").glob("*.cpp")
+    named = [re.findall(r'^    "([\w-]+)", (?:k\w+|0)', t.read_text("utf-8"), re.M) for t in tables]
+    assert sorted(told) == sorted(name for names in named for name in names)
+    here = [one.name for one in ops.available()]
+    assert here == [name for name in told if name in here], "best first"
 
 
 def test_formats_table() -> None:

@@ -5,7 +5,8 @@
 // Tokens are taken in segments of kSegment pages, whose results are merged in order: a row's result is the same whether
 // one thread takes all segments or several share them.
 
-constexpr int kRows = 8;  // at a time, which share what is loaded of a page
+constexpr int kRows = 8;  // at a time, in the softmax; kPageRows (simd/) of them share what is loaded of a page
+static_assert(kRows % kPageRows == 0);
 constexpr float kNever = -3.0e38f;  // the score of what is not seen
 
 // 2^x for finite x <= 8, 0 where that is too small; NaN stays NaN. x = n + r, |r| <= 1/2: Taylor of e^(r ln 2), to about
@@ -41,7 +42,7 @@ struct Item {
   alignas(64) float top[kMaxQueryRows + 16];     // largest score of the segment so far
   alignas(64) float sum[kMaxQueryRows][16];      // parts of the sum of 2^(score - top)
   alignas(64) float total_top[kMaxQueryRows], total_sum[kMaxQueryRows];  // over the segments before
-  // queries in 8 bits, per block of 8 rows (the last may have fewer), R rows side by side
+  // queries in 8 bits, per block of kPageRows rows (the last may have fewer), R rows side by side
   alignas(64) int8_t quants[kMaxQueryRows * kMaxHeadDim];               // [head_dim / 4][R][4]
   float scale[kMaxQueryRows * kMaxHeadDim / kGroup];                    // [head_dim / 32][R], softmax scale included
   int32_t start[kMaxQueryRows * kMaxHeadDim / kGroup];                  // [head_dim / 32][R] -128 * sum of quants
@@ -85,7 +86,7 @@ struct Block {
   static constexpr int rows = R;
 };
 
-// job(Block<R>, r0, tokens) for the rows r0..r0+R-1, the last block's fewer than kRows. tokens: the most tokens of the
+// job(Block<R>, r0, tokens) for the rows r0..r0+R-1, R = most, the last block's fewer. tokens: the most tokens of the
 // page from `first` on that any of them sees; not called where that is none.
 template <int R, class Job>
 QWICK_INLINE void one_block(const Item& item, int first, int r0, const Job& job) {
@@ -103,11 +104,11 @@ QWICK_INLINE void last_block(const Item& item, int first, int r0, const Job& job
     last_block<R - 1>(item, first, r0, job);
   }
 }
-template <class Job>
+template <int most, class Job>
 QWICK_INLINE void by_blocks(const Item& item, int first, const Job& job) {
   int r0 = 0;
-  for (; r0 + kRows <= item.rows; r0 += kRows) one_block<kRows>(item, first, r0, job);
-  last_block<kRows - 1>(item, first, r0, job);
+  for (; r0 + most <= item.rows; r0 += most) one_block<most>(item, first, r0, job);
+  last_block<most - 1>(item, first, r0, job);
 }
 
 // ---- a page, whatever it holds ---------------------------------------------------------------------------
@@ -188,7 +189,7 @@ static void attention_item(const Attention& a, const AttentionItem& work, Item& 
     for (int r = 0; r < rows; ++r)
       for (int i = 0; i < d; i += 16) store_element(item.pairs + static_cast<size_t>(r) * d + i, load(item.query[r] + i));
   if (kv == KV::I8)
-    for (int r = 0; r < rows; r += kRows) quantize_queries(item, r, rows - r < kRows ? rows - r : kRows);
+    for (int r = 0; r < rows; r += kPageRows) quantize_queries(item, r, rows - r < kPageRows ? rows - r : kPageRows);
   memset(item.total, 0, sizeof(float) * rows * d);
   const int32_t* pages = a.pages + static_cast<size_t>(work.sequence) * a.pages_stride;
   for (int segment = work.segment0; segment < work.segment1; ++segment) {

@@ -32,12 +32,12 @@ struct BytePages {
     const uint8_t* keys = static_cast<const uint8_t*>(a.keys) + page * key_page_bytes(KV::I8, a.head_dim);
     const uint8_t* values = static_cast<const uint8_t*>(a.values) + page * value_page_bytes(KV::I8, a.head_dim);
     const float* value_scales = reinterpret_cast<const float*>(values + kPage * a.head_dim);
-    by_blocks(item, first, [&](auto block, int r0, int) {
+    by_blocks<kPageRows>(item, first, [&](auto block, int r0, int) {
       const NextPage next(a, item, r0, key_page_bytes(KV::I8, a.head_dim), value_page_bytes(KV::I8, a.head_dim), a.head_dim / 4);
       scores<block.rows>(keys, value_scales, a.head_dim / kGroup, item, r0, next);
     });
-    by_blocks(item, first, [&](auto block, int r0, int) { softmax<block.rows>(value_scales + kPage, item, r0, first); });
-    by_blocks(item, first, [&](auto block, int r0, int tokens) {
+    by_blocks<kRows>(item, first, [&](auto block, int r0, int) { softmax<block.rows>(value_scales + kPage, item, r0, first); });
+    by_blocks<kPageRows>(item, first, [&](auto block, int r0, int tokens) {
       weigh<block.rows>(values, a.head_dim, (tokens + 3) / 4, item, r0);
     });
   }
@@ -53,11 +53,11 @@ struct BytePages {
     for (int g = 0; g < groups; ++g, scale += R, begin += R, key_scales += kPage) {
       I32 t[R][2];
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) t[r][0] = t[r][1] = set1(begin[r]);
+      for (int r = 0; r < R; ++r) t[r][0] = t[r][1] = set1(kLikeSigns ? 0 : begin[r]);
 #pragma GCC unroll 8
       for (int step = 0; step < 8; ++step, keys += 4 * kPage, q += 4 * R) {
         next.ask(8 * g + step);
-        const U8 k0 = load_bytes(keys), k1 = load_bytes(keys + 64);
+        const U8 k0 = flipped(load_bytes(keys)), k1 = flipped(load_bytes(keys + 64));
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
           t[r][0] = dot<true>(t[r][0], k0, q + 4 * r);
@@ -101,12 +101,16 @@ struct BytePages {
   template <int R>
   static void weigh(const uint8_t* values, int head_dim, int steps, Item& item, int r0) {
     float* acc = item.acc + static_cast<size_t>(r0) * head_dim;
+    int start[R] = {};
+    if constexpr (kLikeSigns)
+      for (int r = 0; r < R; ++r)
+        for (int token = 0; token < kPage; ++token) start[r] -= 128 * item.shares[r0 + r][token];
     for (int d = 0; d < head_dim; d += 32, acc += 32) {
       I32 t[R][2];
-      for (int r = 0; r < R; ++r) t[r][0] = t[r][1] = set1(0);
+      for (int r = 0; r < R; ++r) t[r][0] = t[r][1] = set1(start[r]);
       for (int step = 0; step < steps; ++step) {
         const uint8_t* v = values + (static_cast<size_t>(step) * head_dim + d) * 4;
-        const U8 v0 = load_bytes(v), v1 = load_bytes(v + 64);
+        const U8 v0 = flipped(load_bytes(v)), v1 = flipped(load_bytes(v + 64));
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
           t[r][0] = dot_signed(t[r][0], v0, item.shares[r0 + r] + 4 * step);

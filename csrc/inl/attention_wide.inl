@@ -9,12 +9,12 @@ struct WidePages {
     const size_t bytes = key_page_bytes(kv, a.head_dim);
     const uint8_t* keys = static_cast<const uint8_t*>(a.keys) + page * bytes;
     const uint8_t* values = static_cast<const uint8_t*>(a.values) + page * bytes;
-    by_blocks(item, first, [&](auto block, int r0, int) {
+    by_blocks<kPageRows>(item, first, [&](auto block, int r0, int) {
       const NextPage next(a, item, r0, bytes, bytes, a.head_dim / kStep);
       scores<kv, block.rows>(keys, a.head_dim, item, r0, next);
     });
-    by_blocks(item, first, [&](auto block, int r0, int) { softmax<kv, block.rows>(item, r0, first); });
-    by_blocks(item, first, [&](auto block, int r0, int tokens) {
+    by_blocks<kRows>(item, first, [&](auto block, int r0, int) { softmax<kv, block.rows>(item, r0, first); });
+    by_blocks<kPageRows>(item, first, [&](auto block, int r0, int tokens) {
       weigh<kv, block.rows>(values, a.head_dim, tokens, item, r0);
     });
   }

@@ -65,10 +65,16 @@ struct Bits<6> {
   }
 };
 
+// Quants that need all 8 bits have a zero point of 128. Where it is flipped off, sums start from 0.
+template <Kind kind>
+constexpr bool is_flipped = kLikeSigns && largest_quant(kind) > 127;
+
 template <Kind kind, int t>
 QWICK_INLINE U8 operand(const Bits<quant_bits(kind)>& quants) {
-  if constexpr (from_table(kind)) return table_values(quants.template step<t>());
-  return quants.template step<t>();
+  U8 v = quants.template step<t>();
+  if constexpr (from_table(kind)) v = table_values(v);
+  if constexpr (is_flipped<kind>) v = flipped(v);
+  return v;
 }
 
 // ---- scales -----------------------------------------------------------------------------------------------
@@ -108,7 +114,8 @@ QWICK_INLINE Scales group_scales(const uint8_t* s, const uint8_t* super) {
 template <Kind kind>
 QWICK_INLINE int32_t start_of(const int32_t* starts, int R, int half) {
   constexpr int zero = zero_point(kind);
-  if constexpr (zero == 0) return 0;
+  static_assert(!is_flipped<kind> || zero == 128);
+  if constexpr (zero == 0 || is_flipped<kind>) return 0;
   if constexpr (halves(kind) > 1) return starts[(4 + half) * R] / (32 / zero);
   if constexpr (zero < 16) return starts[R] / (16 / zero);
   return starts[(zero == 16 ? 1 : 2) * R];
@@ -185,9 +192,7 @@ QWICK_INLINE void dot_rows(I32 (&acc)[N], const U8* op, const uint8_t* x, int r,
     for (int t = 0; t < steps; t += 4) acc[0] = dot4<kind>(acc[0], op + t, q + 4 * t * R, 4 * R);
   } else {
 #pragma GCC unroll 8
-    for (int t = 0; t < steps; ++t)
-#pragma GCC unroll 4
-      for (int i = 0; i < N; ++i) acc[i] = dot<(largest_quant(kind) > 129)>(acc[i], op[t], q + 4 * (t * R + i));
+    for (int t = 0; t < steps; ++t) dot_rows_of<(largest_quant(kind) > 129)>(acc, op[t], q + 4 * t * R);
   }
 }
 

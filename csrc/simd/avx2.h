@@ -15,6 +15,7 @@ struct U8 {
 
 constexpr int kBlocksAtOnce = 1;  // of rows that share what decoding weights costs
 constexpr int kRowsInStep = 1;  // whose dot products alternate
+constexpr int kPageRows = 8;  // of attention, that share what is loaded of a page
 constexpr int kFloatPanelRows = 3;
 constexpr int kPeakSums = 4;  // independent dot products that hide its latency and fit the registers
 
@@ -193,6 +194,8 @@ QWICK_INLINE U8 table_values(U8 places) {
   return {_mm256_shuffle_epi8(table, places.a), _mm256_shuffle_epi8(table, places.b)};
 }
 
+constexpr bool kLikeSigns = false;  // only simd/neon.h
+QWICK_INLINE U8 flipped(U8 v) { return v; }
 // One register of `dot`. Without VNNI, pairs of products are summed in 16 bits: exact for quants up to 129; wider ones
 // are multiplied as 16-bit numbers, even bytes and odd bytes apart.
 template <bool wide>
@@ -236,6 +239,11 @@ QWICK_INLINE I32 dot_signed(I32 acc, U8 v, const uint8_t* p) {
   return {dot_signed_half(acc.a, v.a, four), dot_signed_half(acc.b, v.b, four)};
 }
 
+// acc[i] += w * the four bytes at x + 4 i.
+template <bool wide, int N>
+QWICK_INLINE void dot_rows_of(I32 (&acc)[N], U8 w, const int8_t* x) {
+  for (int i = 0; i < N; ++i) acc[i] = dot<wide>(acc[i], w, x + 4 * i);
+}
 // One register of four steps. Without VNNI: as many as fit 16 bits are summed there, which saves the widening.
 template <Kind kind>
 QWICK_INLINE __m256i dot4_half(__m256i acc, __m256i w0, __m256i w1, __m256i w2, __m256i w3, __m256i x0, __m256i x1,

@@ -10,6 +10,7 @@ typedef __m512i U8;
 
 constexpr int kBlocksAtOnce = 2;  // of rows: 16 float sums and 8 operands stay in registers
 constexpr int kRowsInStep = 4;  // whose dot products alternate
+constexpr int kPageRows = 8;  // of attention, that share what is loaded of a page
 constexpr int kFloatPanelRows = 8;
 constexpr int kPeakSums = 12;  // independent dot products that hide its latency and fit the registers
 
@@ -128,6 +129,8 @@ QWICK_INLINE U8 table_values(U8 places) {
   const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kTableValues));
   return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), places);
 }
+constexpr bool kLikeSigns = false;  // only simd/neon.h
+QWICK_INLINE U8 flipped(U8 v) { return v; }
 template <bool wide>
 QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
   int32_t four;
@@ -139,6 +142,12 @@ QWICK_INLINE I32 dot_signed(I32 acc, U8 v, const uint8_t* p) {
   int32_t four;
   memcpy(&four, p, 4);
   return _mm512_dpbusd_epi32(acc, _mm512_set1_epi32(four), v);
+}
+// acc[i] += w * the four bytes at x + 4 i.
+template <bool wide, int N>
+QWICK_INLINE void dot_rows_of(I32 (&acc)[N], U8 w, const int8_t* x) {
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i) acc[i] = dot<wide>(acc[i], w, x + 4 * i);
 }
 // Four steps: acc += op[t] * the four bytes at x + t * apart.
 template <Kind kind>

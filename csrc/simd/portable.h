@@ -12,6 +12,7 @@ typedef int16_t I16x32 __attribute__((vector_size(64), aligned(2)));
 
 constexpr int kBlocksAtOnce = 1;  // of rows that share what decoding weights costs
 constexpr int kRowsInStep = 1;  // whose dot products alternate
+constexpr int kPageRows = 8;  // of attention, that share what is loaded of a page
 constexpr int kFloatPanelRows = 2;
 constexpr int kPeakSums = 4;  // independent dot products that hide its latency and fit the registers
 
@@ -162,6 +163,10 @@ QWICK_INLINE U8 table_values(U8 places) {  // of kTableValues; places below 16
   for (int i = 0; i < 64; ++i) places[i] = kTableValues[places[i]];
   return places;
 }
+// Whether a dot product takes bytes of like signs only (simd/neon.h). What would meet the other sign goes through `flipped`,
+// which changes the top bit: unsigned w above 127 get 128 less, signed v 128 more, and sums start accordingly.
+constexpr bool kLikeSigns = false;
+QWICK_INLINE U8 flipped(U8 v) { return v; }
 // acc[lane] += sum over b of w[4 lane + b] * x[b]; w unsigned, x four signed bytes from -127 to 127, so that
 // each product fits 16 bits. wide: w may exceed 129, and the sum of two products 16 bits.
 template <bool wide>
@@ -179,6 +184,11 @@ QWICK_INLINE I32 dot_signed(I32 acc, U8 v, const uint8_t* p) {
   const I32 v02 = reinterpret_cast<I32>((reinterpret_cast<I16x32>(v) << 8 >> 8) * p02);
   const I32 v13 = reinterpret_cast<I32>((reinterpret_cast<I16x32>(v) >> 8) * p13);
   return acc + (v02 << 16 >> 16) + (v02 >> 16) + (v13 << 16 >> 16) + (v13 >> 16);
+}
+// acc[i] += w * the four bytes at x + 4 i.
+template <bool wide, int N>
+QWICK_INLINE void dot_rows_of(I32 (&acc)[N], U8 w, const int8_t* x) {
+  for (int i = 0; i < N; ++i) acc[i] = dot<wide>(acc[i], w, x + 4 * i);
 }
 // Four steps: acc += op[t] * the four bytes at x + t * apart.
 // Not inline: the compiler makes some hundred instructions of it, and each kernel has many.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,65 @@ def test_memory_of_a_filled_context() -> None:
     found = measure(None, 1024)
     assert found["tokens"] == 1024
     assert 390 < found["peak_mb"] < 700
+
+
+# -- 64-bit ARM ------------------------------------------------------------------------------------
+
+
+def test_what_pytest_on_arm_tells_is_counted() -> None:
+    from checks.aarch64 import counts
+
+    assert counts("1 failed, 32 passed, 746 deselected in 34.59s") == (32, 1)
+    assert counts("= 2 failed, 5 passed, 1 error in 3.00s =") == (5, 3)
+    assert counts("373 passed in 72.75s (0:01:12)") == (373, 0)
+    assert counts("no tests ran in 0.01s") == (0, 0)
+
+
+def test_what_is_wrong_on_arm_is_told() -> None:
+    from checks.aarch64 import Run, problems_of
+
+    good = Run("max", "neoni8mm", 10, 0, 1.0)
+    assert problems_of([good], {"here": [1, 2], "max": [1, 2]}) == []
+    assert problems_of([good], {}) == []
+    for run, answers, told in (
+        (Run("max", "scalar", 10, 0, 1.0), {}, "max uses scalar and not neoni8mm"),
+        (Run("max", "neoni8mm", 9, 1, 1.0), {}, "max: 1 tests failed, 9 passed"),
+        (Run("max", "neoni8mm", 0, 0, 1.0), {}, "max: 0 tests failed, 0 passed"),
+        (good, {"here": [1, 2], "max": [1, 3]}, "max answers [1, 3], this machine [1, 2]"),
+    ):
+        assert problems_of([run], answers) == [told]
+
+
+def test_the_short_form_on_arm_names_tests_and_instruction_sets_that_exist() -> None:
+    from checks.aarch64 import CPUS, FILES, SHORT, parse, tests_for
+
+    root = Path(__file__).parents[2]
+    sources = "".join(p.read_text("utf-8") for p in (root / "tests/native").glob("test_*.py"))
+    defined = set(re.findall(r"^def (test_\w+)\(isa", sources.replace("(\n    isa", "(isa"), re.M))
+    asked = re.findall(r"test_\w+", SHORT)
+    assert asked
+    for name in asked:
+        assert any(name in test for test in defined), name
+    assert set(CPUS.values()) == set(
+        re.findall(r'"(neon\w*)",', (root / "csrc/isa/neon.cpp").read_text())
+    )
+    told = tests_for("cortex-a72", parse(["--short"]))
+    assert told == [*FILES, "-k", f"({SHORT}) and neon"]
+    assert tests_for("cortex-a72", parse([])) == ["tests/native"]
+    assert tests_for("max", parse([])) == ["tests/native", "-k", "neoni8mm"]
+    for file in FILES:
+        assert (root / file).is_file()
+    assert tests_for("max", parse(["--", "tests/engine", "-x"])) == ["tests/engine", "-x"]
+
+
+def test_what_the_arm_check_lacks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from checks import aarch64
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(aarch64.CheckError, match=r"qemu-aarch64, .*apt-get install qemu-user"):
+        aarch64.need_tools(install=False)
+    assert aarch64.main([]) == 2
+    monkeypatch.setattr(aarch64, "TOOLS", ())
+    monkeypatch.setattr(aarch64, "BUILD_PACKAGES", ("nanobind_of_no_one",))
+    with pytest.raises(aarch64.CheckError, match="run `pip install nanobind_of_no_one`"):
+        aarch64.need_tools(install=False)

@@ -48,6 +48,15 @@ def test_affinity_is_honoured() -> None:
     assert run.stdout.split() == ["1", "1"]
 
 
+def arm(implementer: int, part: int) -> str:
+    """Return a processor as Linux on ARM lists it (arch/arm64/kernel/cpuinfo.c)."""
+    return (
+        "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd asimddp\n"
+        f"CPU implementer\t: {implementer:#04x}\nCPU architecture: 8\nCPU variant\t: 0x3\n"
+        f"CPU part\t: {part:#05x}\nCPU revision\t: 1\n\n"
+    )
+
+
 def one_core(root: Path) -> None:
     """Write a machine whose processors are all threads of one core."""
     for number in os.sched_getaffinity(0):
@@ -63,13 +72,31 @@ def test_hyperthreads_count_once(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) == 1
 
 
+def test_cores_of_two_clusters_may_have_the_same_number(tmp_path: Path) -> None:
+    one_core(tmp_path)
+    processors = sorted(os.sched_getaffinity(0))
+    for number in processors:
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{number}/topology"
+        (folder / "cluster_id").write_text(f"{number}\n")
+    assert read_cpu(tmp_path).physical == len(processors)
+
+
 def test_without_topology_every_processor_counts(tmp_path: Path) -> None:
     assert read_cpu(tmp_path).physical == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("processor : 0\nmodel name\t: Some CPU @ 2 GHz: fast\n", "Some CPU @ 2 GHz: fast"), ("", "")],
+    [
+        ("processor : 0\nmodel name\t: Some CPU @ 2 GHz: fast\n", "Some CPU @ 2 GHz: fast"),
+        (4 * arm(0x41, 0xD0C), "Neoverse N1"),
+        (4 * arm(0x41, 0xD05) + 2 * arm(0x41, 0xD0B), "4 x Cortex-A55 + 2 x Cortex-A76"),
+        (arm(0x41, 0xD0B) + "\nModel\t\t: Some Board 5\n", "Some Board 5: Cortex-A76"),
+        (arm(0x61, 0), "Apple, part 0x000"),
+        (arm(0x7F, 0xABC), "implementer 0x7f, part 0xabc"),
+        ("CPU implementer\t: nobody\nCPU part\t: none\n", ""),
+        ("", ""),
+    ],
 )
 def test_model_name(tmp_path: Path, text: str, name: str) -> None:
     (tmp_path / "proc").mkdir()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from qwick import settings
 from qwick.errors import ParameterError, QwickError, ResourceError
+from qwick.machine.arm import cores_named
 from qwick.machine.cgroup import CgroupLimits, read_cgroup
 
 if TYPE_CHECKING:
@@ -164,22 +165,25 @@ def _physical_cores(root: Path, processors: list[int]) -> int:
             core = (folder / "core_id").read_text().strip()
         except OSError:  # no topology (some containers): every processor counts
             return len(processors)
-        cores.add((package, core))
+        # On ARM the kernel numbers cores anew in each cluster (drivers/base/arch_topology.c).
+        cluster = folder / "cluster_id"
+        cores.add((package, cluster.read_text().strip() if cluster.exists() else "", core))
     return max(1, len(cores))
 
 
 def _model_name(root: Path) -> str:
-    """Return the processor's name; ARM kernels give none, so the architecture stands in."""
+    """Return the processor's name: of an ARM machine its cores', and its own where it has one."""
     try:
         lines = (root / "proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         lines = []
+    cores = cores_named(lines)
     for wanted in ("model name", "Model", "Hardware"):
         for line in lines:
             key, _, value = line.partition(":")
             if key.strip() == wanted and value.strip():
-                return value.strip()
-    return platform.machine()
+                return f"{value.strip()}: {cores}" if cores else value.strip()
+    return cores or platform.machine()
 
 
 def _meminfo(root: Path) -> dict[str, int]:

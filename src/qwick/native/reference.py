@@ -260,7 +260,7 @@ def _read_bytes(page: NDArray[np.uint8], *, key: bool) -> F64:
 
 def multiplies_pairs(isa: str) -> bool:
     """Whether an instruction set has a dot product of bf16 pairs."""
-    return isa in ("avx512bf16", "amx")
+    return isa in ("avx512bf16", "amx", "neoni8mm")
 
 
 def attention(
