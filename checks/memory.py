@@ -1,8 +1,8 @@
 """The most memory that a model takes with its context filled, on one core.
 
 Runs `qwick run` in a process of its own, pinned to one core, with a prompt that leaves room for a
-few tokens of the context, and reads how much was resident at most (ru_maxrss, the pages of mapped
-files included, which the system could take back).
+few tokens of the context, and reads how much was resident at most (VmHWM, the pages of mapped
+files included, which the system could take back; ru_maxrss would count what the parent had).
 
     python -m checks.memory                      # the default checkpoint, 4,096 tokens, 700 MB
     python -m checks.memory --ctx 512 --json
@@ -21,6 +21,17 @@ from typing import Any
 
 ANSWER = 16  # tokens that are generated after the prompt
 WORD = " one"  # of one token
+# `qwick` on one core, which at its end tells its peak on standard error.
+CHILD = """
+import atexit, os, sys
+os.sched_setaffinity(0, {int(sys.argv.pop(1))})
+def tell():
+    with open("/proc/self/status") as status:
+        sys.stderr.writelines(line for line in status if line.startswith("VmHWM"))
+atexit.register(tell)
+from qwick.cli.main import main
+sys.exit(main())
+"""
 
 
 def measure(model: str | None, ctx: int) -> dict[str, Any]:
@@ -30,29 +41,20 @@ def measure(model: str | None, ctx: int) -> dict[str, Any]:
     path = hub.resolve(model)
     core = min(os.sched_getaffinity(0))
     prompt = WORD * (ctx - ANSWER)
-    command = [sys.executable, "-m", "qwick", "run", str(path), "-", "--raw", "--json"]
+    command = [sys.executable, "-c", CHILD, str(core), "run", str(path), "-", "--raw", "--json"]
     command += ["--ctx", str(ctx), "--max-tokens", str(ANSWER), "--ignore-eos"]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(prompt.encode())
-        process.stdin.close()
-        reply = json.loads(process.stdout.read() or "{}")
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"qwick run ended with exit code {process.returncode}")
+    done = subprocess.run(command, input=prompt, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+        raise SystemExit(f"qwick run ended with exit code {done.returncode}")
+    reply = json.loads(done.stdout)
+    kilobytes = int(done.stderr.split("VmHWM:")[1].split()[0])
     return {
         "model": str(path),
         "ctx": ctx,
         "tokens": reply["usage"]["total_tokens"],
         "threads": 1,
-        "peak_mb": round(used.ru_maxrss * 1024 / 1e6, 1),
+        "peak_mb": round(kilobytes * 1024 / 1e6, 1),
     }
 
 
