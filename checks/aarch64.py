@@ -87,11 +87,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         need_tools(arguments.install)
+        python = make_root()
+        install_wheels(python)
     except CheckError as error:
         print(f"aarch64: {error}", file=sys.stderr)
         return 2
     try:
-        return check(arguments)
+        return check(arguments, python)
     except CheckError as error:
         print(f"aarch64: {error}", file=sys.stderr)
         return 1
@@ -116,11 +118,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check(arguments: argparse.Namespace) -> int:
+def check(arguments: argparse.Namespace, python: Path) -> int:
     """Build, test, compare; return the exit code."""
     begun = time.perf_counter()
-    python = make_root()
-    install_wheels(python)
     build(python, "-O1" if arguments.short else "-O3")
     cpus = arguments.cpu or list(CPUS)
     at_once = len(os.sched_getaffinity(0)) if arguments.short else 1
