@@ -4,7 +4,7 @@
     python -m checks.aarch64 --short          # what CI runs: less optimized, and fewer tests
     python -m checks.aarch64 --cpu max -- tests/engine -k draft
 
-Below build/aarch64: a root folder of Debian's arm64 packages (a Python and its headers), PyPI's
+Below build/aarch64: a root folder of Debian's arm64 packages (a Python and its headers), pip's
 wheels for it, and the extension, cross-compiled with warnings as errors. pytest runs in there
 under qemu's user-mode emulation, on a CPU with I8MM and BF16, on one with DOTPROD alone, and on
 one with neither: each must choose its own kernels, and passes the tests of those; the last one
@@ -12,7 +12,7 @@ also those of the scalar kernels and those that know no instruction set. At the 
 checkpoint answers a prompt on each, greedily: the ids must be those that this machine's scalar
 kernels give. Nothing here says how fast anything is.
 
-Needs Debian or a relative of it, its packages qemu-user and g++-aarch64-linux-gnu, and PyPI's
+Needs Debian or a relative of it, its packages qemu-user and g++-aarch64-linux-gnu, and pip's
 nanobind, cmake and ninja in qwick's own environment; `--install` gets them. Exit code 1: something
 failed; 2: something is missing.
 """
