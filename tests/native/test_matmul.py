@@ -129,7 +129,7 @@ def test_many_matrices_out_of_a_mapped_file(tmp_path: Path) -> None:
     """More than is packed at a time, at odd addresses; the same once the file's pages are gone."""
     rng = np.random.default_rng(1)
     shapes = [(2051, 4096), (37, 4096), (2500, 4096), (1, 4096), (16, 4096)]
-    # With NaN, but on ARM: there NumPy's own conversion of f16 sets the quiet bit of a signalling one.
+    # With NaN, but on ARM: NumPy sets the quiet bit of a signalling f16 there.
     end = 1 << 15 if platform.machine() == "x86_64" else 0x7C01
     values = [rng.integers(0, end, shape, np.uint16) for shape in shapes]
     (tmp_path / "file").write_bytes(b"odd" + b"".join(v.tobytes() for v in values))
