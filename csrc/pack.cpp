@@ -47,6 +47,11 @@ void store_nibbles(uint8_t* out, const Step& step) {
   for (int j = 0; j < 4; ++j) store(out + 64 * j, step(2 * j) | step(2 * j + 1) << 4);
 }
 
+// The same of 16 bytes of four rows whose low nibbles are the first 16 quants, the high ones the last.
+void store_halves(uint8_t* out, const Four bytes[4]) {
+  store_nibbles(out, [&](int t) { return (t < 4 ? bytes[t] : bytes[t - 4] >> 4) & kLow4; });
+}
+
 // Swaps the bits whose places differ in that place bit `high` is set in one and `low` in the other.
 template <int high, int low>
 Four swap_places(Four x) {
@@ -114,7 +119,7 @@ struct PackNibbles {
   static void quants(const TileRows& rows, int block, int r0, uint8_t* out) {
     Four w[4];
     transpose([&](int r) { return rows.at<Block>(r0 + r, block).q; }, w);
-    store_nibbles(out, [&](int t) { return (t < 4 ? w[t] : w[t - 4] >> 4) & kLow4; });
+    store_halves(out, w);
     if constexpr (quant_bits(kind) == 5) {
       uint32_t high[4];
       for (int r = 0; r < 4; ++r) memcpy(&high[r], rows.at<Block>(r0 + r, block).high, 4);
@@ -221,7 +226,7 @@ struct PackIQ4_XS {
     for (int g = 0; g < groups; ++g, out += quant_bytes(kind)) {
       Four w[4];
       transpose([&](int r) { return rows.at<Block>(r0 + r, block).q + 16 * g; }, w);
-      store_nibbles(out, [&](int t) { return (t < 4 ? w[t] : w[t - 4] >> 4) & kLow4; });
+      store_halves(out, w);
     }
   }
   static void scales(const Block& b, int row, uint8_t* out, uint8_t* super) {

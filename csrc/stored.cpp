@@ -47,39 +47,26 @@ struct Group {
   }
 };
 
+// Of 32 quants in nibbles, with what else the class says that a block has.
+template <class Block, Kind kind>
+Group nibble_group(const Block& b) {
+  Group out;
+  out.nibbles(b.q);
+  out.one(half_value(b.d));
+  if constexpr (quant_bits(kind) == 5) out.fifth_bits(b.high);
+  if constexpr (has_minimum(kind)) out.minimum(half_value(b.m));
+  return out;
+}
+
 Group group_of(Stored type, const uint8_t* row, int g) {
   Group out;
   const int part = g % 8;  // of a block of 256
   switch (type) {
     case Stored::Q4_0:
-    case Stored::IQ4_NL: {
-      const auto& b = reinterpret_cast<const BlockQ4_0*>(row)[g];
-      out.nibbles(b.q);
-      out.one(half_value(b.d));
-      break;
-    }
-    case Stored::Q4_1: {
-      const auto& b = reinterpret_cast<const BlockQ4_1*>(row)[g];
-      out.nibbles(b.q);
-      out.one(half_value(b.d));
-      out.minimum(half_value(b.m));
-      break;
-    }
-    case Stored::Q5_0: {
-      const auto& b = reinterpret_cast<const BlockQ5_0*>(row)[g];
-      out.nibbles(b.q);
-      out.fifth_bits(b.high);
-      out.one(half_value(b.d));
-      break;
-    }
-    case Stored::Q5_1: {
-      const auto& b = reinterpret_cast<const BlockQ5_1*>(row)[g];
-      out.nibbles(b.q);
-      out.fifth_bits(b.high);
-      out.one(half_value(b.d));
-      out.minimum(half_value(b.m));
-      break;
-    }
+    case Stored::IQ4_NL: return nibble_group<BlockQ4_0, Kind::I4>(reinterpret_cast<const BlockQ4_0*>(row)[g]);
+    case Stored::Q4_1: return nibble_group<BlockQ4_1, Kind::I4M>(reinterpret_cast<const BlockQ4_1*>(row)[g]);
+    case Stored::Q5_0: return nibble_group<BlockQ5_0, Kind::I5>(reinterpret_cast<const BlockQ5_0*>(row)[g]);
+    case Stored::Q5_1: return nibble_group<BlockQ5_1, Kind::I5M>(reinterpret_cast<const BlockQ5_1*>(row)[g]);
     case Stored::Q8_0: {
       const auto& b = reinterpret_cast<const BlockQ8_0*>(row)[g];
       for (int i = 0; i < kGroup; ++i) out.quants[i] = static_cast<uint8_t>(b.q[i]) ^ 0x80;

@@ -151,8 +151,8 @@ class Sampling:
     max_tokens          >= 1; None: as many as the context has room for
     min_tokens          before so many tokens no stop id is drawn, and no text ends the answer
     stop_ids            ids that end the answer; the id itself is not part of it; at most 64
-    ignore_eos          no ids but those of `stop_ids` end it (who fills in a checkpoint's own
-                        where stop_ids is left out must leave them out too)
+    ignore_eos          do not fill in the checkpoint's own stop_ids (`llm/defaults.py`, which
+                        does, honours it; a request has all of its stop_ids by then)
     stop                strings that end the answer (needs a steer factory); at most 32
     loop_detection      end an answer that only repeats itself (`loops.py`) as "repetition"
     logprobs            None = none; n = of each chosen token and of the n (0 .. 20) most probable

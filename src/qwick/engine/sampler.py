@@ -105,6 +105,8 @@ class Sampler:
         if history is not None or mask is not None:
             row = _changed(row, history, mask, keep=report is not None)
             best = int(row.argmax())
+            if row[best] == -np.inf:
+                raise _nothing_left(mask)
         token = best
         if not sampling.greedy:
             token = self._draw(row, float(row[best]), sampling, uniform(seed, index))
@@ -121,6 +123,8 @@ class Sampler:
         if history is not None:
             row = _changed(row, history, None, keep=False)
         ids = top_ids(row, sampling.top_k)
+        if ids.size == 0:
+            raise _nothing_left(None)
         best = float(row[ids].max())
         if not np.isfinite(best):
             raise _bad(row)
@@ -281,10 +285,10 @@ def _changed(row: F32, history: History | None, mask: U8 | None, *, keep: bool) 
     if mask is not None:
         allowed = np.unpackbits(mask, count=row.size, bitorder="little").view(np.bool_)
         row = np.where(allowed, row, np.float32(-np.inf))
-    if not row.max() > -np.inf:
-        raise BadLogitsError(
-            "the steer's mask allows no id at all"
-            if mask is not None
-            else "every id would end the answer, which min_tokens forbids"
-        )
     return row
+
+
+def _nothing_left(mask: U8 | None) -> BadLogitsError:
+    if mask is not None:
+        return BadLogitsError("the steer's mask allows no id at all")
+    return BadLogitsError("every id would end the answer, which min_tokens forbids")

@@ -396,7 +396,9 @@ def _read_choices(
         next(first, None)
         seed = keywords.get("seed")
         for i in range(1, n):
-            more = keywords if seed is None else {**keywords, "seed": (seed + i) % 2**SEED_BITS}
+            more = keywords
+            if seed is not None:  # of NumPy, perhaps, whose numbers are too narrow for the sum
+                more = {**keywords, "seed": (int(seed) + i) % 2**SEED_BITS}
             streams.append(Stream(*ask(more)))
         return [stream.read() for stream in streams]
     finally:
