@@ -173,7 +173,7 @@ constexpr int kAnyRows = 1 << 30;
 
 extern const Kernels kScalar;
 #if defined(__x86_64__)
-extern const Kernels kAvx2, kAvxVnni, kAvx512Vnni, kAvx512Bf16, kAmx, kAmxEmulated;
+extern const Kernels kAvx2, kAvxVnni, kAvx512Vnni, kAvx512Bf16, kAmx, kAmxEmulated, kAvxVnniEmulated;
 #elif defined(__aarch64__)
 extern const Kernels kNeon, kNeonDot, kNeonI8mm;
 #endif

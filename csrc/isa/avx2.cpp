@@ -1,12 +1,15 @@
-// AVX2 with FMA and F16C (Intel from Haswell, AMD from Zen), pairs of 256-bit registers. Compiled twice: with
-// QWICK_AVXVNNI the 8-bit dot product is one instruction (Intel from Alder Lake, AMD from Zen 5).
+// AVX2 with FMA and F16C (Intel from Haswell, AMD from Zen), pairs of 256-bit registers. Compiled three times: with
+// QWICK_AVXVNNI the 8-bit dot product is one instruction (Intel from Alder Lake, AMD from Zen 5); with
+// QWICK_EMULATE_AVXVNNI too it is the same instruction in AVX-512's encoding, for tests.
 #include <immintrin.h>
 #include <string.h>
 
 #include "../cpu.h"
 #include "../kernels.h"
 
-#ifdef QWICK_AVXVNNI
+#if defined(QWICK_EMULATE_AVXVNNI)
+#define QWICK_AVX avxvnni_emulated
+#elif defined(QWICK_AVXVNNI)
 #define QWICK_AVX avxvnni
 #else
 #define QWICK_AVX avx2
@@ -31,7 +34,10 @@ namespace {
 }  // namespace
 }  // namespace QWICK_AVX
 
-#ifdef QWICK_AVXVNNI
+#if defined(QWICK_EMULATE_AVXVNNI)
+extern const Kernels kAvxVnniEmulated = {
+    "avxvnni-emulated", kAvx512VnniSet, false,
+#elif defined(QWICK_AVXVNNI)
 extern const Kernels kAvxVnni = {
     "avxvnni", kAvx2Set | kAvxVnniSet, true,
 #else

@@ -1,5 +1,6 @@
 // 16 lanes of float or int and 64 bytes as pairs of AVX2 registers; the functions of simd/portable.h. With QWICK_AVXVNNI
-// the 8-bit dot product is the one instruction of AVX-VNNI. Included once per isa/*.cpp inside its namespace.
+// the 8-bit dot product is the one instruction of AVX-VNNI or, emulated, its twin of AVX-512. Included once per isa/*.cpp
+// inside its namespace.
 
 struct F32 {
   __m256 a, b;
@@ -196,12 +197,17 @@ QWICK_INLINE U8 table_values(U8 places) {
 
 constexpr bool kLikeSigns = false;  // only simd/neon.h
 QWICK_INLINE U8 flipped(U8 v) { return v; }
+#if defined(QWICK_EMULATE_AVXVNNI)
+QWICK_INLINE __m256i dot_bytes(__m256i acc, __m256i w, __m256i x) { return _mm256_dpbusd_epi32(acc, w, x); }
+#elif defined(QWICK_AVXVNNI)
+QWICK_INLINE __m256i dot_bytes(__m256i acc, __m256i w, __m256i x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }
+#endif
 // One register of `dot`. Without VNNI, pairs of products are summed in 16 bits: exact for quants up to 129; wider ones
 // are multiplied as 16-bit numbers, even bytes and odd bytes apart.
 template <bool wide>
 QWICK_INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i x) {
 #ifdef QWICK_AVXVNNI
-  return _mm256_dpbusd_avx_epi32(acc, w, x);
+  return dot_bytes(acc, w, x);
 #else
   if constexpr (wide) {
     const __m256i even = _mm256_and_si256(w, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16(w, 8);
@@ -227,7 +233,7 @@ QWICK_INLINE I32 dot(I32 acc, U8 w, const int8_t* x) {
 // acc[lane] += sum over b of v[4 lane + b] * p[b]; v signed, p four unsigned bytes.
 QWICK_INLINE __m256i dot_signed_half(__m256i acc, __m256i v, __m256i p) {
 #ifdef QWICK_AVXVNNI
-  return _mm256_dpbusd_avx_epi32(acc, p, v);
+  return dot_bytes(acc, p, v);
 #else
   const __m256i v_even = _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), v_odd = _mm256_srai_epi16(v, 8);
   acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_and_si256(p, _mm256_set1_epi16(255)), v_even));
