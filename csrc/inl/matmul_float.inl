@@ -8,29 +8,8 @@ QWICK_INLINE F32 weights_at(const uint8_t* tile, int i) {  // the 16 rows' weigh
   return load_f16(reinterpret_cast<const uint16_t*>(tile) + at);
 }
 
-// Four partial sums for one row: a single chain of multiply-adds would wait on its own latency.
-template <Kind kind, int M>
-static void few_float_tile(const Segment& w, int t, const Rows& x, const Output& out) {
-  constexpr int chains = M == 1 ? 4 : M == 2 ? 2 : 1;
-  const uint8_t* tile = w.tile(t);
-  F32 sum[M][chains];
-  for (int r = 0; r < M; ++r)
-    for (int c = 0; c < chains; ++c) sum[r][c] = set1(0.0f);
-  int i = 0;
-  for (; i + chains <= w.k; i += chains)
-    for (int c = 0; c < chains; ++c) {
-      const F32 v = weights_at<kind>(tile, i + c);
-      for (int r = 0; r < M; ++r)
-        sum[r][c] = fma(v, set1(x.x[static_cast<size_t>(r) * x.k + i + c]), sum[r][c]);
-    }
-  for (; i < w.k; ++i)
-    for (int r = 0; r < M; ++r)
-      sum[r][0] = fma(weights_at<kind>(tile, i), set1(x.x[static_cast<size_t>(r) * x.k + i]), sum[r][0]);
-  for (int r = 0; r < M; ++r) {
-    for (int c = 1; c < chains; ++c) sum[r][0] = add(sum[r][0], sum[r][c]);
-    put(out, r, w.first + t * kTile, w.n - t * kTile, sum[r][0]);
-  }
-}
+// Every output is one chain of multiply-adds along k, whatever the number of rows: a row has the same bits alone and among
+// others. A chain waits on its own latency, so several run side by side: few rows meet several tiles at a time.
 
 template <Kind kind, int M>
 static void float_rows(const Segment& w, int t0, int tiles, const Rows& x, int r0, const Output& out) {
@@ -53,7 +32,7 @@ static void float_rows(const Segment& w, int t0, int tiles, const Rows& x, int r
 }
 
 template <Kind kind>
-static void many_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
+static void matmul_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
   constexpr int M = kFloatPanelRows;
   for (int t = t0; t < t1; t += 2) {
     const int tiles = t1 - t < 2 ? 1 : 2;
@@ -61,17 +40,6 @@ static void many_float(const Segment& w, int t0, int t1, const Rows& x, const Ou
     for (; r + M <= x.m; r += M) float_rows<kind, M>(w, t, tiles, x, r, out);
     for (; r + 2 <= x.m; r += 2) float_rows<kind, 2>(w, t, tiles, x, r, out);
     if (r < x.m) float_rows<kind, 1>(w, t, tiles, x, r, out);
-  }
-}
-
-template <Kind kind>
-static void matmul_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
-  if (x.m > 4) return many_float<kind>(w, t0, t1, x, out);
-  for (int t = t0; t < t1; ++t) {
-    if (x.m == 1) few_float_tile<kind, 1>(w, t, x, out);
-    if (x.m == 2) few_float_tile<kind, 2>(w, t, x, out);
-    if (x.m == 3) few_float_tile<kind, 3>(w, t, x, out);
-    if (x.m == 4) few_float_tile<kind, 4>(w, t, x, out);
   }
 }
 

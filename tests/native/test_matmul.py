@@ -296,7 +296,7 @@ def test_bad_weights_reach_the_rows_of_prompts(isa: str) -> None:
 
 @pytest.mark.parametrize("kind", list(StoredType), ids=lambda k: k.name)
 def test_rows_have_the_results_that_each_has_alone(isa: str, kind: StoredType) -> None:
-    """Up to `exact_rows`, bit for bit: what several rows at once compute is what one would."""
+    """Bit for bit: what several rows at once compute is what one would; AMX: up to `exact_rows`."""
     rng = np.random.default_rng(3)
     raw = stored(kind, 100, 768, rng)
     packed = ops.pack([(kind.name.lower(), raw.reshape(-1), 100, 768)])
@@ -307,6 +307,8 @@ def test_rows_have_the_results_that_each_has_alone(isa: str, kind: StoredType) -
         ops.matmul(row[None], packed, out[None], bias)
     most = ops.exact_rows(packed)
     assert most > 1 or kind not in INTEGERS, "drafts need a few rows"
+    if not isa.startswith("amx"):
+        most = 40
     for m in range(1, min(40, most) + 1):
         together = np.empty((m, 100), np.float32)
         ops.matmul(x[:m].copy(), packed, together, bias)

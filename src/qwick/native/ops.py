@@ -141,10 +141,11 @@ def prompts_differ() -> bool:
 
 
 def exact_rows(w: Packed) -> int:
-    """Return the most rows of answers that `matmul` gives, bit for bit, what each has alone.
+    """Return how many rows of answers a step may have so that drafts are exact and pay.
 
-    Integer weights: however many rows, all sums are made in the same order, except that AMX meets
-    many rows in bf16. Float weights: one row alone is summed in another order, to be quick.
+    Exact: bit for bit what each row has alone. All sums are made in the same order however many
+    rows there are, except that AMX meets many rows in bf16. Float weights: 1, because what
+    rows cost there is not measured (`engine/draft.py` has the costs for integers).
     """
     if not all(kind.startswith("i") for kind, _ in w.segments):
         return 1
