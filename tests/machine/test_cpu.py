@@ -33,19 +33,26 @@ def test_this_machine() -> None:
 
 
 def test_affinity_is_honoured() -> None:
+    """By what is told, by the kernels, and by the threads that the system has for them."""
     one = min(os.sched_getaffinity(0))
     script = (
         f"import os; os.sched_setaffinity(0, [{one}])\n"
-        "from qwick.machine.cpu import read_cpu; c = read_cpu(); print(c.affinity, c.usable)"
+        "from qwick.machine.cpu import read_cpu, use_threads; c = read_cpu()\n"
+        "from qwick.native import ops; before = len(os.listdir('/proc/self/task'))\n"
+        "print(c.affinity, c.usable, use_threads(None), ops.threads())\n"
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+        "use_threads(3); print(len(os.listdir('/proc/self/task')) - before)"
     )
+    environment = child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1]))
+    environment.pop("QWICK_THREADS", None)
     run = subprocess.run(
         [sys.executable, "-c", script],
-        env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
+        env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert run.stdout.split() == ["1", "1"]
+    assert run.stdout.split() == ["1", "1", "1", "1", "0", "2"]
 
 
 def arm(implementer: int, part: int) -> str:
