@@ -162,8 +162,10 @@ def find_build() -> Path:
 
 def code_of(module: Path) -> bytes:
     """Return a module's machine code, which installing does not change (symbols it drops)."""
-    command = ["objcopy", "-O", "binary", "-j", ".text", str(module), "/dev/stdout"]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "text"
+        run(["objcopy", "-O", "binary", "-j", ".text", str(module), str(out)])
+        return out.read_bytes()
 
 
 def problems_of_objects(build: Path) -> list[str]:

@@ -259,6 +259,20 @@ def test_objects_that_would_crash_older_cpus_are_found(tmp_path: Path) -> None:
     assert told == "kernels_avx2 holds none of `%ymm`: was it disassembled?"
 
 
+def test_a_modules_code_tells_it_from_others() -> None:
+    from importlib.util import find_spec
+
+    from checks.older_x86 import code_of
+
+    ours, other = find_spec("qwick.native._native"), find_spec("numpy._core._multiarray_umath")
+    assert ours is not None
+    assert other is not None
+    code, strange = (code_of(Path(spec.origin or "")) for spec in (ours, other))
+    assert len(code) > 1 << 19
+    assert len(strange) > 1 << 19
+    assert code != strange
+
+
 def test_every_instruction_set_of_x86_is_looked_at() -> None:
     from checks.older_x86 import BASE, CPUS, TARGETS
 
