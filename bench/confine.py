@@ -1,4 +1,4 @@
-"""A memory limit for child processes by a control group, where this process may make one.
+"""Limits for child processes by a control group, where this process may make one.
 
 Both versions of control groups. What cannot be limited is measured only, and said to be.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,26 @@ class Limit:
 @contextmanager
 def limited(size: int) -> Iterator[Limit]:
     """Limit the memory of children that run `enter` to `size` bytes, if that can be done."""
-    made = _make(size)
+    v1 = {"memory.limit_in_bytes": size, "memory.memsw.limit_in_bytes": size}
+    v2 = {"memory.max": size, "memory.swap.max": 0}
+    with _group("memory", v1, v2, f"of {size / 2**30:g} GiB") as limit:
+        yield limit
+
+
+@contextmanager
+def limited_cpus(cpus: float) -> Iterator[Limit]:
+    """Limit children that run `enter` to `cpus` CPU seconds a second, if that can be done."""
+    quota, period = int(cpus * 100_000), 100_000  # microseconds
+    v1 = {"cpu.cfs_period_us": period, "cpu.cfs_quota_us": quota}
+    with _group("cpu", v1, {"cpu.max": f"{quota} {period}"}, f"of {cpus:g} CPUs") as limit:
+        yield limit
+
+
+@contextmanager
+def _group(
+    controller: str, v1: Mapping[str, object], v2: Mapping[str, object], words: str
+) -> Iterator[Limit]:
+    made = _make(ROOT / controller, v1) or _make(ROOT, v2)
     if made is None:
         yield Limit(None, "not limited: no control group could be made")
         return
@@ -44,7 +63,7 @@ def limited(size: int) -> Iterator[Limit]:
         procs.write_text(str(os.getpid()))
 
     try:
-        yield Limit(enter, f"in a control group of {size / 2**30:g} GiB", made)
+        yield Limit(enter, f"in a control group {words}", made)
     finally:
         _remove(made)
 
@@ -59,25 +78,22 @@ def _remove(group: Path) -> None:
             time.sleep(0.01)
 
 
-def _make(size: int) -> Path | None:
-    name = f"qwick-bench-{os.getpid()}"
-    for parent, file in ((ROOT / "memory", "memory.limit_in_bytes"), (ROOT, "memory.max")):
-        group = parent / name
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            (group / file).write_text(str(size))
-            for swap, value in (("memory.swap.max", 0), ("memory.memsw.limit_in_bytes", size)):
-                if (group / swap).is_file():
-                    (group / swap).write_text(str(value))
-        except OSError:
-            with suppress(OSError):
-                group.rmdir()
-            continue
-        return group
-    return None
+def _make(parent: Path, files: Mapping[str, object]) -> Path | None:
+    """Return a new group with these limits; None where it cannot be had."""
+    group = parent / f"qwick-bench-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        return None
+    try:
+        for name, value in files.items():
+            if "sw" not in name or (group / name).is_file():  # swap may not be accounted for
+                (group / name).write_text(str(value))
+    except OSError:
+        with suppress(OSError):
+            group.rmdir()
+        return None
+    return group
 
 
 def forget_pages(file: Path) -> None:

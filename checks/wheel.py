@@ -9,7 +9,7 @@ package could build for older systems, but nanobind's split mode wants libstdc++
 
     python -m checks.wheel
     python -m checks.wheel --tests
-    python -m checks.wheel --python python3.12     # the same wheel under another Python
+    python -m checks.wheel --keep --python python3.12     # the same wheel under another Python
 
 Exit code 1 when a step fails.
 """

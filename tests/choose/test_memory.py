@@ -91,6 +91,8 @@ def test_too_small_a_machine() -> None:
         assert part in text
     with pytest.raises(ResourceError, match="the control group leaves"):
         plan(GB // 2, limited_by="cgroup")
+    with pytest.raises(ResourceError, match=r"process \(ulimit -v, ulimit -d\) leave 0.50 GB"):
+        plan(GB // 2, limited_by="ulimit")
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, True, "8"])

@@ -174,6 +174,16 @@ def test_doctor(qwick: Run) -> None:
     assert report["problems"] == []
 
 
+def test_doctor_knows_the_limit_of_a_shell() -> None:
+    command = ["sh", "-c", 'ulimit -v 700000; exec "$@"', "sh", sys.executable, "-m", "qwick"]
+    done = subprocess.run(
+        [*command, "doctor"], capture_output=True, text=True, env=environment(), timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("memory ")]
+    assert re.fullmatch(r"memory +\d+\.\d MB available of \S+ GB \(ulimit\)", line)
+
+
 def test_doctor_tells_what_is_wrong(qwick: Run) -> None:
     done = qwick("doctor", QWICK_ISA="nonsense", QWICK_OFFLINE="maybe", QWICK_HOME="/proc/none")
     assert done.returncode == 8

@@ -20,6 +20,7 @@ from qwick.errors import (
     ContextLengthError,
     EngineError,
     ParameterError,
+    QwickError,
     ResourceError,
     UnsupportedError,
 )
@@ -336,7 +337,16 @@ def test_bad_logits_fail_a_score() -> None:
 
 
 @pytest.mark.parametrize("where", ["before_forward", "change_logits"])
-def test_a_failing_model_fails_the_requests_of_the_step(where: str) -> None:
+@pytest.mark.parametrize(
+    ("cause", "error", "hint"),
+    [
+        (ValueError("broken"), EngineError, "report it with"),
+        (MemoryError("no more"), ResourceError, "a smaller context"),
+    ],
+)
+def test_a_failing_model_fails_the_requests_of_the_step(
+    where: str, cause: Exception, error: type[QwickError], hint: str
+) -> None:
     model = ToyModel()
     engine = engine_of(model, max_sequences=2, token_budget=64)
     sinks = [Sink() for _ in range(3)]
@@ -345,7 +355,7 @@ def test_a_failing_model_fails_the_requests_of_the_step(where: str) -> None:
     engine.step()
 
     def fail(_: Batch | F32) -> None:
-        raise MemoryError("no more")
+        raise cause
 
     setattr(model, where, fail)
     engine.step()
@@ -354,9 +364,10 @@ def test_a_failing_model_fails_the_requests_of_the_step(where: str) -> None:
     while engine.step():
         engine.check()
     assert [s.end.reason for s in sinks] == [ERROR, ERROR, LENGTH]
-    assert isinstance(sinks[0].end.error, EngineError)
-    assert "MemoryError: no more" in str(sinks[0].end.error)
-    assert isinstance(sinks[0].end.error.__cause__, MemoryError)
+    assert type(sinks[0].end.error) is error
+    assert f"{type(cause).__name__}: {cause}" in str(sinks[0].end.error)
+    assert hint in str(sinks[0].end.error)
+    assert sinks[0].end.error.__cause__ is cause
     assert sinks[2].ids == by_hand(ToyModel(), greedy([2], 5))
     assert engine.pages_used == 0
     assert engine.stats.failed_steps == 1

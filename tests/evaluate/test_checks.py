@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -212,3 +213,96 @@ def test_what_the_arm_check_lacks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(aarch64, "BUILD_PACKAGES", ("nanobind_of_no_one",))
     with pytest.raises(aarch64.CheckError, match="run `pip install nanobind_of_no_one`"):
         aarch64.need_tools(install=False)
+
+
+# -- older x86-64 ----------------------------------------------------------------------------------
+
+
+def compiled(source: str, folder: Path, *flags: str) -> Path:
+    """Compile a few lines of C++ into an object of that folder of a build."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "a.cpp").write_text(source)
+    command = ["g++", "-O2", "-fPIC", "-c", *flags, str(folder / "a.cpp")]
+    subprocess.run([*command, "-o", str(folder / "a.cpp.o")], check=True)
+    return folder / "a.cpp.o"
+
+
+def test_objects_that_would_crash_older_cpus_are_found(tmp_path: Path) -> None:
+    from checks.older_x86 import main, problems_of_target
+
+    if platform.machine() != "x86_64":  # nothing to be found there, and it says so
+        assert main(["--objects"]) == 2
+        return
+    table = "namespace qwick { extern const int kTable = 1; }\n"
+    wide = "void f(float* x) { for (int i = 0; i < 64; ++i) x[i] *= 2; }\n"
+    shared = (
+        "#include <vector>\nstatic void s(std::vector<float>& x) { x.push_back(1); }\n"
+        "__attribute__((used)) static auto t = s;\n"
+    )
+
+    def problems(name: str, source: str, *flags: str) -> list[str]:
+        return problems_of_target(name, [compiled(source, tmp_path / name, *flags)])
+
+    call = "void g(); void h() { g(); g(); }\n"
+    assert problems("qwick_core", call + wide) == []
+    (told,) = problems("qwick_core", call + wide, "-O3", "-mavx")
+    assert re.match(r"qwick_core: a.cpp.o holds `v\w+ ", told)
+    hidden = f"namespace {{ {wide} }}\n__attribute__((used)) static auto g = f;\n{table}"
+    assert problems("kernels_avx2", hidden, "-O3", "-mavx2") == []
+    told, _ = problems("kernels_avx2", hidden, "-O3", "-mavx512f", "-mprefer-vector-width=512")
+    assert "%zmm" in told
+    # An inline function of the library, compiled for AVX2: the linker may keep it for everyone.
+    (told,) = problems("kernels_avx2", shared + hidden, "-O3", "-mavx2")
+    assert "exports" in told
+    assert "std::vector<float" in told
+    (told,) = problems("kernels_avx2", table)
+    assert told == "kernels_avx2 holds none of `%ymm`: was it disassembled?"
+
+
+def test_a_modules_code_tells_it_from_others() -> None:
+    from importlib.util import find_spec
+
+    from checks.older_x86 import code_of
+
+    ours, other = find_spec("qwick.native._native"), find_spec("numpy._core._multiarray_umath")
+    assert ours is not None
+    assert other is not None
+    code, strange = (code_of(Path(spec.origin or "")) for spec in (ours, other))
+    assert len(code) > 1 << 19
+    assert len(strange) > 1 << 19
+    assert code != strange
+
+
+def test_every_instruction_set_of_x86_is_looked_at() -> None:
+    from checks.older_x86 import BASE, CPUS, TARGETS
+
+    root = Path(__file__).parents[2]
+    text = (root / "CMakeLists.txt").read_text("utf-8")
+    libraries = re.findall(r"isa_kernels\((\w+) csrc/isa/(?!neon)", text)
+    assert {f"kernels_{name}" for name in libraries} | {"_native", "qwick_core"} == set(TARGETS)
+    assert set(CPUS.values()) == {BASE, "avx2"}
+
+
+def test_what_the_check_of_older_cpus_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from checks import older_x86
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert older_x86.main(["--objects"]) == 2
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert older_x86.main(["--objects"]) == 2
+    assert "this is riscv64" in capsys.readouterr().err
+    assert older_x86.main(["--build", str(tmp_path)]) == 2
+    assert "run `apt-get install qemu-user`" in capsys.readouterr().err
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.model
+def test_every_limit_on_address_space_ends_in_an_answer_or_our_own_error() -> None:
+    from checks.confined import check_address_space, check_cores
+
+    assert check_cores() == []
+    assert check_address_space(4) == []

@@ -48,6 +48,12 @@ TOKENIZER_DATA = TokenizerData(
     eos_id=258,
 )
 TOKENIZER = Tokenizer.from_data(TOKENIZER_DATA)
+STORED_TOKENIZER_DATA = replace(  # with a merge, as GGUF files cannot hold an empty list
+    TOKENIZER_DATA,
+    tokens=[*(TOKENIZER_DATA.tokens or ()), "he"],
+    token_types=[*(TOKENIZER_DATA.token_types or ()), 1],
+    merges=["h e"],
+)
 
 
 def small_qwen(
@@ -109,17 +115,11 @@ def write_small(
     Return its path, or that of its first part.
     """
     whole = {**ARCH, **config}
-    data = replace(  # a merge, as GGUF files cannot hold an empty list
-        TOKENIZER_DATA,
-        tokens=[*(TOKENIZER_DATA.tokens or ()), "he"],
-        token_types=[*(TOKENIZER_DATA.token_types or ()), 1],
-        merges=["h e"],
-    )
     return write_gguf(
         path,
         whole,
         random_tensors(whole),
-        tokenizer=data,
+        tokenizer=STORED_TOKENIZER_DATA,
         chat_template=TEMPLATE,
         metadata={} if name is None else {"general.name": name},
         part_tensors=part_tensors,

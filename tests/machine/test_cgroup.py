@@ -49,9 +49,43 @@ def test_version_2(tmp_path: Path) -> None:
         "a/b/cpu.max": "150000 100000\n",
         "a/b/memory.max": "1000\n",
         "a/b/memory.current": "700\n",
-        "a/b/memory.stat": "anon 5\ninactive_file 200\nactive_file 9\n",
+        "a/b/memory.stat": "anon 5\nfile 300\ninactive_file 200\nactive_file 9\n"
+        "unevictable 70\nslab_reclaimable 40\nslab_unreclaimable 80\n",
     }
-    assert read_cgroup(v2(tmp_path, "/a/b", files)) == CgroupLimits(1.5, 1000, 500)
+    assert read_cgroup(v2(tmp_path, "/a/b", files)) == CgroupLimits(1.5, 1000, 549)
+
+
+def test_a_checkpoint_that_was_read_before_takes_no_memory(tmp_path: Path) -> None:
+    """Pages of files that were read twice are active; the kernel gives them up all the same."""
+    files = {
+        "memory.max": "800000000\n",
+        "memory.current": "415000000\n",
+        "memory.stat": "inactive_file 52000000\nactive_file 353000000\n",
+    }
+    assert read_cgroup(v2(tmp_path, "/", files)).memory_free == 790_000_000
+    files = {
+        "memory/memory.limit_in_bytes": "800000000\n",
+        "memory/memory.usage_in_bytes": "415000000\n",
+        "memory/memory.stat": "active_file 1\ntotal_inactive_file 52000000\n"
+        "total_active_file 353000000\n",
+    }
+    assert read_cgroup(v1(tmp_path / "1", "/", files)).memory_free == 790_000_000
+
+
+def test_what_is_free_never_exceeds_the_limit(tmp_path: Path) -> None:
+    """A level's usage and its figures are read one after the other; they may not fit together."""
+    files = {
+        "memory.max": "1000\n",
+        "memory.current": "10\n",
+        "memory.stat": "inactive_file 300\nactive_file 300\n",
+    }
+    assert read_cgroup(v2(tmp_path, "/", files)).memory_free == 1000
+
+
+@pytest.mark.parametrize(("most", "high", "limit"), [("max", "500", 500), ("400", "500", 400)])
+def test_the_limit_that_throttles_is_one(tmp_path: Path, most: str, high: str, limit: int) -> None:
+    files = {"memory.max": most, "memory.high": high, "memory.current": "100\n"}
+    assert read_cgroup(v2(tmp_path, "/", files)) == CgroupLimits(None, limit, limit - 100)
 
 
 def test_the_tightest_level_counts(tmp_path: Path) -> None:
@@ -64,6 +98,20 @@ def test_the_tightest_level_counts(tmp_path: Path) -> None:
         "a/b/memory.current": "10\n",
     }
     assert read_cgroup(v2(tmp_path, "/a/b", files)) == CgroupLimits(1.0, 3000, 100)
+
+
+def test_the_tightest_level_counts_in_version_1_too(tmp_path: Path) -> None:
+    files = {
+        "cpu/a/cpu.cfs_quota_us": "50000\n",
+        "cpu/a/cpu.cfs_period_us": "100000\n",
+        "cpu/a/b/cpu.cfs_quota_us": "-1\n",
+        "cpu/a/b/cpu.cfs_period_us": "100000\n",
+        "memory/a/memory.limit_in_bytes": "5000\n",
+        "memory/a/memory.usage_in_bytes": "4900\n",
+        "memory/a/b/memory.limit_in_bytes": "9223372036854771712\n",
+        "memory/a/b/memory.usage_in_bytes": "10\n",
+    }
+    assert read_cgroup(v1(tmp_path, "/a/b", files)) == CgroupLimits(0.5, 5000, 100)
 
 
 def test_version_1(tmp_path: Path) -> None:

@@ -33,19 +33,26 @@ def test_this_machine() -> None:
 
 
 def test_affinity_is_honoured() -> None:
+    """By what is told, by the kernels, and by the threads that the system has for them."""
     one = min(os.sched_getaffinity(0))
     script = (
         f"import os; os.sched_setaffinity(0, [{one}])\n"
-        "from qwick.machine.cpu import read_cpu; c = read_cpu(); print(c.affinity, c.usable)"
+        "from qwick.machine.cpu import read_cpu, use_threads; c = read_cpu()\n"
+        "from qwick.native import ops; before = len(os.listdir('/proc/self/task'))\n"
+        "print(c.affinity, c.usable, use_threads(None), ops.threads())\n"
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+        "use_threads(3); print(len(os.listdir('/proc/self/task')) - before)"
     )
+    environment = child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1]))
+    environment.pop("QWICK_THREADS", None)
     run = subprocess.run(
         [sys.executable, "-c", script],
-        env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
+        env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert run.stdout.split() == ["1", "1"]
+    assert run.stdout.split() == ["1", "1", "1", "1", "0", "2"]
 
 
 def arm(implementer: int, part: int) -> str:
@@ -146,11 +153,11 @@ def test_measuring_makes_do_with_the_memory_there_is(monkeypatch: pytest.MonkeyP
 def test_memory_that_the_system_refuses_is_told_so() -> None:
     script = (
         "import resource; from qwick.native import ops; from qwick.machine.limits import measure\n"
-        "from qwick.errors import ResourceError\n"
+        "from qwick.errors import ResourceError; from qwick.machine.cpu import Memory\n"
         "ops.threads()\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)\n"
-        "try: measure(2048)\n"
+        "try: measure(2048, Memory(1 << 40, 1 << 40, 'machine'))\n"
         "except ResourceError as error: print(error)"
     )
     run = subprocess.run(
@@ -201,6 +208,30 @@ def test_threads_that_the_system_does_not_give(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ResourceError, match="does not give 7 threads: Resource temp") as caught:
         use_threads(7)
     assert "QWICK_THREADS" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_memory_under_a_limit_of_the_process(limit: str) -> None:
+    """What is left of it is what is available, and a checkpoint is refused before it is loaded."""
+    script = (
+        "import resource, sys; from qwick.machine.cpu import read_memory\n"
+        "before = read_memory(); assert before.limited_by != 'ulimit'\n"
+        f"resource.setrlimit(resource.{limit}, (400 << 20,) * 2)\n"
+        "told = read_memory(); print(told.limited_by, told.total == before.total)\n"
+        "import mmap; held = mmap.mmap(-1, 100 << 20, mmap.MAP_PRIVATE)\n"
+        "print(told.available - read_memory().available >> 20)\n"
+        "try: mmap.mmap(-1, read_memory().available + (1 << 20), mmap.MAP_PRIVATE)\n"
+        "except OSError: print('refused')\n"
+        "held = mmap.mmap(-1, read_memory().available - (1 << 20), mmap.MAP_PRIVATE)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ["ulimit", "True", "100", "refused"]
 
 
 def test_the_kernels_use_what_was_asked_for() -> None:

@@ -86,7 +86,10 @@ def plan_memory(
 
 
 def _too_much(plan: MemoryPlan, memory: Memory) -> str:
-    where = "the control group leaves" if memory.limited_by == "cgroup" else "are available"
+    where = {
+        "cgroup": "the control group leaves",
+        "ulimit": "the limits of this process (ulimit -v, ulimit -d) leave",
+    }.get(memory.limited_by, "are available")
     kv = plan.kv_per_token * plan.context
     return (
         f"the model needs {_gb(plan.needed)} of memory: {_gb(plan.weights)} weights, {_gb(kv)} for "

@@ -173,7 +173,7 @@ def _print(report: dict[str, Any]) -> None:
         f"{processor['usable']} usable: {processor['logical']} logical, {processor['affinity']} by "
         f"affinity, {processor['physical']} physical; cgroup limit {limit}",
     )
-    by = "" if memory["limited_by"] == "machine" else " (cgroup limit)"
+    by = {"cgroup": " (cgroup limit)", "ulimit": " (ulimit)"}.get(memory["limited_by"], "")
     _line(
         "memory", f"{size_text(memory['available'])} available of {size_text(memory['total'])}{by}"
     )

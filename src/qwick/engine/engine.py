@@ -48,6 +48,7 @@ F32 = NDArray[np.float32]
 LOGIT_ROWS = 64  # rows of logits at a time: 64 x 152k float32 are 39 MB
 TOKEN_BUDGET = 576  # a prompt chunk of 512 beside 64 decodes
 MAX_SEQUENCES = 64
+REPORT = "if it happens again, report it with the prompt and the seed"
 
 log = logging.getLogger(__name__)
 
@@ -247,8 +248,9 @@ class Engine:
     def step(self) -> bool:
         """Compute one step; False if there was nothing to do.
 
-        An exception out of the model fails the requests of that step with EngineError; the others
-        go on. Logits that are NaN or infinite fail the one request they belong to.
+        An exception out of the model fails the requests of that step with EngineError, a lack of
+        memory with ResourceError; the others go on. Logits that are NaN or infinite fail the one
+        request they belong to.
         """
         if not self._live:
             return False
@@ -410,11 +412,13 @@ class Engine:
                 self.stats.prompt_rows += chunk.count
 
 
-def _failure(live: Live, cause: Exception) -> EngineError:
-    error = EngineError(
+def _failure(live: Live, cause: Exception) -> QwickError:
+    no_memory = isinstance(cause, MemoryError)
+    error = (ResourceError if no_memory else EngineError)(
         f"request {live.number} failed after {live.generated} tokens: "
         f"{type(cause).__name__}: {cause}",
-        hint="other requests go on; if it happens again, report it with the prompt and the seed",
+        hint="other requests go on; "
+        + ("ask for less at a time, or load with a smaller context" if no_memory else REPORT),
     )
     error.__cause__ = cause
     # Whoever keeps the error would keep the model with it, through the frames that it passed.

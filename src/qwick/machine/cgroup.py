@@ -2,8 +2,9 @@
 
 A limit holds for a group and everything below it, so each is read at every level from the process's
 own group up to the mount, and the tightest counts. Files as in the kernel's documentation:
-admin-guide/cgroup-v2 (cpu.max, memory.max) and admin-guide/cgroup-v1, scheduler/sched-bwc. Reads
-files below a given root only; knows nothing about cores or physical memory.
+admin-guide/cgroup-v2 (cpu.max, memory.max, memory.high) and admin-guide/cgroup-v1,
+scheduler/sched-bwc. Reads files below a given root only; knows nothing about cores or physical
+memory.
 """
 
 from __future__ import annotations
@@ -16,6 +17,23 @@ from pathlib import Path
 __all__ = ["CgroupLimits", "read_cgroup"]
 
 _UNLIMITED_V1 = 1 << 60  # version 1 writes "no limit" as the largest page-aligned 64-bit number
+# Per version: controller, limits, what is used, and what of that the kernel takes back before it
+# refuses anything: the pages of files, those read twice (active) too, as in MemAvailable (proc(5)).
+# Whoever exceeds memory.high is slowed down until hardly anything moves, so it counts as a limit.
+_MEMORY = (
+    (
+        "memory",
+        ("memory.limit_in_bytes",),
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+    (
+        None,
+        ("memory.max", "memory.high"),
+        "memory.current",
+        ("inactive_file", "active_file", "slab_reclaimable"),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +42,7 @@ class CgroupLimits:
 
     cpus: float | None = None  # CPU seconds per second
     memory: int | None = None  # bytes that the group may use
-    memory_free: int | None = None  # bytes of it still to be had (page cache counts as free)
+    memory_free: int | None = None  # bytes of it still to be had (pages of files count as free)
 
 
 def read_cgroup(root: Path = Path("/")) -> CgroupLimits:
@@ -41,17 +59,16 @@ def read_cgroup(root: Path = Path("/")) -> CgroupLimits:
         words = _text(folder / "cpu.max").split()
         if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
             cpus.append(int(words[0]) / int(words[1]))
-    for controller, limit_file, used_file, cached_key in (
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        (None, "memory.max", "memory.current", "inactive_file"),
-    ):
+    for controller, limit_files, used_file, cached in _MEMORY:
         for folder in _levels(root, controller):
-            limit = _number(folder / limit_file)
-            if limit is None or limit >= _UNLIMITED_V1:
+            found = [_number(folder / name) for name in limit_files]
+            limit = min((n for n in found if n is not None), default=_UNLIMITED_V1)
+            if limit >= _UNLIMITED_V1:
                 continue
             used = _number(folder / used_file) or 0
             limits.append(limit)
-            free.append(max(0, limit - used + _statistic(folder / "memory.stat", cached_key)))
+            back = _statistics(folder / "memory.stat", cached)
+            free.append(min(limit, max(0, limit - used + back)))
     return CgroupLimits(
         cpus=min(cpus, default=None),
         memory=min(limits, default=None),
@@ -111,12 +128,14 @@ def _unescape(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
-def _statistic(path: Path, key: str) -> int:
+def _statistics(path: Path, keys: tuple[str, ...]) -> int:
+    """Return the sum of some figures of a memory.stat; those that are not there count as 0."""
+    total = 0
     for line in _text(path).splitlines():
         name, _, value = line.partition(" ")
-        if name == key and value.strip().isdigit():
-            return int(value)
-    return 0
+        if name in keys and value.strip().isdigit():
+            total += int(value)
+    return total
 
 
 def _number(path: Path) -> int | None:

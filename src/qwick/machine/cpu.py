@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ class Memory:
 
     total: int  # physical, or the control group's limit where that is smaller
     available: int  # what a new allocation may count on
-    limited_by: str  # "machine" or "cgroup": which of the two sets `available`
+    limited_by: str  # "machine", "cgroup" or "ulimit": which of them sets `available`
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def use_threads(wished: int | None) -> int:
     except RuntimeError as error:  # std::system_error, from pthread_create
         raise ResourceError(
             f"the system does not give {count} threads: {error}",
-            hint=f"ask for fewer (--threads, {settings.THREADS.name}), or raise ulimit -u",
+            hint=f"ask for fewer (--threads, {settings.THREADS.name}), or raise ulimit -u or -v",
         ) from error
     return count
 
@@ -128,7 +129,8 @@ def read_cpu(root: Path = ROOT, limits: CgroupLimits | None = None) -> Cpu:
 def read_memory(root: Path = ROOT, limits: CgroupLimits | None = None) -> Memory:
     """Return the memory this process may use; files are read below `root`.
 
-    MemAvailable is the kernel's estimate of what can be allocated without swapping (proc(5)).
+    MemAvailable is the kernel's estimate of what can be allocated without swapping (proc(5)). A
+    limit of this process (ulimit -v, ulimit -d) leaves what it has not mapped yet.
     """
     limits = read_cgroup(root) if limits is None else limits
     figures = _meminfo(root)
@@ -136,9 +138,11 @@ def read_memory(root: Path = ROOT, limits: CgroupLimits | None = None) -> Memory
     available = figures.get("MemAvailable", figures.get("MemFree", total))
     if limits.memory is not None:
         total = min(total, limits.memory)
-    if limits.memory_free is not None and limits.memory_free < available:
-        return Memory(total, limits.memory_free, "cgroup")
-    return Memory(total, available, "machine")
+    limited_by = "machine"
+    for name, left in (("cgroup", limits.memory_free), ("ulimit", _left_to_map(root))):
+        if left is not None and left < available:
+            available, limited_by = left, name
+    return Memory(total, available, limited_by)
 
 
 def read_kernels() -> Kernels:
@@ -184,6 +188,20 @@ def _model_name(root: Path) -> str:
             if key.strip() == wanted and value.strip():
                 return f"{value.strip()}: {cores}" if cores else value.strip()
     return cores or platform.machine()
+
+
+def _left_to_map(root: Path) -> int | None:
+    """Return how much this process's own limits let it still map (setrlimit(2)); None: no limit."""
+    try:
+        pages = [int(word) for word in (root / "proc/self/statm").read_text().split()]
+    except (OSError, ValueError):
+        return None
+    left = []
+    for limit, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
+        most = resource.getrlimit(limit)[0]
+        if most != resource.RLIM_INFINITY:
+            left.append(max(0, most - used * resource.getpagesize()))
+    return min(left, default=None)
 
 
 def _meminfo(root: Path) -> dict[str, int]:

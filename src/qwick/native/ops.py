@@ -30,7 +30,9 @@ try:
 except ImportError as error:  # pragma: no cover - only in a broken installation
     raise NativeBuildError(
         f"the compiled kernels cannot be loaded: {error}",
-        hint="install qwick with pip, which compiles them: it needs a C++17 compiler (g++)",
+        hint="raise the limit on this process's memory (ulimit -v)"
+        if "failed to map" in str(error)
+        else "install qwick with pip, which compiles them: it needs a C++17 compiler (g++)",
     ) from error
 
 PAGE_SIZE = 32
