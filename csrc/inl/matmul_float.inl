@@ -9,38 +9,54 @@ QWICK_INLINE F32 weights_at(const uint8_t* tile, int i) {  // the 16 rows' weigh
 }
 
 // Every output is one chain of multiply-adds along k, whatever the number of rows: a row has the same bits alone and among
-// others. A chain waits on its own latency, so several run side by side: few rows meet several tiles at a time.
+// others. A chain waits on its own latency, so several run side by side: the fewer rows, the more tiles at a time.
 
-template <Kind kind, int M>
-static void float_rows(const Segment& w, int t0, int tiles, const Rows& x, int r0, const Output& out) {
-  const uint8_t *tile0 = w.tile(t0), *tile1 = w.tile(tiles > 1 ? t0 + 1 : t0);
-  F32 sum[M][2];
-  for (int r = 0; r < M; ++r) sum[r][0] = sum[r][1] = set1(0.0f);
+constexpr int kFloatAhead = 2048;  // bytes
+
+template <Kind kind, int M, int N>  // rows from r0 on, tiles from t on
+static void float_block(const Segment& w, int t, const Rows& x, int r0, const Output& out) {
+  const uint8_t* tile[N];
+  for (int j = 0; j < N; ++j) tile[j] = w.tile(t + j);
+  F32 sum[M][N];
+  for (int r = 0; r < M; ++r)
+    for (int j = 0; j < N; ++j) sum[r][j] = set1(0.0f);
   const float* row = x.x + static_cast<size_t>(r0) * x.k;
+  constexpr size_t w_bytes = kind == Kind::F32 ? 4 : 2;
+#pragma GCC unroll 2
   for (int i = 0; i < w.k; ++i) {
-    const F32 w0 = weights_at<kind>(tile0, i), w1 = weights_at<kind>(tile1, i);
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      __builtin_prefetch(tile[j] + i * kTile * w_bytes + kFloatAhead);
+      const F32 v = weights_at<kind>(tile[j], i);
 #pragma GCC unroll 8
-    for (int r = 0; r < M; ++r) {
-      const F32 v = set1(row[static_cast<size_t>(r) * x.k + i]);
-      sum[r][0] = fma(w0, v, sum[r][0]);
-      sum[r][1] = fma(w1, v, sum[r][1]);
+      for (int r = 0; r < M; ++r)
+        sum[r][j] = fma(v, set1(row[static_cast<size_t>(r) * x.k + i]), sum[r][j]);
     }
   }
-  for (int j = 0; j < tiles; ++j)
+  for (int j = 0; j < N; ++j)
     for (int r = 0; r < M; ++r)
-      put(out, r0 + r, w.first + (t0 + j) * kTile, w.n - (t0 + j) * kTile, sum[r][j]);
+      put(out, r0 + r, w.first + (t + j) * kTile, w.n - (t + j) * kTile, sum[r][j]);
+}
+
+template <Kind kind, int N>
+static void float_rows(const Segment& w, int t, const Rows& x, const Output& out) {
+  constexpr int M = kFloatPanelRows;
+  int r = 0;
+  for (; r + M <= x.m; r += M) float_block<kind, M, N>(w, t, x, r, out);
+  for (; r + 2 <= x.m; r += 2) float_block<kind, 2, N>(w, t, x, r, out);
+  if (r < x.m) float_block<kind, 1, N>(w, t, x, r, out);
 }
 
 template <Kind kind>
 static void matmul_float(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
-  constexpr int M = kFloatPanelRows;
-  for (int t = t0; t < t1; t += 2) {
-    const int tiles = t1 - t < 2 ? 1 : 2;
-    int r = 0;
-    for (; r + M <= x.m; r += M) float_rows<kind, M>(w, t, tiles, x, r, out);
-    for (; r + 2 <= x.m; r += 2) float_rows<kind, 2>(w, t, tiles, x, r, out);
-    if (r < x.m) float_rows<kind, 1>(w, t, tiles, x, r, out);
-  }
+  constexpr int many = 4, for_two = kFloatPanelRows >= 8 ? many : 2;  // tiles whose sums fit the registers
+  int t = t0;
+  if (x.m == 1)
+    for (; t + many <= t1; t += many) float_block<kind, 1, many>(w, t, x, 0, out);
+  if (x.m == 2)
+    for (; t + for_two <= t1; t += for_two) float_block<kind, 2, for_two>(w, t, x, 0, out);
+  for (; t + 2 <= t1; t += 2) float_rows<kind, 2>(w, t, x, out);
+  if (t < t1) float_rows<kind, 1>(w, t, x, out);
 }
 
 static void matmul(const Segment& w, int t0, int t1, const Rows& x, const Output& out) {
