@@ -17,6 +17,7 @@ from click.testing import CliRunner
 import qwick
 import test_layers
 from qwick import errors, settings
+from qwick.cli import chat_commands
 from qwick.cli.main import VERBS
 from qwick.cli.main import qwick as command_line
 from qwick.native import ops
@@ -25,6 +26,7 @@ from qwick.quant.types import StoredType
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "qwick"
 ELSEWHERE = {"Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF"}  # looks like a path and is none of ours
+COMMANDS = {f"/{name}" for name in chat_commands.COMMANDS} | {"//word", "/word"}  # of a chat
 PAGES = [
     *ROOT.glob("*.md"),
     *(p for p in ROOT.glob("docs/**/*.md") if p.parent.name != "decisions"),
@@ -185,7 +187,7 @@ def test_paths_exist(page: Path) -> None:
             if re.fullmatch(r"[\w./-]+", name) and ("/" in name or Path(name).suffix in SUFFIXES):
                 places = (SOURCE / name, ROOT / name)
                 checked = any(place.exists() for place in places)
-                assert checked or name.startswith(".venv/") or name in ELSEWHERE, name
+                assert checked or name.startswith(".venv/") or name in ELSEWHERE | COMMANDS, name
 
 
 def defined() -> dict[str, set[str]]:

@@ -25,6 +25,9 @@ from qwick.settings import Setting
         (settings.HOME, "/some/where", Path("/some/where")),
         (settings.HOME, "~/store", Path("/home/of/test/store")),
         (settings.HOME, "", Path("/cache/of/test/qwick")),
+        (settings.HISTORY, "~/typed", Path("/home/of/test/typed")),
+        (settings.HISTORY, "None", None),
+        (settings.HISTORY, "", Path("/state/of/test/qwick/chat-history")),
     ],
 )
 def test_values(
@@ -32,6 +35,7 @@ def test_values(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/of/test")
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache/of/test")
+    monkeypatch.setenv("XDG_STATE_HOME", "/state/of/test")
     monkeypatch.setenv(setting.name, text)
     assert setting.get() == value
     assert setting.is_set == bool(text)
@@ -46,6 +50,7 @@ def test_values(
         *((settings.THREADS, t) for t in ("0", "-1", "1025", "5000", "x", "2.0", "9" * 5000)),
         *((settings.OFFLINE, t) for t in ("maybe", "2", " ")),
         (settings.HOME, "~no such user/x"),
+        (settings.HISTORY, "~no such user/x"),
     ],
 )
 def test_bad_values_are_told_with_the_variable_and_what_is_allowed(

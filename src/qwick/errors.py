@@ -98,7 +98,7 @@ class ModelNotFoundError(QwickError):
 
 
 class FormatError(QwickError):
-    """A model file that is damaged, truncated, hostile or of an unknown kind."""
+    """A model file, or a saved chat, that is damaged, truncated, hostile or of an unknown kind."""
 
     status = 422
     exit_code = 4

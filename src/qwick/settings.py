@@ -75,7 +75,7 @@ def _switch(text: str) -> bool:
     return table[text.lower()]
 
 
-def _folder(text: str) -> Path:
+def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:  # ~ of a user who is not known
@@ -93,8 +93,20 @@ def _default_home() -> Path:
         ) from None
 
 
+def _history(text: str) -> Path | None:
+    return None if text.lower() == "none" else _path(text)
+
+
+def _default_history() -> Path | None:
+    base = os.environ.get("XDG_STATE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".local" / "state") / "qwick" / "chat-history"
+    except RuntimeError:  # as above; a chat does without
+        return None
+
+
 HOME: Setting[Path] = Setting(
-    "QWICK_HOME", _folder, _default_home, "a folder", "where checkpoints are stored"
+    "QWICK_HOME", _path, _default_home, "a folder", "where checkpoints are stored"
 )
 ISA: Setting[str | None] = Setting(
     "QWICK_ISA", str, lambda: None, "a name that `qwick doctor` lists", "force one instruction set"
@@ -116,8 +128,15 @@ KV: Setting[str] = Setting(
 OFFLINE: Setting[bool] = Setting(
     "QWICK_OFFLINE", _switch, lambda: False, "1 or 0", "never use the network"
 )
+HISTORY: Setting[Path | None] = Setting(
+    "QWICK_HISTORY",
+    _history,
+    _default_history,
+    "a file, or none",
+    "where a chat keeps what was typed",
+)
 
-ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, KV, OFFLINE)
+ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, KV, OFFLINE, HISTORY)
 
 
 def child_environment(**changes: str) -> dict[str, str]:

@@ -9,7 +9,17 @@ import pytest
 
 from cli.conftest import environment
 
-HEAVY = {"numpy", "jinja2", "tokenizers", "rich", "huggingface_hub", "httpx", "torch", "asyncio"}
+HEAVY = {
+    "numpy",
+    "jinja2",
+    "tokenizers",
+    "rich",
+    "prompt_toolkit",
+    "huggingface_hub",
+    "httpx",
+    "torch",
+    "asyncio",
+}
 
 
 def loaded_by(script: str) -> set[str]:
@@ -38,7 +48,15 @@ def test_importing_the_package_loads_itself_only() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["-h"], [], ["run", "--help"], ["models", "--help"], ["models", "pull", "--help"]],
+    [
+        ["--help"],
+        ["-h"],
+        [],
+        ["run", "--help"],
+        ["chat", "--help"],
+        ["models", "--help"],
+        ["models", "pull", "--help"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     names = loaded_by(f"from qwick.cli.main import main; assert main({arguments!r}) == 0")

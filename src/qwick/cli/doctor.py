@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-LIBRARIES = ("numpy", "tokenizers", "jinja2", "huggingface-hub", "httpx", "click", "rich")
+LIBRARIES = (
+    "numpy",
+    "tokenizers",
+    "jinja2",
+    "huggingface-hub",
+    "httpx",
+    "click",
+    "rich",
+    "prompt-toolkit",
+)
 
 
 @click.command(short_help="Show what this machine has and what is wrong.")

@@ -22,6 +22,7 @@ __all__ = ["main"]
 # verb -> module; the module holds a click command of the verb's name. Shown in this order.
 VERBS = {
     "run": "qwick.cli.run",
+    "chat": "qwick.cli.chat",
     "models": "qwick.cli.models",
     "bench": "qwick.cli.bench",
     "doctor": "qwick.cli.doctor",

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwick.cli.load import load, load_options
 from qwick.cli.offline import offline_option
-from qwick.cli.progress import listening
 from qwick.cli.sampling import sampling_of, sampling_options
 from qwick.cli.show import json_option, print_json
+from qwick.cli.stdin import read_all, valid_text
 from qwick.errors import ModelNotFoundError, ParameterError, UsageError
-from qwick.settings import MAX_THREADS
 
 if TYPE_CHECKING:
     from qwick.llm import Qwen, Reply
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-MOST_INPUT = 16 << 20  # bytes of standard input; a million tokens are about 4 MB
 PATH_BEGINNINGS = (os.sep, f".{os.sep}", f"..{os.sep}", f"~{os.sep}")
 
 
@@ -34,14 +33,7 @@ PATH_BEGINNINGS = (os.sep, f".{os.sep}", f"..{os.sep}", f"~{os.sep}")
 @click.option(
     "--n", type=click.IntRange(1, 128), default=1, help="So many answers, with seeds one apart."
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, MAX_THREADS),
-    help="Kernel threads; default: the cores that may be used.",
-)
-@click.option(
-    "--ctx", type=click.IntRange(1), help="Context in tokens; default: what model and memory allow."
-)
+@load_options
 @click.option(
     "--no-drafts",
     is_flag=True,
@@ -78,7 +70,7 @@ def run(
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": valid_text("--system", system)})
-    with _load(model, threads, ctx, drafts=not no_drafts) as qwen:
+    with load(model, threads, ctx, drafts=not no_drafts) as qwen:
         if n > 1:
             _run_choices(qwen, prompt if raw else messages, n, sampling, as_json=as_json)
             return
@@ -139,22 +131,10 @@ def split_words(words: tuple[str, ...]) -> tuple[str | None, str]:
     raise UsageError("there is no prompt", hint='qwick run "Write a haiku.", or pipe it in')
 
 
-def valid_text(name: str, text: str) -> str:
-    """Return `text`; UsageError when its bytes were not UTF-8."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"{name} is not valid UTF-8 (at character {error.start})",
-            hint="convert it, for instance with iconv -t utf-8",
-        ) from None
-    return text
-
-
 def _prompt(word: str) -> str:
     """Return the whole prompt: standard input if `word` is "-", else `word` and what is piped."""
     if word == "-":
-        return _not_empty(_read())
+        return _not_empty(read_all())
     return _joined(word, _piped())
 
 
@@ -180,18 +160,7 @@ def _is_piped() -> bool:
 
 def _piped() -> str | None:
     """Return the text of standard input where that is a pipe or a file, else None."""
-    return _read() if _is_piped() else None
-
-
-def _read() -> str:
-    """Return all of standard input, without one last line end; bad bytes become surrogates."""
-    data = sys.stdin.buffer.read(MOST_INPUT + 1)
-    if len(data) > MOST_INPUT:
-        raise UsageError(
-            f"standard input has more than {MOST_INPUT:,} bytes; no context holds so much",
-            hint="pipe in the part that matters",
-        )
-    return valid_text("standard input", data.decode("utf-8", "surrogateescape").removesuffix("\n"))
+    return read_all() if _is_piped() else None
 
 
 def _check_model(model: str, prompt: str) -> None:
@@ -262,17 +231,6 @@ def _exists(path: str) -> bool:
         return hub.existing_path(path) is not None
     except ModelNotFoundError:
         return False
-
-
-def _load(model: str | None, threads: int | None, ctx: int | None, *, drafts: bool) -> Qwen:
-    """Return the loaded model, fetched when the store lacks it; progress is shown for both."""
-    from qwick import hub
-
-    with listening() as listener:
-        path = hub.resolve(model, listener)
-        from qwick.llm import Qwen  # after the model's name is known to be right
-
-        return Qwen.load(path, threads=threads, ctx=ctx, drafts=drafts, listener=listener)
 
 
 def _print(stream: Stream) -> Reply:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["json_option", "print_json", "print_table", "size_text"]
+__all__ = ["counted", "json_option", "print_json", "print_table", "size_text"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -36,3 +36,8 @@ def size_text(count: float) -> str:
         if count < 1000:
             return f"{count:.1f} {unit}"
     return f"{count / 1000:.1f} TB"
+
+
+def counted(count: int, thing: str) -> str:
+    """Return a number with its noun: 1 turn, 2 turns."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
