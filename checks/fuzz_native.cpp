@@ -91,7 +91,8 @@ void pack_hostile(Input in) {
       s.type = stored_type(kTypes[in.number(1) % (sizeof kTypes / sizeof *kTypes)]);
       s.n = static_cast<int>(in.number(4));
       s.k = static_cast<int>(in.number(4));
-      s.bytes = std::min<size_t>(in.number(2), in.size);
+      const size_t wanted = in.number(2);
+      s.bytes = std::min(wanted, in.size);
       held.push_back(exactly(in.data, s.bytes));
       s.data = held.back().get();
     }
@@ -116,13 +117,14 @@ struct Table {
   Strings strings;
 
   Table(Input& in, bool hostile) {
-    const size_t size = std::min<size_t>(in.number(2), in.size), most = 1 + in.number(1);
+    const size_t most = 1 + in.number(1), wanted_size = in.number(2), size = std::min(wanted_size, in.size);
     std::vector<uint8_t> data;
     std::vector<int64_t> found;
     const uint8_t* end = in.data + size;
     while (in.data < end && found.size() < most) {
       found.push_back(static_cast<int64_t>(data.size()));
-      const uint64_t length = std::min<uint64_t>(in.number(1) % 12, static_cast<uint64_t>(end - in.data));
+      const uint64_t wanted = in.number(1) % 12;
+      const uint64_t length = std::min<uint64_t>(wanted, static_cast<uint64_t>(end - in.data));
       data.resize(data.size() + 8);
       memcpy(&data[data.size() - 8], &length, 8);
       data.insert(data.end(), in.data, in.data + length);

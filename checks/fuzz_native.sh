@@ -16,16 +16,15 @@ stored=$("$python" -c 'from qwick.quant.types import StoredType
 print(",".join(f"\"{t.name.lower()}\"" for t in StoredType))')
 
 failed=0
-for target in pack bpe; do
+for target in ${TARGETS:-pack bpe}; do
   number=$([[ $target == pack ]] && echo 1 || echo 2)
   "$clang" -std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
     -Wno-psabi -DQWICK_TARGET="$number" "-DQWICK_STORED=$stored" -Icsrc checks/fuzz_native.cpp \
-    csrc/bpe.cpp csrc/pack.cpp csrc/packed.cpp csrc/pool.cpp -pthread -o "$out/$target"
+    csrc/bpe.cpp csrc/pack.cpp csrc/packed.cpp csrc/pool.cpp csrc/stored.cpp -pthread -o "$out/$target"
   mkdir -p "$out/corpus-$target"
-  "$python" -m checks.fuzzing.seeds "$target" "$out/corpus-$target"
   echo "== $target, $seconds s"
   "$out/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=8192 -print_final_stats=1 \
-    -artifact_prefix="$out/$target-" "$out/corpus-$target" 2>&1 | tee "$out/$target.log" | grep -E \
+    -artifact_prefix="$out/$target-" "$out/corpus-$target" </dev/null 2>&1 | tee "$out/$target.log" | grep -E \
     'INITED|DONE|ERROR|runtime error|SUMMARY|Test unit|stat::(number_of_executed|new_units|peak)' || true
   [[ ${PIPESTATUS[0]} == 0 ]] || failed=1
 done
