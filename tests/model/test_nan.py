@@ -1,6 +1,6 @@
-"""Damaged weights: a NaN anywhere must reach the logits, where the sampler refuses it.
+"""Damaged weights: a NaN or infinity anywhere must reach the logits, where the sampler refuses it.
 
-A NaN that a kernel turns into an ordinary number would make a broken checkpoint speak nonsense.
+One that a kernel turns into an ordinary number would make a broken checkpoint speak nonsense.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ from qwick.quant.types import StoredType
 
 IDS = [np.arange(40, dtype=np.int32)]
 LAYER = "model.layers.1."
-HALF_NAN = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
 
 
-def damaged(config: dict[str, Any], name: str, types: dict[str, StoredType] | None = None) -> Any:
-    """A model one of whose stored numbers is NaN: a weight, or the scale of a block."""
+def damaged(
+    config: dict[str, Any],
+    name: str,
+    types: dict[str, StoredType] | None = None,
+    value: float = np.nan,
+) -> Any:
+    """A model one of whose stored numbers is `value`: a weight, or the scale of a block."""
     checkpoint = in_memory(config, wild_tensors(config), types)
     tensor = checkpoint.tensors[name]
     raw = tensor.data.copy()
     if tensor.type is StoredType.F32:
-        raw.view(np.float32)[5] = np.nan
+        raw.view(np.float32)[5] = value
     else:
         at = HALVES[tensor.type][0]
-        raw[at : at + 2] = HALF_NAN
+        raw[at : at + 2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
     held = {**checkpoint.tensors, name: Tensor(name, tensor.type, tensor.shape, raw)}
     object.__setattr__(checkpoint, "tensors", held)
     return load_model(checkpoint, kv="f32")
@@ -114,3 +118,37 @@ def test_in_the_embedding_of_one_token(isa: str) -> None:
 def test_in_block_formats(isa: str, shape: str, part: str) -> None:
     config = BLOCKED[shape]
     require_nan(damaged(config, LAYER + part, dealt_out(config)))
+
+
+def require_unusable(model: Any) -> None:
+    """An infinity may reach the logits as it is, or as what inf - inf gives."""
+    for schedule in (prefill, stepwise):
+        (logits,) = run(model, IDS, schedule)
+        assert logits is not None
+        assert not np.isfinite(logits).all(axis=1).any(), "a row that could be sampled"
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("shape", "part"),
+    [
+        ("qwen2-tied", LAYER + "self_attn.v_proj.weight"),
+        ("qwen2-tied", LAYER + "self_attn.o_proj.weight"),
+        ("qwen2-tied", LAYER + "self_attn.q_proj.bias"),
+        ("qwen2-tied", LAYER + "self_attn.k_proj.weight"),
+        ("qwen2-tied", LAYER + "mlp.gate_proj.weight"),
+        ("qwen2-tied", LAYER + "mlp.down_proj.weight"),
+        ("qwen2-tied", LAYER + "input_layernorm.weight"),
+        ("qwen3-tied", LAYER + "self_attn.k_norm.weight"),
+        ("qwen2-tied", "model.norm.weight"),
+    ],
+)
+def test_infinity(isa: str, shape: str, part: str, value: float) -> None:
+    require_unusable(damaged(CONFIGS[shape], part, value=value))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["mlp.down_proj", "mlp.up_proj", "self_attn.o_proj"])
+def test_an_infinite_scale(isa: str, part: str, value: float) -> None:
+    config = BLOCKED["qwen2"]
+    require_unusable(damaged(config, f"{LAYER}{part}.weight", dealt_out(config), value))

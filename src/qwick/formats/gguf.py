@@ -66,6 +66,34 @@ class GgufFile:
     alignment: int  # general.alignment, or what holds without it
 
 
+class _Header(Cursor):
+    """A cursor over a header.
+
+    Texts and nested arrays become Python objects of up to 25 times their bytes, so they are bounded
+    for the file as a whole. (Arrays of numbers and of strings are views of it.)
+    """
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        super().__init__(path, data)
+        self.texts = 0  # characters
+        self.arrays = 0
+
+    def text(self, what: str, limit: int) -> str:
+        value = super().text(what, limit)
+        self.texts += len(value)
+        if self.texts > MAX_TEXT:
+            raise damaged(self.path, f"{what}: the header's texts are longer than {MAX_TEXT}")
+        return value
+
+    def nested(self, what: str) -> int:
+        """Read the number of arrays in an array."""
+        count = self.count(what, each=12, limit=MAX_NESTED)
+        self.arrays += count
+        if self.arrays > MAX_NESTED:
+            raise damaged(self.path, f"with the {what} the arrays in arrays exceed {MAX_NESTED}")
+        return count
+
+
 def padded(size: int, alignment: int) -> int:
     """Return the first multiple of `alignment` from `size` on."""
     return -(-size // alignment) * alignment
@@ -77,7 +105,7 @@ def read_gguf(path: Path) -> GgufFile:
     Raises ModelNotFoundError (no file), FormatError (not GGUF, damaged, truncated, hostile) and
     UnsupportedError (big endian, version 1, a tensor type that qwick does not read).
     """
-    cursor = Cursor(path, map_file(path))
+    cursor = _Header(path, map_file(path))
     version = _read_version(cursor)
     n_tensors = cursor.count("tensors", each=24, limit=MAX_TENSORS)
     n_keys = cursor.count("metadata keys", each=13, limit=MAX_KEYS)
@@ -87,7 +115,7 @@ def read_gguf(path: Path) -> GgufFile:
     return GgufFile(path, version, metadata, tensors, cursor.data, cursor.at, alignment)
 
 
-def _read_version(cursor: Cursor) -> int:
+def _read_version(cursor: _Header) -> int:
     head = cursor.data[:32]
     if head[:4] != MAGIC:
         if MAGIC.startswith(head):
@@ -109,7 +137,7 @@ def _read_version(cursor: Cursor) -> int:
     )
 
 
-def _read_metadata(cursor: Cursor, n_keys: int) -> dict[str, Value]:
+def _read_metadata(cursor: _Header, n_keys: int) -> dict[str, Value]:
     metadata: dict[str, Value] = {}
     for index in range(n_keys):
         key = cursor.text(f"metadata key {index}", MAX_NAME)
@@ -120,7 +148,7 @@ def _read_metadata(cursor: Cursor, n_keys: int) -> dict[str, Value]:
     return metadata
 
 
-def _read_value(cursor: Cursor, kind: int, key: str, depth: int) -> Value:
+def _read_value(cursor: _Header, kind: int, key: str, depth: int) -> Value:
     if kind == _STRING:
         return cursor.text(f"the value of {key!r}", MAX_TEXT)
     if kind == _ARRAY:
@@ -130,7 +158,7 @@ def _read_value(cursor: Cursor, kind: int, key: str, depth: int) -> Value:
     return bool(value) if kind == _BOOL else value
 
 
-def _read_numbers(cursor: Cursor, kind: int, count: int, key: str) -> NDArray[np.generic]:
+def _read_numbers(cursor: _Header, kind: int, count: int, key: str) -> NDArray[np.generic]:
     """Return a view of `count` numbers of GGUF type `kind`; no copy, so no memory is spent."""
     if kind not in _NUMBERS:
         raise damaged(cursor.path, f"{key!r} has the unknown value type {kind}; known: 0 to 12")
@@ -142,7 +170,7 @@ def _read_numbers(cursor: Cursor, kind: int, count: int, key: str) -> NDArray[np
     return values
 
 
-def _read_array(cursor: Cursor, key: str, depth: int) -> Value:
+def _read_array(cursor: _Header, key: str, depth: int) -> Value:
     if depth == MAX_DEPTH:
         raise damaged(cursor.path, f"{key!r} nests arrays deeper than {MAX_DEPTH}")
     kind = cursor.u32(f"the item type of {key!r}")
@@ -150,9 +178,7 @@ def _read_array(cursor: Cursor, key: str, depth: int) -> Value:
         limit = max(1, MAX_STRINGS >> (8 * depth))
         return scan(cursor, cursor.count(f"strings of {key!r}", each=8, limit=limit), repr(key))
     if kind == _ARRAY:
-        # Each level allows fewer, so that all levels together stay bounded.
-        limit = max(1, MAX_NESTED >> (6 * depth))
-        count = cursor.count(f"arrays of {key!r}", each=12, limit=limit)
+        count = cursor.nested(f"arrays of {key!r}")
         return [_read_array(cursor, key, depth + 1) for _ in range(count)]
     if kind not in _NUMBERS:
         raise damaged(cursor.path, f"{key!r} has the unknown item type {kind}; known: 0 to 12")
@@ -180,7 +206,7 @@ class _Entry:
     offset: int
 
 
-def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo]:
+def _read_tensors(cursor: _Header, count: int, alignment: int) -> dict[str, TensorInfo]:
     entries = [_read_entry(cursor, index) for index in range(count)]
     base = padded(cursor.at, alignment)
     tensors: dict[str, TensorInfo] = {}
@@ -199,7 +225,7 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tenso
     return tensors
 
 
-def _read_entry(cursor: Cursor, index: int) -> _Entry:
+def _read_entry(cursor: _Header, index: int) -> _Entry:
     name = cursor.text(f"the name of tensor {index}", MAX_NAME)
     n_dims = cursor.u32(f"the number of dimensions of {name!r}")
     if not 1 <= n_dims <= MAX_DIMS:
@@ -212,7 +238,7 @@ def _read_entry(cursor: Cursor, index: int) -> _Entry:
     return _Entry(name, dims, kind, cursor.u64(f"the offset of {name!r}"))
 
 
-def _place(cursor: Cursor, entry: _Entry, base: int, alignment: int) -> TensorInfo:
+def _place(cursor: _Header, entry: _Entry, base: int, alignment: int) -> TensorInfo:
     stored = from_ggml(entry.kind)
     if stored is None:
         raise UnsupportedError(

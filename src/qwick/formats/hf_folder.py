@@ -22,11 +22,10 @@ from qwick.formats.checkpoint import (
     check_known,
     closed,
 )
-from qwick.formats.jsonfile import read_object, read_text
+from qwick.formats.jsonfile import MAX_PARSED, read_object, read_text
 from qwick.formats.mapped import PICKLES, damaged, exists, give_back
 from qwick.formats.safetensors import SafetensorsFile, read_safetensors
 
-MAX_CONFIG = 1 << 24
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -76,7 +75,7 @@ def open_folder(path: Path) -> Checkpoint:
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return read_object(path, MAX_CONFIG) if exists(path) else {}
+    return read_object(path) if exists(path) else {}
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def _config(path: Path) -> dict[str, Any]:
         found = sorted(p.name for p in path.glob("*.gguf"))
         hint = f"give the file: {path / found[0]}" if found else "give a checkpoint's folder"
         raise ConfigError(f"{path}: the folder has no config.json", hint=hint)
-    config = read_object(path / "config.json", MAX_CONFIG)
+    config = read_object(path / "config.json")
     if "model_type" not in config:
         raise ConfigError(f"{path}: config.json lacks model_type")
     kind = check_known(path, "model_type", config["model_type"])
@@ -131,7 +130,7 @@ def _weight_files(path: Path) -> list[SafetensorsFile]:
 
 def _sharded(path: Path) -> list[SafetensorsFile]:
     at = path / INDEX
-    table = read_object(at, MAX_CONFIG).get("weight_map")
+    table = read_object(at).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise damaged(at, "there is no weight_map")
     for tensor, shard in table.items():
@@ -185,7 +184,7 @@ def _cross_check(at: Path, table: Mapping[str, str], files: list[SafetensorsFile
 def _chat_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
     file = path / "chat_template.jinja"
     if exists(file):
-        return read_text(file, MAX_CONFIG)
+        return read_text(file, MAX_PARSED)
     value = tokenizer_config.get("chat_template")
     if value is None:
         value = _optional(path / "chat_template.json").get("chat_template")

@@ -14,6 +14,9 @@ from qwick.errors import FormatError
 from qwick.formats.mapped import check_regular, damaged, read_file
 
 MAX_JSON = 1 << 28  # the largest tokenizer.json of the family is 11 MB
+# Of what becomes Python objects here, which may take 25 times the text's memory ("[[],[],...").
+MAX_PARSED = 1 << 21  # 13 times the largest header of the family
+MAX_DEPTH = 64  # so that whoever quotes a value in a message cannot run out of stack
 
 
 def read_text(path: Path, limit: int = MAX_JSON) -> str:
@@ -30,9 +33,12 @@ def read_text(path: Path, limit: int = MAX_JSON) -> str:
         raise damaged(path, f"not UTF-8 at byte {error.start}: {error.reason}") from None
 
 
-def read_object(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises as `read_text`; FormatError for other content."""
-    return parse_object(path, read_text(path, limit), "the file")
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of at most MAX_PARSED bytes.
+
+    Raises as `read_text`, and FormatError for other content.
+    """
+    return parse_object(path, read_text(path, MAX_PARSED), "the file")
 
 
 def parse_object(path: Path, text: str, what: str) -> dict[str, Any]:
@@ -49,7 +55,19 @@ def parse_object(path: Path, text: str, what: str) -> dict[str, Any]:
         raise damaged(path, f"{what} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise damaged(path, f"{what} holds a JSON {type(value).__name__}; an object is wanted")
+    if _deeper(value, MAX_DEPTH):
+        raise damaged(path, f"{what} nests deeper than {MAX_DEPTH}")
     return value
+
+
+def _deeper(value: dict[str, Any], limit: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(limit):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [it for items in inner for it in items if isinstance(it, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

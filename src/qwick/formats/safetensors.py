@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from qwick.errors import UnsupportedError
-from qwick.formats.jsonfile import parse_object
+from qwick.formats.jsonfile import MAX_PARSED, parse_object
 from qwick.formats.mapped import Cursor, TensorInfo, damaged, describe, map_file
 from qwick.quant.types import StoredType
 
-MAX_HEADER = 1 << 24  # 100 times the largest shard header of the family; bounds JSON's memory
 MAX_DIMS = 8
 
 _TYPES = {"F32": StoredType.F32, "F16": StoredType.F16, "BF16": StoredType.BF16}
@@ -46,7 +45,7 @@ def read_safetensors(path: Path) -> SafetensorsFile:
     cursor = Cursor(path, map_file(path))
     head = cursor.data[:32]
     length = cursor.u64("the header's length")
-    if length > MAX_HEADER or head[8:9] not in (b"{", b""):
+    if length > MAX_PARSED or head[8:9] not in (b"{", b""):
         what, hint = describe(head)
         raise damaged(path, f"not a safetensors file but {what}", hint)
     start = cursor.take(length, "the header")

@@ -8,10 +8,11 @@ than that, so the library obeys it as a whole. Knows nothing of control tokens o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from qwick.errors import FormatError, UnsupportedError
+from qwick.errors import FormatError, QwickError, UnsupportedError
 from qwick.formats.strings import table_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ _SPLITS: Mapping[str, str] = {
         r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     ),
 }
+
+_MAX_HOLES = 1 << 16  # a stray id shall not cost memory; Qwen's vocabularies have none
+_MAX_ADDED = 1 << 14  # their literals become one regular expression; Qwen has a few dozen
 
 Span = tuple[int, int, int]  # id, first character, character after the last
 
@@ -122,6 +126,11 @@ class _Arrays:
             for id, kind in kinds.items()
             if kind in (_CONTROL, _USER_DEFINED) and tokens[id]
         }
+        if len(self.added) > _MAX_ADDED:
+            raise FormatError(
+                f"the tokenizer has {len(self.added)} control and user-defined tokens; the limit is"
+                f" {_MAX_ADDED}"
+            )
         self._ids = {added.literal: id for id, added in self.added.items()}
         # Of literals that begin alike the longest counts.
         longest = sorted(self._ids, key=len, reverse=True)
@@ -170,14 +179,20 @@ class _Whole:
     def __init__(self, text: str, added_tokens: Mapping[int, Mapping[str, Any]]) -> None:
         from tokenizers import Tokenizer as Backend
 
-        parsing = _from_json(text)
-        _add_missing(parsing, added_tokens)
-        used = set(parsing.get_vocab().values())
-        self._parsing = parsing
-        self._plain = Backend(parsing.model)  # shares the vocabulary, knows no added token
-        self._plain.normalizer = parsing.normalizer
-        self._plain.pre_tokenizer = parsing.pre_tokenizer
+        with _library("tokenizer.json cannot be read"):
+            parsing = _from_json(text)
+            _add_missing(parsing, added_tokens)
+            used = set(parsing.get_vocab().values())
+            self._parsing = parsing
+            self._plain = Backend(parsing.model)  # shares the vocabulary, knows no added token
+            self._plain.normalizer = parsing.normalizer
+            self._plain.pre_tokenizer = parsing.pre_tokenizer
         self.n_tokens = max(used, default=-1) + 1
+        if self.n_tokens - len(used) > _MAX_HOLES:
+            raise FormatError(
+                f"tokenizer.json has {len(used)} tokens, and ids up to {self.n_tokens - 1}; at most"
+                f" {_MAX_HOLES} ids may be without a token"
+            )
         self.holes = frozenset(range(self.n_tokens)) - used
         added = parsing.get_added_tokens_decoder()
         self.added: Mapping[int, Added] = {
@@ -186,18 +201,37 @@ class _Whole:
 
     def encode(self, text: str, parse_special: bool) -> list[int]:
         backend = self._parsing if parse_special else self._plain
-        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        with _library("tokenizer.json cannot be applied to this text"):
+            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def spans(self, text: str) -> list[Span]:
-        encoding = self._parsing.encode(text, add_special_tokens=False)
-        return [
-            (id, start, end)
-            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-        ]
+        with _library("tokenizer.json cannot be applied to this text"):
+            encoding = self._parsing.encode(text, add_special_tokens=False)
+            return [
+                (id, start, end)
+                for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            ]
 
     def token(self, id: int) -> str:
         return self._parsing.id_to_token(id) or ""
+
+
+@contextmanager
+def _library(what: str) -> Iterator[None]:
+    """Turn what the `tokenizers` library raises into FormatError.
+
+    Its errors have no common class, and its panics (an id or a prefix that it did not expect) are
+    no Exception and cannot be imported: pyo3 calls them PanicException.
+    """
+    try:
+        yield
+    except QwickError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise FormatError(f"{what}: {str(error)[:300]}") from error
 
 
 def _from_json(text: str) -> tokenizers.Tokenizer:
@@ -205,10 +239,7 @@ def _from_json(text: str) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models
 
-    try:
-        backend = Backend.from_str(text)
-    except Exception as error:  # the library's errors have no common class
-        raise FormatError(f"tokenizer.json cannot be read: {error}") from error
+    backend = Backend.from_str(text)
     model = backend.model
     if not isinstance(model, models.BPE) or not isinstance(backend.decoder, decoders.ByteLevel):
         raise UnsupportedError(
