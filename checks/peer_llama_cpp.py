@@ -17,7 +17,7 @@ from bench.telling import give, progress
 
 def main() -> None:
     """Answer the prompts that the file does not hold yet."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--answers", type=Path, required=True)

@@ -1,7 +1,21 @@
 #!/usr/bin/env bash
 # The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: builds the extension with both into build/sanitize and
-# runs the kernel tests on it (Debian: g++ alone is enough). Run from anywhere: checks/sanitizers.sh [pytest arguments]
+# runs the kernel tests on it (Debian: g++ alone is enough). Run from anywhere: checks/sanitizers.sh [-- pytest arguments]
 # Needs an environment with qwick's test extras, cmake and ninja; PYTHON names it (default .venv/bin/python).
+usage="usage: checks/sanitizers.sh [--help] [-- PYTEST ARGUMENTS]"
+case "${1:-}" in
+  -h | --help)
+    printf '%s\n\n' "$usage"
+    sed -n '2,/^[^#]/s/^# //p' "$0"
+    exit 0
+    ;;
+  "") ;;
+  --) shift ;;
+  *)
+    printf '%s\n%s: no such option: %s\n' "$usage" "$0" "$1" >&2
+    exit 2
+    ;;
+esac
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

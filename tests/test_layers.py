@@ -18,12 +18,13 @@ import qwick
 
 SOURCE = Path(qwick.__file__).parent
 
-ANYONE = ("errors", "settings", "family")
+ANYONE = ("errors", "values", "settings", "family")
 
 # A layer, and what it may import besides itself and ANYONE. A longer name is the stricter rule:
 # `server.ui` is not `server`, and `engine.stats` lets nobody into the rest of `engine`.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "values": (),
     "settings": (),
     "family": (),
     "native": (),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwick import settings
-from qwick.errors import ParameterError
+from qwick.errors import ParameterError, shown
 from qwick.settings import Setting
 
 
@@ -59,7 +59,7 @@ def test_bad_values_are_told_with_the_variable_and_what_is_allowed(
     monkeypatch.setenv(setting.name, text)
     with pytest.raises(ParameterError) as caught:
         setting.get()
-    assert f"{setting.name} is {text!r}; allowed: {setting.allowed}" in caught.value.message
+    assert f"{setting.name} is {shown(text)}; allowed: {setting.allowed}" in caught.value.message
 
 
 def test_the_limit_is_the_kernels_own() -> None:

@@ -57,11 +57,12 @@ class QwickError(Exception):
 
     status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
+    way_out: ClassVar[str | None] = None  # the hint of an error that brings none of its own
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = type(self).way_out if hint is None else hint
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -81,6 +82,8 @@ class ParameterError(UsageError):
 class UnsupportedError(UsageError):
     """A well-formed wish that this checkpoint, format or build cannot grant."""
 
+    way_out = "take another file of this model, or do without"
+
 
 class ContextLengthError(UsageError):
     """Prompt and answer together need more positions than the context holds."""
@@ -95,6 +98,7 @@ class ModelNotFoundError(QwickError):
 
     status = 404
     exit_code = 3
+    way_out = "see `qwick models list`"
 
 
 class FormatError(QwickError):
@@ -102,10 +106,13 @@ class FormatError(QwickError):
 
     status = 422
     exit_code = 4
+    way_out = "fetch it again, or take another file of this model"
 
 
 class ConfigError(FormatError):
     """A model config that lacks a key or asks for a computation that is not implemented."""
+
+    way_out = "take another file of this model, or correct its config"
 
 
 class DigestError(FormatError):
@@ -124,6 +131,7 @@ class ResourceError(QwickError):
 
     status = 507
     exit_code = 6
+    way_out = "end other programs, or ask for less"
 
 
 class RequestCancelled(QwickError):
@@ -131,6 +139,7 @@ class RequestCancelled(QwickError):
 
     status = 499
     exit_code = 130
+    way_out = "ask again"
 
 
 class EngineError(QwickError):
@@ -138,6 +147,7 @@ class EngineError(QwickError):
 
     status = 503
     exit_code = 7
+    way_out = "load the model again; if it comes back, report it"
 
 
 class NativeBuildError(QwickError):

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qwick.errors import UnsupportedError
+from qwick.values import check_kind
 
 __all__ = [
     "FAMILIES",
@@ -220,6 +221,8 @@ def family_of(config: Mapping[str, Any], name: str | None) -> Family:
     `model_type` (a distillation named after both) is not believed. Raises UnsupportedError for a
     `model_type` outside the table.
     """
+    check_kind("config", config, Mapping, "a mapping of Hugging Face keys")
+    check_kind("name", name, (str, type(None)), "a str, or none")
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise UnsupportedError(

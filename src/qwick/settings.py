@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from qwick.errors import ParameterError
+from qwick.errors import ParameterError, shown
 
 T = TypeVar("T")
 
@@ -44,12 +44,13 @@ class Setting(Generic[T]):
             return self.parse(text)
         except ValueError:
             raise ParameterError(
-                f"the environment variable {self.name} is {text!r}; allowed: {self.allowed}"
+                f"the environment variable {self.name} is {shown(text)}; allowed: {self.allowed}"
             ) from None
 
     @contextlib.contextmanager
     def changed(self, text: str) -> Iterator[None]:
         """Let the environment say `text` within a block, for this process and its children."""
+        _check_text(self.name, text)
         before = os.environ.get(self.name)
         os.environ[self.name] = text
         try:
@@ -139,6 +140,20 @@ HISTORY: Setting[Path | None] = Setting(
 ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, KV, OFFLINE, HISTORY)
 
 
+def _check_text(name: str, text: object) -> None:
+    """Raise ParameterError for what the environment cannot hold."""
+    try:
+        fits = isinstance(text, str) and "\0" not in text and bool(os.fsencode(text) or True)
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
+        raise ParameterError(
+            f"the environment variable {name} would be {shown(text)}; allowed: a str without NUL"
+        )
+
+
 def child_environment(**changes: str) -> dict[str, str]:
     """Return this process's environment with `changes`, for a child process."""
+    for name, text in changes.items():
+        _check_text(name, text)
     return {**os.environ, **changes}

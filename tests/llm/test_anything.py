@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable, Iterator
-from decimal import Decimal
-from fractions import Fraction
 from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -22,36 +18,10 @@ from qwick.engine.request import Scores
 from qwick.errors import ParameterError, QwickError, UnsupportedError
 from qwick.llm import Qwen, Reply
 from qwick.llm.defaults import FIELDS
+from values.hostile import NUMBERS, ODD, TREES, UNSHOWABLE
 
 CONTEXT = 96
 
-NUMBERS: tuple[Any, ...] = (
-    *(math.nan, math.inf, -math.inf, -0.0, 1e-320, 1e308, 5e-324),
-    *(2**31 - 1, 2**31, 2**63, 2**64 - 1, 2**64, 10**400, -(10**400)),
-    *(Fraction(1, 3), Fraction(10**400), Decimal("0.5"), Decimal("NaN"), 1j, complex(math.nan)),
-    *(np.float32("nan"), np.float64(0.5), np.int64(3), np.uint64(2**64 - 1), np.bool_(True)),
-    *(np.array(1), np.array([1.0, math.nan]), np.array([[1, 2]]), np.array([])),
-)
-ODD: tuple[Any, ...] = (
-    *(None, True, False, "", b"", b"abc", "x" * 10_000, "\ud800", "\0", object(), int, len, ...),
-    *([], (), {}, set(), {1}, [[]], [None], [""], ["a", 1], {"a": 1}, [10**400], ["\udfff"]),
-    *(range(10), range(2**40), [1] * 100, ["x"] * 100, frozenset({"a"}), memoryview(b"ab")),
-)
-UNSHOWABLE: tuple[Any, ...] = (10**5000, -(10**5000), [10**5000], Fraction(10**5000))
-TREES = st.recursive(
-    st.sampled_from(NUMBERS + ODD) | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["role", "content", "type", "text", "tool_calls", "name"])
-            | st.text(max_size=3)
-            | st.integers(),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=8,
-)
 FITTING: dict[str, st.SearchStrategy[Any]] = {
     "temperature": st.floats(0, 100),
     "top_k": st.integers(0, 300),

@@ -56,8 +56,8 @@ REQUIRED = (
 @pytest.mark.parametrize("key", REQUIRED)
 def test_a_missing_key_is_named(base: dict[str, Any], key: str) -> None:
     without = {k: v for k, v in base.items() if k != key}
-    assert refused(without) == f"the config has no key {key!r}"
-    assert refused(base, **{key: None}) == f"the config has no key {key!r}"
+    assert refused(without).startswith(f"the config has no key {key!r} (")
+    assert refused(base, **{key: None}).startswith(f"the config has no key {key!r} (")
 
 
 def test_what_may_be_missing() -> None:
@@ -90,7 +90,7 @@ def test_a_wrong_count_is_named(key: str, value: Any) -> None:
 def test_a_wrong_number_is_named(key: str, value: Any) -> None:
     message = refused(QWEN2, **{key: value})
     assert message.startswith(f"the config says {key}={value!r:.100}; allowed: ")
-    assert len(message) < 200
+    assert len(message) < 300
 
 
 @pytest.mark.parametrize(

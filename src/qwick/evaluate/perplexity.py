@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwick.errors import ParameterError
+from qwick.errors import FormatError, ParameterError, ResourceError, shown
+from qwick.values import a_path, check_kind, real, refused, whole
 
 if TYPE_CHECKING:
     from qwick.llm import Qwen
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]  # positions done, positions in all
 Texts = Sequence[Sequence[int]]  # token ids of each text
 
+MOST_POSITIONS = 1 << 40
 AT_ONCE = 8  # texts in flight: their steps mix, and none waits long for the others
 
 
@@ -39,7 +42,14 @@ class Scored:
 
     @classmethod
     def of(cls, parts: Sequence[tuple[NDArray[np.float64], NDArray[np.int32]]]) -> Scored:
-        """Join the (logprobs, best) of texts."""
+        """Join the (logprobs, best) of texts, at least one."""
+        check_kind("parts", parts, (list, tuple), "a list of (logprobs, best)")
+        for part in parts:
+            pair = isinstance(part, tuple) and len(part) == 2
+            if not (pair and all(isinstance(a, np.ndarray) and a.ndim == 1 for a in part)):
+                raise refused("a part", part, "(logprobs, best), two arrays of one dimension")
+        if not parts:
+            raise refused("parts", parts, "at least one")
         return cls(
             lengths=np.array([len(logprobs) for logprobs, _ in parts], np.int64),
             logprobs=np.concatenate([logprobs for logprobs, _ in parts]).astype(np.float64),
@@ -58,21 +68,37 @@ class Scored:
 
     def first(self, positions: int) -> Scored:
         """Return the part about the first `positions` positions."""
+        positions = whole("positions", positions, 0, MOST_POSITIONS)
         ends = np.minimum(self.lengths.cumsum(), positions)
         lengths = np.diff(ends, prepend=0)
         return Scored(lengths[lengths > 0], self.logprobs[:positions], self.best[:positions])
 
     def save(self, path: Path) -> None:
         """Write all of it as one .npz file, atomically."""
-        part = path.with_name(f"{path.stem}.part.npz")
-        np.savez(part, lengths=self.lengths, logprobs=self.logprobs, best=self.best)
-        part.replace(path)
+        path = a_path("path", path)
+        part = path.parent / f"{path.stem}.part.npz"
+        try:
+            np.savez(part, lengths=self.lengths, logprobs=self.logprobs, best=self.best)
+            part.replace(path)
+        except OSError as error:
+            raise ResourceError(
+                f"{shown(str(path))} cannot be written: {error.strerror or error}",
+                hint="name a file in a folder that you may write to",
+            ) from error
 
     @classmethod
     def read(cls, path: Path) -> Scored:
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as data:
-            return cls(data["lengths"], data["logprobs"], data["best"])
+        path = a_path("path", path)
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return cls(data["lengths"], data["logprobs"], data["best"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, BadZipFile) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise FormatError(
+                f"{shown(str(path))} holds no scores: {reason}",
+                hint="give a file that `save` has written",
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -91,6 +117,8 @@ class Comparison:
 
     def holds(self, *, deviation: float, agreement: float) -> bool:
         """Whether the ratio is within `deviation` of 1 and at least `agreement` agree."""
+        deviation = real("deviation", deviation, 0.0, 1e300)
+        agreement = real("agreement", agreement, 0.0, 1.0)
         return abs(self.ratio - 1.0) <= deviation and self.agreement >= agreement
 
 
@@ -100,6 +128,9 @@ def score_texts(model: Qwen, texts: Texts, progress: Progress | None = None) -> 
     Raises ParameterError, ContextLengthError for a text longer than the context, EngineError.
     """
     total = positions_of(texts)
+    check_progress(progress)
+    if not texts:
+        raise refused("texts", texts, "at least one")
     parts: list[tuple[NDArray[np.float64], NDArray[np.int32]] | None] = [None] * len(texts)
     done = 0
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -119,12 +150,14 @@ def score_texts(model: Qwen, texts: Texts, progress: Progress | None = None) -> 
 
 def compare(ours: Scored, reference: Scored) -> Comparison:
     """Compare two scorings; `ours` may cover only the first positions of the reference's."""
+    check_kind("ours", ours, Scored, "a Scored")
+    check_kind("reference", reference, Scored, "a Scored")
     other = reference.first(ours.positions)
     if not np.array_equal(other.lengths, ours.lengths):
         raise ParameterError(
             f"the two scorings are of different texts: {ours.positions:,} positions in "
             f"{len(ours.lengths):,} texts, and {reference.positions:,} in "
-            f"{len(reference.lengths):,}"
+            f"{len(reference.lengths):,}; allowed: scorings of the same"
         )
     return Comparison(
         positions=ours.positions,
@@ -134,13 +167,29 @@ def compare(ours: Scored, reference: Scored) -> Comparison:
     )
 
 
+def check_progress(progress: object) -> None:
+    """Raise ParameterError unless `progress` can be called, or is None."""
+    if progress is not None and not callable(progress):
+        raise refused("progress", progress, "a function of (done, in all), or none")
+
+
 def positions_of(texts: Texts) -> int:
     """Return how many positions the texts have."""
+    listed = isinstance(texts, (list, tuple))
+    for text in texts if listed else ():
+        if not (isinstance(text, Sequence) or getattr(text, "ndim", 0) == 1) or len(text) < 1:
+            raise refused("a text", text, "a list of token ids, at least one")
+        if isinstance(text, (str, bytes)):
+            raise refused("a text", text, "a list of token ids; encode it first")
+    if not listed:
+        raise refused("texts", texts, "a list of texts of token ids")
     return sum(len(text) - 1 for text in texts)
 
 
 def first_positions(texts: Texts, positions: int) -> list[Sequence[int]]:
     """Return texts, the last one cut, that have `positions` positions (fewer if there are none)."""
+    positions_of(texts)  # refuses what is no text
+    positions = whole("positions", positions, 0, MOST_POSITIONS)
     found: list[Sequence[int]] = []
     for text in texts:
         if positions < 1:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 from qwick.errors import EngineError
+from qwick.values import check_kind, real, whole
 
 Status = Literal["passed", "failed", "timeout", "died"]
 
@@ -36,6 +37,7 @@ GUARDS = {
     "leftovers": "own process space",
     "processes": "number of processes limited",
 }
+MOST = 1 << 62  # of any limit that the system is told
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 _GRACE = 15.0  # seconds that the supervisor may take on top for its own work
 
@@ -49,6 +51,12 @@ class Limits:
     memory: int = 512 << 20  # bytes of address space
     file_bytes: int = 1 << 20  # longest file that it may write
     processes: int = 8  # and threads, besides the first
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for what the system could not be told."""
+        real("seconds", self.seconds, 0.001, 1e6)
+        for name in ("cpu_seconds", "memory", "file_bytes", "processes"):
+            whole(name, getattr(self, name), 0, MOST)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ def run_program(program: str, limits: Limits | None = None) -> Outcome:
     An exception, a call of exit or a signal before the end is no pass. Raises EngineError when the
     sandbox itself cannot be set up.
     """
+    check_kind("program", program, str, "the text of a program")
+    check_kind("limits", limits, (Limits, type(None)), "a Limits, or none")
     limits = limits or Limits()
     work = tempfile.mkdtemp(prefix="qwick-sandbox-")
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from qwick.errors import FormatError, ModelNotFoundError, QwickError, ResourceError, UsageError
 from qwick.quant.types import StoredType
 
+MOST_SHOWN = 400  # characters of a path that is not there
 FETCH_AGAIN = "the file is damaged or incomplete; fetch it again"
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # by the ends of their names
@@ -68,10 +69,9 @@ def unreadable(path: Path, error: OSError | ValueError) -> QwickError:
     whatever else the system lacks or fails at (memory, open files, the disk).
     """
     if isinstance(error, ValueError):  # a NUL in the name
-        return ModelNotFoundError(f"{path}: no such file or folder: {error}", hint="check the path")
+        return _absent(path, f": {error}")
     if error.errno in _ABSENT:
-        detail = "" if error.errno == errno.ENOENT else f": {error.strerror}"
-        return ModelNotFoundError(f"{path}: no such file or folder{detail}", hint="check the path")
+        return _absent(path, "" if error.errno == errno.ENOENT else f": {error.strerror}")
     if error.errno in _FORBIDDEN:
         return UsageError(
             f"{path}: it may not be read: {error.strerror}",
@@ -83,6 +83,13 @@ def unreadable(path: Path, error: OSError | ValueError) -> QwickError:
         f"{path}: the system cannot read it: {error.strerror or error}",
         hint=_WAYS_OUT.get(error.errno or 0, "check the disk, or copy the file elsewhere"),
     )
+
+
+def _absent(path: Path, detail: str) -> ModelNotFoundError:
+    name = str(path)
+    if len(name) > MOST_SHOWN:
+        name = f"{name[: MOST_SHOWN // 2]} ... {name[-MOST_SHOWN // 2 :]}"
+    return ModelNotFoundError(f"{name}: no such file or folder{detail}", hint="check the path")
 
 
 _WAYS_OUT = {

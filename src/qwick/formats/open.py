@@ -13,6 +13,7 @@ from qwick.formats.gguf_checkpoint import open_gguf
 from qwick.formats.gguf_split import part_in
 from qwick.formats.hf_folder import open_folder
 from qwick.formats.mapped import PICKLES, check_regular, damaged, status
+from qwick.values import a_path
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -27,7 +28,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     ConfigError (config missing or not understood), UnsupportedError (a model type or stored type
     that qwick does not run).
     """
-    path = Path(path)
+    if not isinstance(path, Path):  # a Path that no file can have is told of below
+        path = a_path("path", path)
     if stat.S_ISDIR(status(path).st_mode):
         part = part_in(path)
         return open_folder(path) if part is None else open_gguf(part)

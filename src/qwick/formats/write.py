@@ -105,7 +105,9 @@ def _add_config(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
 
 def _add_tokenizer(writer: Any, data: TokenizerData) -> None:
     if data.tokens is None or data.token_types is None or data.merges is None:
-        raise ParameterError("a GGUF file needs the tokens, token types and merges of a tokenizer")
+        raise ParameterError(
+            "the tokenizer lacks tokens, token types or merges; a GGUF file must be given all three"
+        )
     writer.add_string("tokenizer.ggml.model", "gpt2")
     if data.pre is not None:
         writer.add_string("tokenizer.ggml.pre", data.pre)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from qwick.errors import ModelNotFoundError
 from qwick.hub.catalog import CATALOG, DEFAULT, Entry, find, near, shortened
-from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener
+from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener, check_listener
 from qwick.hub.store import Store, Stored, attribution
 from qwick.hub.upkeep import Checked, Pruned, Usage, prune, usage, verify
+from qwick.values import a_path, check_kind
 
 __all__ = [
     "CATALOG",
@@ -28,6 +29,7 @@ __all__ = [
     "Stored",
     "Usage",
     "attribution",
+    "check_listener",
     "existing_path",
     "find",
     "looks_like_path",
@@ -42,6 +44,7 @@ __all__ = [
 
 def looks_like_path(model: str) -> bool:
     """Whether `model` can only be meant as a file or folder, whatever names the catalogue has."""
+    check_kind("model", model, str, "a str")
     return model.startswith((".", "~", os.sep)) or model.lower().endswith((".gguf", ".safetensors"))
 
 
@@ -57,10 +60,18 @@ def resolve(
     None for the default checkpoint. A catalogue name wins over a folder of the same name: write
     `./name` for the folder. Raises ModelNotFoundError, and what Store.pull raises.
     """
-    store = Store() if store is None else store
+    if store is None:
+        store = Store()
+    check_kind("store", store, Store, "a Store, or none")
+    if listener is not None:
+        check_listener(listener)
     if model is None:
         return store.pull(DEFAULT, listener)
-    text = os.fspath(model)
+    text = (
+        os.fspath(a_path("model", model, "a name, a folder or a file"))
+        if (not isinstance(model, str))
+        else model
+    )
     is_path = not isinstance(model, str) or looks_like_path(text)
     if not is_path and find(text, store.catalog) is not None:
         return store.pull(text, listener)
@@ -78,10 +89,12 @@ def existing_path(text: str) -> Path | None:
     Raises ModelNotFoundError with the reason where the system cannot even tell: no access, a name
     that is too long, the ~ of nobody.
     """
+    if not isinstance(text, str):
+        text = str(a_path("text", text))
     try:
         path = Path(text).expanduser()
         return path if text and path.exists() else None
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: a NUL
         raise _no_such_path(text, str(getattr(error, "strerror", None) or error)) from None
 
 

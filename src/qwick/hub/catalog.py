@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from qwick.values import check_kind, real, refused, whole
+
 __all__ = ["CATALOG", "DEFAULT", "Entry", "Wheels", "find", "near"]
 
 
@@ -55,6 +57,7 @@ class Entry:
 
         The pieces are the parts of the wheels, whoever sends them; without wheels the whole file.
         """
+        position = whole("position", position, 0, self.size - 1)
         end = 0
         if self.wheels is not None:
             for size, digest in zip(self.wheels.sizes, self.wheels.digests, strict=True):
@@ -67,6 +70,7 @@ class Entry:
 DEFAULT = "qwen2.5-coder-0.5b-instruct"
 
 _MIB = 1 << 20
+MOST_SHOWN = 1 << 20  # characters
 
 _ENTRIES = (
     # Size and digest as the publisher's repository states them for this file.
@@ -102,6 +106,8 @@ CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in 
 
 def find(name: str, catalog: Mapping[str, Entry] = CATALOG) -> Entry | None:
     """Return the entry of that name or alias (upper and lower case alike), or None."""
+    check_kind("name", name, str, "a str")
+    check_catalog(catalog)
     wanted = name.strip().lower()
     for entry in catalog.values():
         if wanted == entry.name or wanted in (alias.lower() for alias in entry.aliases):
@@ -109,10 +115,21 @@ def find(name: str, catalog: Mapping[str, Entry] = CATALOG) -> Entry | None:
     return None
 
 
+def check_catalog(catalog: object) -> None:
+    """Raise ParameterError unless `catalog` is a mapping of names to entries."""
+    if not isinstance(catalog, Mapping) or not all(
+        isinstance(name, str) and isinstance(entry, Entry) for name, entry in catalog.items()
+    ):
+        raise refused("catalog", catalog, "a mapping of names to entries")
+
+
 def near(name: str, catalog: Mapping[str, Entry] = CATALOG, *, cutoff: float = 0.5) -> list[str]:
     """Return up to three known names that look like `name`, the likeliest first."""
     import difflib
 
+    check_kind("name", name, str, "a str")
+    check_catalog(catalog)
+    cutoff = real("cutoff", cutoff, 0.0, 1.0)
     spellings = {entry.name: entry.name for entry in catalog.values()}
     for entry in catalog.values():
         spellings.update({alias.lower(): entry.name for alias in entry.aliases})
@@ -122,4 +139,6 @@ def near(name: str, catalog: Mapping[str, Entry] = CATALOG, *, cutoff: float = 0
 
 def shortened(text: str, most: int = 80) -> str:
     """Return `text` as an error can quote it: its middle left out if it is long."""
+    check_kind("text", text, str, "a str")
+    most = whole("most", most, 2, MOST_SHOWN)
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"

@@ -9,7 +9,16 @@ import sys
 import time
 from typing import Protocol
 
-__all__ = ["LOADING", "Listener", "SilentListener", "StderrListener", "shows"]
+from qwick.values import refused
+
+__all__ = [
+    "LOADING",
+    "Listener",
+    "SilentListener",
+    "StderrListener",
+    "check_listener",
+    "shows",
+]
 
 LOADING = "loading"  # the stage in which weights are laid out in memory: mostly over at once
 
@@ -39,6 +48,13 @@ def shows(listener: Listener) -> bool:
     Not a member of the protocol, so that a listener needs no more than the two methods.
     """
     return bool(getattr(listener, "shows", True))
+
+
+def check_listener(listener: object) -> None:
+    """Raise ParameterError unless `listener` has the two methods."""
+    for name in ("progress", "notice"):
+        if not callable(getattr(listener, name, None)):
+            raise refused("listener", listener, "an object with the methods progress and notice")
 
 
 class SilentListener(Listener):

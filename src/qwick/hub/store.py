@@ -26,12 +26,13 @@ from typing import Literal, NoReturn
 
 from qwick import settings
 from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ResourceError
-from qwick.hub.catalog import CATALOG, Entry, find, near, shortened
+from qwick.hub.catalog import CATALOG, Entry, check_catalog, find, near, shortened
 from qwick.hub.disk import delete, digest_of, make_folder, move, write_atomically
-from qwick.hub.listener import Listener, SilentListener, StderrListener, shows
+from qwick.hub.listener import Listener, SilentListener, StderrListener, check_listener, shows
 from qwick.hub.locks import NoLocksError, locked
 from qwick.hub.partial import Partial, WrongBytesError, part_path, state_path
 from qwick.hub.sources import Source, SourceError, default_sources
+from qwick.values import a_path, check_kind, refused
 
 __all__ = ["State", "Store", "Stored"]
 
@@ -60,12 +61,23 @@ class Store:
         catalog: Mapping[str, Entry] = CATALOG,
         sources: Sequence[Source] | None = None,
     ) -> None:
-        self.home = (home or settings.HOME.get()).expanduser().absolute()
+        home = settings.HOME.get() if home is None else a_path("home", home, "a folder, or none")
+        try:
+            self.home = home.expanduser().absolute()
+        except RuntimeError:  # the ~ of nobody
+            raise refused("home", str(home), "a folder, without the ~ of nobody") from None
+        check_catalog(catalog)
+        if sources is not None:
+            check_kind("sources", sources, (list, tuple), "a list of sources, or none")
+            for source in sources:
+                if not callable(getattr(source, "fetch", None)):
+                    raise refused("a source", source, "an object with name and fetch")
         self.catalog = catalog
         self.sources = default_sources() if sources is None else tuple(sources)
 
     def path(self, entry: Entry) -> Path:
         """Return where the file of `entry` is, or would be."""
+        check_kind("entry", entry, Entry, "an Entry of a catalogue")
         return self.home / "checkpoints" / entry.name / entry.file
 
     def marker_path(self, entry: Entry) -> Path:
@@ -75,11 +87,11 @@ class Store:
 
     def incoming(self, name: str) -> Path:
         """Return the folder of what has arrived so far of the checkpoint `name`."""
-        return self.home / "checkpoints" / name / "incoming"
+        return self.home / "checkpoints" / _plain(name) / "incoming"
 
     def lock_path(self, name: str) -> Path:
         """Return the lock file of the checkpoint `name`."""
-        return self.home / "locks" / f"{name}.lock"
+        return self.home / "locks" / f"{_plain(name)}.lock"
 
     def entry(self, name: str) -> Entry:
         """Return the entry of that name or alias; ModelNotFoundError with likely names."""
@@ -101,7 +113,9 @@ class Store:
         """Return one entry with its state; ModelNotFoundError for an unknown name."""
         entry = self.entry(name)
         path = self.path(entry)
-        if not path.is_file():
+        with self.reading():
+            there = path.is_file()
+        if not there:
             return Stored(entry, path, "missing")
         return Stored(entry, path, "stored" if self._marker_fits(entry) else "unverified")
 
@@ -114,6 +128,7 @@ class Store:
         """
         entry = self.entry(name)
         listener = StderrListener() if listener is None else listener
+        check_listener(listener)
         first, fetched = not self._attribution_path(entry).exists(), False
         path = self.path(entry)
         if not self._marker_fits(entry):
@@ -137,6 +152,8 @@ class Store:
         Raises ModelNotFoundError when the name is unknown or nothing of it is stored.
         """
         entry = self.entry(name)
+        if listener is not None:
+            check_listener(listener)
         folder = self.path(entry).parent
         missing = ModelNotFoundError(f"{entry.name} is not in the store {self.home}")
         if not folder.is_dir():
@@ -343,6 +360,18 @@ class Store:
             yield
 
     @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn a folder that cannot be looked at into a ResourceError that names the store."""
+        try:
+            yield
+        except OSError as error:
+            raise ResourceError(
+                f"the store {shortened(str(self.home), 400)} cannot be read: "
+                f"{error.strerror or error}",
+                hint=f"set {settings.HOME.name} to a folder of your own",
+            ) from error
+
+    @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Turn a full or unwritable disk into a ResourceError that names the store."""
         try:
@@ -351,7 +380,8 @@ class Store:
             if error.errno in _FULL:
                 self._disk_full(str(error.strerror))
             raise ResourceError(
-                f"the store {self.home} cannot be written: {error.strerror or error}",
+                f"the store {shortened(str(self.home), 400)} cannot be written: "
+                f"{error.strerror or error}",
                 hint=f"set {settings.HOME.name} to a folder that you may write to",
             ) from error
 
@@ -367,6 +397,7 @@ def attribution(entry: Entry) -> str:
     """Return the line that names the model, its author, its licence and where it comes from."""
     from huggingface_hub import constants
 
+    check_kind("entry", entry, Entry, "an Entry of a catalogue")
     return (
         f"{entry.title} · by {entry.author} · licence {entry.license} · "
         f"{constants.ENDPOINT}/{entry.repository}"
@@ -385,6 +416,14 @@ def _wrong_bytes(entry: Entry, source: Source, error: WrongBytesError) -> Digest
         f"the published file has {error.published}; it was deleted",
         hint="try again; if it stays so, the source has been changed: do not use it",
     )
+
+
+def _plain(name: str) -> str:
+    """Return a checkpoint's name if it can be a folder's; ParameterError otherwise."""
+    check_kind("name", name, str, "a str")
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise refused("name", name, "the name of a folder, without /")
+    return name
 
 
 def _names(catalog: Mapping[str, Entry]) -> str:

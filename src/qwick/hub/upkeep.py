@@ -16,9 +16,10 @@ from typing import Literal
 from qwick.errors import ResourceError
 from qwick.hub.catalog import Entry
 from qwick.hub.disk import bytes_below, delete
-from qwick.hub.listener import Listener
+from qwick.hub.listener import Listener, check_listener
 from qwick.hub.locks import NoLocksError, is_held, locked
 from qwick.hub.store import State, Store
+from qwick.values import check_kind, check_switch
 
 __all__ = ["Checked", "Garbage", "Held", "Pruned", "Usage", "prune", "usage", "verify"]
 
@@ -94,9 +95,11 @@ def verify(store: Store, name: str, listener: Listener) -> Checked:
     The file is read from the disk as far as the system allows, not from its cache. Raises
     ModelNotFoundError for an unknown name, ResourceError for a file that cannot be read.
     """
+    check_kind("store", store, Store, "a Store")
+    check_listener(listener)
     entry = store.entry(name)
     path = store.path(entry)
-    if not path.is_file():
+    if store.show(entry.name).state == "missing":
         return Checked(entry, path, "missing", None)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ResourceError):  # a store that cannot be written can be read
@@ -129,6 +132,12 @@ def _forget_cached(path: Path) -> None:
 
 def usage(store: Store) -> Usage:
     """Count the bytes of a store: each file's length, whatever the file system makes of it."""
+    check_kind("store", store, Store, "a Store")
+    with store.reading():
+        return _usage(store)
+
+
+def _usage(store: Store) -> Usage:
     rows = []
     for name in _names(store):
         folder = store.home / "checkpoints" / name
@@ -164,9 +173,13 @@ def prune(store: Store, *, dry_run: bool = False) -> Pruned:
     remove works on. With dry_run nothing changes. Raises ResourceError when the store cannot be
     written, after deleting what could be.
     """
+    check_kind("store", store, Store, "a Store")
+    check_switch("dry_run", dry_run)
     deleted: list[Garbage] = []
     busy: list[str] = []
-    for name in _names(store):
+    with store.reading():
+        names = _names(store)
+    for name in names:
         lock = store.lock_path(name)
         if not lock.exists() and not any(_garbage(store, name)):
             continue

@@ -54,7 +54,9 @@ def load(
     from qwick.model.load import kv_kinds, load_model, weight_bytes
 
     kv = settings.KV.get() if kv is None else kv
-    listener = hub.StderrListener() if listener is None else listener
+    if listener is None:
+        listener = hub.StderrListener()
+    hub.check_listener(listener)
     use_threads(threads)
     path = hub.resolve(model, listener)
     with open_checkpoint(path) as checkpoint, ThreadPoolExecutor(1) as beside:

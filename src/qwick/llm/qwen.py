@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from qwick.engine.engine import Engine
 from qwick.engine.model import Model
-from qwick.engine.request import SEED_BITS, Deliver, Request, Sampling, Scores, check_switch
+from qwick.engine.request import SEED_BITS, Deliver, Request, Sampling, Scores
 from qwick.engine.stats import Stats
 from qwick.engine.steer import SteerSpec
 from qwick.engine.thread import EngineThread, Ticket
-from qwick.errors import EngineError, ParameterError, shown
+from qwick.errors import EngineError, ParameterError
 from qwick.family import Thinking
 from qwick.llm.defaults import Defaults, split_keywords
 from qwick.llm.load import load
@@ -27,6 +27,7 @@ from qwick.llm.stream import AsyncStream, Stream, Submit
 from qwick.text.chat import Prompt, encode_chat
 from qwick.text.template import ChatTemplate
 from qwick.text.tokenizer import Tokenizer
+from qwick.values import check_switch, whole
 
 if TYPE_CHECKING:
     from qwick.hub.listener import Listener
@@ -288,6 +289,7 @@ class Qwen:
         Whoever waits gets RequestCancelled; who asks afterwards, EngineError. `stats` and what
         needs only the texts (`render`, `render_ids`, `tokenizer`) stay usable.
         """
+        check_switch("cancel", cancel)
         self._engine.close(cancel=cancel)
 
     def __enter__(self) -> Qwen:
@@ -388,8 +390,7 @@ def _read_choices(
     keywords: Mapping[str, Any],
 ) -> list[Reply]:
     """Ask n times; the first alone until it begins, so that the others find its prompt."""
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_CHOICES:
-        raise ParameterError(f"n is {shown(n)}; allowed: whole numbers from 1 to {MAX_CHOICES}")
+    n = whole("n", n, 1, MAX_CHOICES)
     first = Stream(*ask(keywords))
     streams = [first]
     try:

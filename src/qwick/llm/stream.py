@@ -46,7 +46,7 @@ class _Answer:
 
     def _take(self, event: Event) -> Chunk:
         if self._assembler is None:  # never: events come after the request was sent
-            raise UsageError("the stream has not begun")
+            raise UsageError("the stream has not begun", hint="iterate over it first")
         if not isinstance(event, Finished):
             return self._assembler.push(event)
         self._closed = True

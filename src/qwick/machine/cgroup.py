@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwick.values import a_path
+
 __all__ = ["CgroupLimits", "read_cgroup"]
 
 _UNLIMITED_V1 = 1 << 60  # version 1 writes "no limit" as the largest page-aligned 64-bit number
@@ -47,6 +49,7 @@ class CgroupLimits:
 
 def read_cgroup(root: Path = Path("/")) -> CgroupLimits:
     """Return the limits of this process, reading /proc and /sys below `root`."""
+    root = a_path("root", root, "a folder")
     cpus: list[float] = []
     limits: list[int] = []
     free: list[int] = []

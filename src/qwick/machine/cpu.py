@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwick import settings
-from qwick.errors import ParameterError, QwickError, ResourceError
+from qwick.errors import QwickError, ResourceError
 from qwick.machine.arm import cores_named
 from qwick.machine.cgroup import CgroupLimits, read_cgroup
+from qwick.values import a_path, check_kind, whole
 
 if TYPE_CHECKING:
     from qwick.native.ops import InstructionSet
@@ -78,15 +79,11 @@ def threads_for(wished: int | None, root: Path = ROOT) -> int:
     The kernels' own default knows neither control groups nor cores with several threads.
     ParameterError, which names the option or the variable, outside 1 to 1024.
     """
+    root = a_path("root", root, "a folder")
     if wished is None:
         asked = settings.THREADS.get()
         return min(usable_cores(root), settings.MAX_THREADS) if asked is None else asked
-    whole = isinstance(wished, int) and not isinstance(wished, bool)
-    if not (whole and 1 <= wished <= settings.MAX_THREADS):
-        raise ParameterError(
-            f"threads is {wished!r}; allowed: whole numbers from 1 to {settings.MAX_THREADS}"
-        )
-    return wished
+    return whole("threads", wished, 1, settings.MAX_THREADS)
 
 
 def use_threads(wished: int | None) -> int:
@@ -110,7 +107,7 @@ def use_threads(wished: int | None) -> int:
 
 def read_cpu(root: Path = ROOT, limits: CgroupLimits | None = None) -> Cpu:
     """Return the processor as seen by this process; files are read below `root`."""
-    limits = read_cgroup(root) if limits is None else limits
+    root, limits = _checked(root, limits)
     allowed = sorted(os.sched_getaffinity(0))
     physical = _physical_cores(root, allowed)
     # A share of a core cannot run a thread without throttling all of them, so it is rounded down.
@@ -132,7 +129,7 @@ def read_memory(root: Path = ROOT, limits: CgroupLimits | None = None) -> Memory
     MemAvailable is the kernel's estimate of what can be allocated without swapping (proc(5)). A
     limit of this process (ulimit -v, ulimit -d) leaves what it has not mapped yet.
     """
-    limits = read_cgroup(root) if limits is None else limits
+    root, limits = _checked(root, limits)
     figures = _meminfo(root)
     total = figures.get("MemTotal", 0)
     available = figures.get("MemAvailable", figures.get("MemFree", total))
@@ -157,6 +154,15 @@ def read_kernels() -> Kernels:
         return Kernels(sets, None, error.message)
     except RuntimeError as error:  # no threads to be had
         return Kernels(sets, None, str(error))
+
+
+def _checked(root: Path, limits: CgroupLimits | None) -> tuple[Path, CgroupLimits]:
+    """Return the root, and the limits or those that are read below it; raises ParameterError."""
+    root = a_path("root", root, "a folder")
+    if limits is None:
+        return root, read_cgroup(root)
+    check_kind("limits", limits, CgroupLimits, "a CgroupLimits, or none")
+    return root, limits
 
 
 def _physical_cores(root: Path, processors: list[int]) -> int:

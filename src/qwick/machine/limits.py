@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwick.errors import ParameterError, ResourceError
+from qwick.errors import ResourceError
 from qwick.machine.cpu import Memory, read_memory
+from qwick.values import check_kind, real, whole
 
 __all__ = ["LEAST_MEGABYTES", "Limits", "measure"]
 
 LEAST_MEGABYTES = 64
+MOST_MEGABYTES = 1 << 43  # as many bytes as 63 bits count
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class Limits:
 
     def seconds(self, *, bytes_read: float, operations: float) -> float:
         """Return the least time that the work can take, in seconds."""
+        bytes_read = real("bytes_read", bytes_read, 0, 1e300)
+        operations = real("operations", operations, 0, 1e300)
         return max(bytes_read / self.bandwidth, operations / self.peak)
 
 
@@ -36,9 +40,12 @@ def measure(megabytes: int = 512, memory: Memory | None = None) -> Limits:
     second. Raises ParameterError (less than that asked for), ResourceError (not even that fits),
     and NativeBuildError without usable kernels.
     """
-    if megabytes < LEAST_MEGABYTES:
-        raise ParameterError(f"megabytes is {megabytes}; allowed: {LEAST_MEGABYTES} or more")
-    memory = read_memory() if memory is None else memory
+    megabytes = whole(
+        "megabytes", megabytes, LEAST_MEGABYTES, MOST_MEGABYTES, f"{LEAST_MEGABYTES} or more"
+    )
+    if memory is None:
+        memory = read_memory()
+    check_kind("memory", memory, Memory, "a Memory, or none")
     size = min(megabytes, (memory.available >> 20) * 3 // 4)
     if size < LEAST_MEGABYTES:
         raise _too_little(f"{memory.available >> 20} MB are available")

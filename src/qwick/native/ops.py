@@ -80,7 +80,14 @@ class Packed:
         Threads that are done with this one ask for the beginning of it, so that the memory has work
         between two calls. A hint: results do not change. Keeps the memory of `following` alive.
         """
-        self.handle.set_next(following.handle, pairs)
+        self.handle.set_next(_handle(following), pairs)
+
+
+def _handle(w: Packed) -> _ext.Packed:
+    """Return what the kernels know packed weights by; TypeError for anything else."""
+    if not isinstance(w, Packed):
+        raise TypeError(f"packed weights are of type {type(w).__name__}; allowed: a Packed")
+    return w.handle
 
 
 Part = tuple[str, "U8", int, int]  # stored type, bytes, n, k
@@ -116,7 +123,7 @@ def matmul(x: F32, w: Packed, out: F32, bias: F32 | None = None, *, prompt: bool
     with a scale per output and 896 columns, or a matrix unit however few rows there are.
     `reference.matmul` states it exactly.
     """
-    _ext.matmul(w.handle, x, out, bias, prompt)
+    _ext.matmul(_handle(w), x, out, bias, prompt)
 
 
 def matmul_argmax(x: F32, w: Packed, columns: int, out: I32) -> None:
@@ -125,7 +132,7 @@ def matmul_argmax(x: F32, w: Packed, columns: int, out: I32) -> None:
     x: F32[m, k] · w: one matrix · out: I32[m]. The values are those of `matmul`, but they never
     become an array; the lowest index among equals; -1 where one of them is NaN or infinite.
     """
-    _ext.matmul_argmax(w.handle, x, columns, out)
+    _ext.matmul_argmax(_handle(w), x, columns, out)
 
 
 def mlp(x: F32, gate_up: Packed, down: Packed, out: F32, *, prompt: bool = False) -> None:
@@ -134,7 +141,7 @@ def mlp(x: F32, gate_up: Packed, down: Packed, out: F32, *, prompt: bool = False
     x: F32[rows, k] · out: F32[rows, m]. As two products of `matmul` with `swiglu` between them, but
     what lies between never becomes an array.
     """
-    _ext.mlp(gate_up.handle, down.handle, x, out, prompt)
+    _ext.mlp(_handle(gate_up), _handle(down), x, out, prompt)
 
 
 def prompts_differ() -> bool:
@@ -149,15 +156,16 @@ def exact_rows(w: Packed) -> int:
     rows there are, except that AMX meets many rows in bf16. Float weights: 1, because what
     rows cost there is not measured (`engine/draft.py` has the costs for integers).
     """
-    if not all(kind.startswith("i") for kind, _ in w.segments):
+    if not all(kind.startswith("i") for kind, _ in _handle(w).segments):
         return 1
     return AMX_SMALL_ROWS if isa().startswith("amx") else ANY_ROWS
 
 
 def unpack(w: Packed) -> F32:
     """Return the values that packed weights stand for: F32[n, k], bit for bit the stored ones."""
+    handle = _handle(w)
     out = np.empty((w.n, w.k), np.float32)
-    _ext.unpack(w.handle, out)
+    _ext.unpack(handle, out)
     return out
 
 

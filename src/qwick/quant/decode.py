@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qwick.errors import FormatError
 from qwick.quant.types import StoredType
+from qwick.values import check_kind
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -27,6 +28,8 @@ def decode(stored: StoredType, raw: U8) -> F32:
 
     Raises FormatError when the row bytes are no whole number of blocks.
     """
+    check_kind("stored", stored, StoredType, "a StoredType")
+    check_kind("raw", raw, np.ndarray, "uint8[rows, bytes]")
     if raw.ndim != 2 or raw.dtype != np.uint8:
         raise FormatError(f"decode wants uint8[rows, bytes], not {raw.dtype}{list(raw.shape)}")
     rows, width = raw.shape

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qwick.errors import ParameterError
 from qwick.quant.decode import TABLE
 from qwick.quant.types import StoredType
+from qwick.values import check_kind
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -25,14 +26,16 @@ def encode(stored: StoredType, values: F32) -> U8:
     Raises ParameterError for values that are not finite or too large for the type's float16 scale,
     and FormatError when the type's blocks do not divide k.
     """
+    check_kind("stored", stored, StoredType, "a StoredType")
+    check_kind("values", values, np.ndarray, "float32[rows, k]")
     if values.ndim != 2 or values.dtype != np.float32:
         raise ParameterError(
-            f"encode wants float32[rows, k], not {values.dtype}{list(values.shape)}"
+            f"values are {values.dtype}{list(values.shape)}; allowed: float32[rows, k]"
         )
     rows, k = values.shape
     width = stored.row_bytes(k)
     if not np.isfinite(values).all():
-        raise ParameterError(f"cannot store values as {stored.name} that are not finite")
+        raise ParameterError(f"values are not finite; allowed in {stored.name}: finite ones")
     blocks = np.ascontiguousarray(values).reshape(-1, stored.block)
     return _ENCODERS[stored](blocks).reshape(rows, width)
 
@@ -43,7 +46,8 @@ def _half(values: F32) -> U8:
         half = values.astype("<f2")
     if np.isinf(half).any():
         raise ParameterError(
-            f"a value or block scale of {float(np.abs(values).max()):g} is beyond float16's 65504"
+            f"a value or block scale of {float(np.abs(values).max()):g} is beyond float16; "
+            "allowed: up to 65504"
         )
     return np.ascontiguousarray(half).view(np.uint8)
 
@@ -73,7 +77,7 @@ def _bf16(blocks: F32) -> U8:
     bits = blocks.view(np.uint32).astype(np.uint64)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
     if ((rounded & 0x7FFF) == 0x7F80).any():
-        raise ParameterError("a value is beyond bfloat16's 3.39e38")
+        raise ParameterError("a value is beyond bfloat16; allowed: up to 3.39e38")
     return rounded.view(np.uint8)
 
 

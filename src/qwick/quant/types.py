@@ -9,6 +9,9 @@ from __future__ import annotations
 import enum
 
 from qwick.errors import FormatError
+from qwick.values import whole
+
+MAX_ELEMENTS = 2**63 - 1  # of a row, or of anything in a file
 
 
 class StoredType(enum.Enum):
@@ -43,6 +46,7 @@ class StoredType(enum.Enum):
 
     def row_bytes(self, k: int) -> int:
         """Return the bytes of one row of `k` elements; FormatError when blocks do not divide it."""
+        k = whole("k", k, -MAX_ELEMENTS, MAX_ELEMENTS)
         if k < 0 or k % self.block:
             raise FormatError(
                 f"a row of {k} elements cannot be stored as {self.name}: "
@@ -79,10 +83,10 @@ _BY_ID = {t.ggml_id: t for t in StoredType}
 
 def from_ggml(ggml_id: int) -> StoredType | None:
     """Return the stored type with this GGUF type number; None when qwick does not read it."""
-    return _BY_ID.get(ggml_id)
+    return _BY_ID.get(whole("ggml_id", ggml_id, 0, MAX_ELEMENTS))
 
 
 def ggml_name(ggml_id: int) -> str:
     """Return ggml's name for a type number, known to qwick or not."""
-    known = _BY_ID.get(ggml_id)
+    known = from_ggml(ggml_id)
     return known.name if known else GGML_NAMES.get(ggml_id, f"number {ggml_id}")

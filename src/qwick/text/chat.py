@@ -23,6 +23,7 @@ from qwick.errors import ParameterError, TemplateError, UnsupportedError, UsageE
 from qwick.text.messages import check_json, check_messages, check_tools, map_strings, strings_of
 from qwick.text.template import ChatTemplate
 from qwick.text.tokenizer import Tokenizer
+from qwick.values import check_switch
 
 __all__ = ["Prompt", "encode_chat"]
 
@@ -61,6 +62,7 @@ def encode_chat(
             "the checkpoint has no chat template: it is a base model, or its template is missing",
             hint="use complete(prompt) for plain continuation, or an instruct checkpoint",
         )
+    check_switch("add_generation_prompt", add_generation_prompt)
     checked, definitions = check_messages(messages), check_tools(tools)
     _check_reads(template, checked, definitions, kwargs)
     own = _named_tokens(tokenizer, template, kwargs)
@@ -217,4 +219,6 @@ def _unused(count: int, texts: Sequence[str]) -> list[str]:
                 return found
             if chr(code) not in taken:
                 found.append(chr(code))
-    raise ParameterError("the messages use every private-use character of Unicode")
+    raise ParameterError(
+        "the messages use every private-use character of Unicode; allowed: some that are left"
+    )

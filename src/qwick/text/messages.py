@@ -36,7 +36,7 @@ def check_messages(messages: object) -> list[dict[str, Any]]:
             hint='for example [{"role": "user", "content": "Hello"}]',
         )
     if not messages:
-        raise ParameterError("messages is empty; at least one message is needed")
+        raise ParameterError("messages is empty; allowed: at least one message")
     return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
@@ -63,7 +63,9 @@ def _message(message: object, where: str) -> dict[str, Any]:
             checked[key] = check_text(message[key], f"{where}.{key}")
     if message.get("tool_calls") is not None:
         if role != "assistant":
-            raise ParameterError(f"{where}.tool_calls: only assistant messages have tool calls")
+            raise ParameterError(
+                f"{where}.tool_calls must be left out: only assistant messages have them"
+            )
         checked["tool_calls"] = _tool_calls(message["tool_calls"], f"{where}.tool_calls")
     return checked
 
@@ -88,7 +90,8 @@ def _content(content: object, where: str, optional: bool) -> str:
 def _part(part: object, where: str) -> str:
     if not isinstance(part, Mapping):
         raise ParameterError(
-            f'{where} is of type {type(part).__name__}; a part is {{"type": "text", "text": "..."}}'
+            f"{where} is of type {type(part).__name__}; "
+            'it must be {"type": "text", "text": "..."}'
         )
     kind = part.get("type", "text")
     if not isinstance(kind, str) or kind != "text":
@@ -131,7 +134,9 @@ def _function(function: Mapping[str, Any], where: str) -> dict[str, Any]:
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
         except (ValueError, RecursionError) as error:
-            raise ParameterError(f"{where}.arguments is a str that is no JSON: {error}") from None
+            raise ParameterError(
+                f"{where}.arguments is a str that is no JSON: {error}; allowed: that of an object"
+            ) from None
         check_json(arguments, f"{where}.arguments")
     if not isinstance(arguments, Mapping):
         raise ParameterError(
@@ -149,7 +154,9 @@ def check_tools(tools: object) -> list[dict[str, Any]] | None:
         raise ParameterError(f"tools is of type {type(tools).__name__}; it must be a list")
     for i, tool in enumerate(tools):
         if not isinstance(tool, Mapping):
-            raise ParameterError(f"tools[{i}] is of type {type(tool).__name__}, not a mapping")
+            raise ParameterError(
+                f"tools[{i}] is of type {type(tool).__name__}; it must be a mapping"
+            )
         check_json(tool, f"tools[{i}]")
     return [map_strings(tool, str) for tool in tools]
 
@@ -157,7 +164,9 @@ def check_tools(tools: object) -> list[dict[str, Any]] | None:
 def check_json(value: object, where: str, depth: int = 0) -> None:
     """Check that `value` is made of what JSON has, at most 64 levels deep; else ParameterError."""
     if depth > _MAX_DEPTH:
-        raise ParameterError(f"{where} is nested more than {_MAX_DEPTH} levels deep")
+        raise ParameterError(
+            f"{where:.80} ... is nested more than {_MAX_DEPTH} levels deep; allowed: {_MAX_DEPTH}"
+        )
     if isinstance(value, str):
         check_text(value, where)
     elif isinstance(value, Mapping):
@@ -168,9 +177,9 @@ def check_json(value: object, where: str, depth: int = 0) -> None:
         for i, inner in enumerate(value):
             check_json(inner, f"{where}[{i}]", depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ParameterError(f"{where} is {value}, which JSON does not have")
+        raise ParameterError(f"{where} is {value}; allowed: what JSON has")
     elif value is not None and not isinstance(value, bool | int | float):
-        raise ParameterError(f"{where} is of type {type(value).__name__}, which JSON does not have")
+        raise ParameterError(f"{where} is of type {type(value).__name__}; allowed: what JSON has")
 
 
 def map_strings(value: Any, change: Callable[[str], str]) -> Any:

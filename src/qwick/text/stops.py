@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qwick.values import check_kind, refused
+
 __all__ = ["StopMatcher"]
 
 
@@ -17,10 +19,15 @@ class StopMatcher:
 
     First is the one that is complete first, and among those the one that begins first. However the
     text is cut, the pieces returned, joined, are the text before that stop; the stop and what
-    follows are never returned. The strings are not empty: a request has checked them.
+    follows are never returned. ParameterError for an empty string, or what is none.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
+        if not isinstance(strings, (list, tuple)):
+            raise refused("strings", strings, "a list of strings")
+        for string in strings:
+            if not isinstance(string, str) or not string:
+                raise refused("a stop string", string, "strings of 1 character or more")
         self._stops = tuple(strings)
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
@@ -32,6 +39,7 @@ class StopMatcher:
         Text that may be the beginning of a stop is held back until it is decided. After a stop
         every further piece is swallowed.
         """
+        check_kind("text", text, str, "a str")
         if self.matched is not None:
             return "", True
         if not self._stops:

@@ -22,6 +22,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from qwick.errors import FormatError, TemplateError
+from qwick.values import check_kind, check_switch
 
 if TYPE_CHECKING:
     from jinja2.parser import Parser
@@ -47,6 +48,7 @@ class ChatTemplate:
     def __init__(self, source: str) -> None:
         from jinja2 import meta
 
+        check_kind("source", source, str, "the text of a template")
         if len(source) > MAX_SOURCE:
             raise FormatError(
                 f"the chat template has {len(source)} characters; at most {MAX_SOURCE} are read"
@@ -71,9 +73,13 @@ class ChatTemplate:
     ) -> str:
         """Return the prompt's text; `kwargs` are the template's own variables.
 
-        Neither messages nor kwargs are checked here. Raises TemplateError when the template refuses
-        the messages (its `raise_exception`), fails on their shape, or writes too much.
+        What is in messages, tools and kwargs is not checked here. Raises ParameterError for what is
+        no list, TemplateError when the template refuses the messages (its `raise_exception`), fails
+        on their shape, or writes too much.
         """
+        check_switch("add_generation_prompt", add_generation_prompt)
+        check_kind("messages", messages, (list, tuple), "a list of messages")
+        check_kind("tools", tools, (list, tuple, type(None)), "a list of tools, or none")
         values = {"documents": None, **kwargs}
         pieces: list[str] = []
         size = 0

@@ -12,11 +12,12 @@ from __future__ import annotations
 import codecs
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 from typing import TYPE_CHECKING
 
-from qwick.errors import FormatError, ParameterError, UnsupportedError, shown
+from qwick.errors import FormatError, ParameterError, UnsupportedError
 from qwick.text.recognise import Recogniser, recogniser_of
+from qwick.values import check_kind, check_switch, refused, whole
 
 if TYPE_CHECKING:
     from qwick.formats.checkpoint import TokenizerData
@@ -28,6 +29,7 @@ __all__ = ["TEMPLATE_TAGS", "Detokenizer", "Tokenizer"]
 TEMPLATE_TAGS = frozenset(
     {"<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"}
 )
+MAX_ID = 2**31 - 1
 _CONTROL_LITERAL = re.compile(r"<\|.*\|>", re.DOTALL)
 
 
@@ -86,6 +88,7 @@ class Tokenizer:
         valid Unicode (a lone surrogate).
         """
         check_text(text, "the text")
+        check_switch("parse_special", parse_special)
         return self._recogniser.encode(text, parse_special)
 
     def encode_with_spans(self, text: str) -> list[tuple[int, int, int]]:
@@ -104,6 +107,10 @@ class Tokenizer:
 
         `skip_control` leaves the control tokens out. Raises ParameterError for an unknown id.
         """
+        check_switch("skip_control", skip_control)
+        listed = isinstance(ids, (Sequence, Set)) or getattr(ids, "ndim", 0) == 1
+        if not listed or isinstance(ids, (str, bytes)):
+            raise refused("ids", ids, "a list of token ids")
         parts = ((id, self.token_bytes(id)) for id in ids)
         shown = [data for id, data in parts if not (skip_control and id in self.control_ids)]
         return b"".join(shown).decode("utf-8", "replace")
@@ -118,16 +125,19 @@ class Tokenizer:
 
     def stream(self, *, skip_control: bool = True) -> Detokenizer:
         """Return a fresh decoder for ids that arrive one by one."""
+        check_switch("skip_control", skip_control)
         return Detokenizer(self, skip_control=skip_control)
 
     # Single tokens
 
     def id_of(self, literal: str) -> int | None:
         """Return the id of an added token's literal (`<|im_end|>`), or None."""
+        check_kind("literal", literal, str, "a str")
         return self._ids_by_literal.get(literal)
 
     def literal_of(self, id: int) -> str | None:
         """Return the literal of an added token, or None for any other id."""
+        id = whole("id", id, -MAX_ID, MAX_ID)
         return self._literals.get(id)
 
     def stop_ids(self, literals: Iterable[str]) -> tuple[int, ...]:
@@ -135,6 +145,8 @@ class Tokenizer:
 
         Literals come from a family's table, and not every vocabulary of a family has them all.
         """
+        if not isinstance(literals, (list, tuple, set, frozenset)):
+            raise refused("literals", literals, "a list of literals")
         found = [self.id_of(literal) for literal in literals]
         found.append(self.eos_id)
         return tuple(dict.fromkeys(id for id in found if id is not None))
@@ -150,12 +162,10 @@ class Tokenizer:
 
     def _check_id(self, id: int) -> None:
         """Raise ParameterError for anything but a whole number that is a token's id."""
-        if isinstance(id, bool) or not hasattr(id, "__index__"):  # NumPy's integers have it too
-            raise ParameterError(f"the token id {shown(id)} is not a whole number")
-        if not 0 <= id < self.n_tokens:
-            raise ParameterError(f"the token id {shown(id)} is outside 0 to {self.n_tokens - 1}")
+        if type(id) is not int or not 0 <= id < self.n_tokens:  # NumPy's integers are welcome
+            whole("the token id", id, 0, self.n_tokens - 1)
         if id in self._holes:
-            raise ParameterError(f"the token id {id} is not in the vocabulary")
+            raise refused("the token id", id, "those of the vocabulary, in which this one is a gap")
 
 
 class Detokenizer:

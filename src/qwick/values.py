@@ -1,0 +1,66 @@
+"""Values of callers, checked: a refusal is a ParameterError with name, value, what is allowed.
+
+Knows no field of its own: the names and the limits come from whoever asks.
+"""
+
+from __future__ import annotations
+
+import numbers
+import os
+from pathlib import Path
+from typing import Any
+
+from qwick.errors import ParameterError, shown
+
+
+def refused(name: str, value: object, allowed: str) -> ParameterError:
+    """Return the error for a value that is not allowed."""
+    return ParameterError(f"{name} is {shown(value)}; allowed: {allowed}")
+
+
+def whole(name: str, value: Any, low: int, high: int, allowed: str = "") -> int:
+    """Return a whole number of any library as an int from `low` to `high`; True is none."""
+    fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (fits and low <= value <= high):
+        raise refused(name, value, allowed or f"whole numbers from {low} to {high}")
+    return int(value)
+
+
+def real(name: str, value: Any, low: float, high: float, allowed: str = "") -> float:
+    """Return a real number of any library as a float from `low` to `high`; True and NaN are none.
+
+    Compared before it becomes a float, which not every number can; NaN compares false.
+    """
+    fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if fits and not isinstance(value, numbers.Rational):  # a float of NumPy may be a narrow one
+        value = float(value)
+    if not (fits and low <= value <= high):
+        raise refused(name, value, allowed or f"numbers from {low:g} to {high:g}")
+    return float(value)
+
+
+def check_switch(name: str, value: object) -> None:
+    """Raise ParameterError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise refused(name, value, "True or False")
+
+
+def check_kind(name: str, value: object, kind: type | tuple[type, ...], allowed: str) -> None:
+    """Raise ParameterError unless `value` is an instance of `kind`."""
+    if not isinstance(value, kind):
+        raise refused(name, value, allowed)
+
+
+def a_path(name: str, value: Any, allowed: str = "a path") -> Path:
+    """Return a str or os.PathLike as a Path; ParameterError for anything else, bytes included."""
+    try:
+        text = os.fspath(value)
+    except Exception:  # no path, or a stranger's that fails
+        raise refused(name, value, allowed) from None
+    if not isinstance(text, str) or "\0" in text:
+        raise refused(name, value, f"{allowed}, a str without NUL")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:  # half of a UTF-16 pair that stands for no byte
+        raise refused(name, value, f"{allowed}, of valid Unicode") from None
+    return Path(text)
