@@ -11,8 +11,6 @@ QWICK_INLINE F32 weights_at(const uint8_t* tile, int i) {  // the 16 rows' weigh
 // Every output is one chain of multiply-adds along k, whatever the number of rows: a row has the same bits alone and among
 // others. A chain waits on its own latency, so several run side by side: the fewer rows, the more tiles at a time.
 
-constexpr int kFloatAhead = 2048;  // bytes
-
 template <Kind kind, int M, int N>  // rows from r0 on, tiles from t on
 static void float_block(const Segment& w, int t, const Rows& x, int r0, const Output& out) {
   const uint8_t* tile[N];
@@ -21,12 +19,10 @@ static void float_block(const Segment& w, int t, const Rows& x, int r0, const Ou
   for (int r = 0; r < M; ++r)
     for (int j = 0; j < N; ++j) sum[r][j] = set1(0.0f);
   const float* row = x.x + static_cast<size_t>(r0) * x.k;
-  constexpr size_t w_bytes = kind == Kind::F32 ? 4 : 2;
 #pragma GCC unroll 2
   for (int i = 0; i < w.k; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) {
-      __builtin_prefetch(tile[j] + i * kTile * w_bytes + kFloatAhead);
       const F32 v = weights_at<kind>(tile[j], i);
 #pragma GCC unroll 8
       for (int r = 0; r < M; ++r)
@@ -43,6 +39,8 @@ static void float_rows(const Segment& w, int t, const Rows& x, const Output& out
   constexpr int M = kFloatPanelRows;
   int r = 0;
   for (; r + M <= x.m; r += M) float_block<kind, M, N>(w, t, x, r, out);
+  if constexpr (M > 4)
+    for (; r + 4 <= x.m; r += 4) float_block<kind, 4, N>(w, t, x, r, out);
   for (; r + 2 <= x.m; r += 2) float_block<kind, 2, N>(w, t, x, r, out);
   if (r < x.m) float_block<kind, 1, N>(w, t, x, r, out);
 }

@@ -28,6 +28,7 @@ from qwick.formats.safetensors import SafetensorsFile, read_safetensors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MAX_INDEX = 1 << 23  # twice that of the largest member, whose 36,000 tensors are mostly experts'
 
 
 def open_folder(path: Path) -> Checkpoint:
@@ -130,7 +131,7 @@ def _weight_files(path: Path) -> list[SafetensorsFile]:
 
 def _sharded(path: Path) -> list[SafetensorsFile]:
     at = path / INDEX
-    table = read_object(at).get("weight_map")
+    table = read_object(at, MAX_INDEX).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise damaged(at, "there is no weight_map")
     for tensor, shard in table.items():

@@ -33,12 +33,12 @@ def read_text(path: Path, limit: int = MAX_JSON) -> str:
         raise damaged(path, f"not UTF-8 at byte {error.start}: {error.reason}") from None
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of at most MAX_PARSED bytes.
+def read_object(path: Path, limit: int = MAX_PARSED) -> dict[str, Any]:
+    """Return the JSON object in a file of at most `limit` bytes.
 
     Raises as `read_text`, and FormatError for other content.
     """
-    return parse_object(path, read_text(path, MAX_PARSED), "the file")
+    return parse_object(path, read_text(path, limit), "the file")
 
 
 def parse_object(path: Path, text: str, what: str) -> dict[str, Any]:
