@@ -4,8 +4,9 @@
 # Needs clang with its runtime (Debian: clang-14 libclang-rt-14-dev; CLANG names another). What is learnt stays in
 # build/fuzz/corpus-*, so that a later run goes on from there; an input that fails is left in build/fuzz. Exit code 1: one did.
 set -euo pipefail
+usage="usage: checks/fuzz_native.sh [--help] [SECONDS]"
+[[ ${1:-} == --help ]] && { printf '%s\n\n' "$usage"; sed -n '2,5s/^# //p' "$0"; exit; }
 cd "$(dirname "$0")/.."
-[[ ${1:-} == --help ]] && { sed -n '2,5p' "$0"; exit; }
 seconds=${1:-60}
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "the seconds are '$seconds'; allowed: a whole number from 1" >&2; exit 2; }
 python=${PYTHON:-.venv/bin/python}

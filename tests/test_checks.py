@@ -16,7 +16,7 @@ from qwick.settings import child_environment
 
 ROOT = Path(__file__).parents[1]
 CHECKS = sorted((ROOT / "checks").iterdir())
-LIBRARIES = {"hub_server.py"}  # used by others, and no command
+LIBRARIES = {"damage.py", "hostile.py", "hub_server.py"}  # used by others, and no command
 
 
 def is_command(path: Path) -> bool:
@@ -47,7 +47,7 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_rest_is_known() -> None:
     assert {path.name for path in MODULES} - {path.name for path in COMMANDS} == LIBRARIES
-    known = {".py", ".sh"}
+    known = {".py", ".sh", ".cpp"}
     assert all(path.suffix in known for path in CHECKS if path.is_file())
     assert len(COMMANDS) > 8
 

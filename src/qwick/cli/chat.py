@@ -51,16 +51,14 @@ _ELSEWHERE = "/save FILE keeps the conversation; `qwick chat --load FILE` goes o
 @click.command(short_help="Hold a conversation.")
 @click.argument("model", required=False)
 @click.option("--system", metavar="TEXT", help="The system message.")
-@click.option(
-    "--load", "file", type=click.Path(path_type=Path), help="Go on with what /save wrote."
-)
+@click.option("--load", "file", metavar="FILE", help="Go on with what /save wrote.")
 @sampling_options_but("--logprobs")
 @load_options
 @offline_option
 def chat(
     model: str | None,
     system: str | None,
-    file: Path | None,
+    file: str | None,
     threads: int | None,
     ctx: int | None,
     **options: Any,
@@ -74,7 +72,8 @@ def chat(
     # NumPy would start threads for matrix products, of which there are none here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     said = sampling_of(options)  # refuse a bad value before the model loads
-    session = Session(model="") if file is None else read_session(path_of(str(file)))
+    at = None if file is None else path_of(file)
+    session = Session(model="") if at is None else read_session(at)
     session = dataclasses.replace(session, settings=checked({**session.settings, **said}))
     if system is not None:
         session = dataclasses.replace(session, system=valid_text("--system", system))
@@ -88,7 +87,7 @@ def chat(
         reader = _reader(screen, history, interactive=interactive)
         talk = Chat(qwen, screen, interrupts, reader, interactive=interactive)
         with interrupts if interactive else contextlib.nullcontext():
-            talk.take_over(session, file)
+            talk.take_over(session, at)
             talk.run()
     if talk.failure is not None:
         click.get_current_context().exit(talk.failure.exit_code)
@@ -264,7 +263,8 @@ class Chat:
         if "max_tokens" in session.settings and session.settings["max_tokens"] >= self.qwen.context:
             raise ParameterError(
                 f"max_tokens is {sampling.max_tokens}; the context holds {self.qwen.context}, the "
-                "conversation included"
+                "conversation included",
+                hint="set a smaller max_tokens, or start with a larger --ctx",
             )
         ids = (*sampling.stop_ids, *(id for id, _ in sampling.logit_bias))
         if ids and max(ids) >= self.qwen.tokenizer.n_tokens:

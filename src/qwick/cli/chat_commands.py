@@ -109,7 +109,8 @@ def obey(chat: Chat, command: Command) -> None:
     entry = COMMANDS[command.name]
     if command.argument and not entry.arguments:
         raise UsageError(
-            f"/{command.name} takes nothing more, and there is {shown(command.argument, 40)}"
+            f"/{command.name} takes nothing more, and there is {shown(command.argument, 40)}",
+            hint=f"/{command.name} alone",
         )
     entry.obey(chat, command.argument)
 
@@ -315,7 +316,10 @@ def _retry(chat: Chat, _: str) -> None:
 
 def _check_turns(session: Session, count: int) -> None:
     if count > len(session.turns):
-        raise UsageError(f"the conversation has {counted(len(session.turns), 'turn')}")
+        raise UsageError(
+            f"the conversation has {counted(len(session.turns), 'turn')}",
+            hint="/show lists what there is",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,4 +223,7 @@ def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ParameterError(f"{name} is {shown(text)}, which is no JSON: {error}") from None
+        raise ParameterError(
+            f"{name} is {shown(text)}, which is no JSON: {error}",
+            hint='quotes are double: ["a", "b"]',
+        ) from None

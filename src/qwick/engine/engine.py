@@ -413,13 +413,18 @@ class Engine:
 
 
 def _failure(live: Live, cause: Exception) -> QwickError:
-    no_memory = isinstance(cause, MemoryError)
-    error = (ResourceError if no_memory else EngineError)(
-        f"request {live.number} failed after {live.generated} tokens: "
-        f"{type(cause).__name__}: {cause}",
-        hint="other requests go on; "
-        + ("ask for less at a time, or load with a smaller context" if no_memory else REPORT),
-    )
+    error: QwickError
+    if isinstance(cause, MemoryError):
+        error = ResourceError(
+            f"memory ran out for request {live.number} after {live.generated} tokens: {cause}",
+            hint="other requests go on; ask for less at a time, or load with a smaller context",
+        )
+    else:
+        error = EngineError(
+            f"request {live.number} failed after {live.generated} tokens: "
+            f"{type(cause).__name__}: {cause}",
+            hint=f"other requests go on; {REPORT}",
+        )
     error.__cause__ = cause
     # Whoever keeps the error would keep the model with it, through the frames that it passed.
     traceback.clear_frames(cause.__traceback__)

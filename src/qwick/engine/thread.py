@@ -201,8 +201,10 @@ class _Loop:
 def _reject(command: _Submit, cause: Exception) -> None:
     error = cause
     if not isinstance(error, QwickError):
-        kind = ResourceError if isinstance(cause, MemoryError) else EngineError
-        error = kind(f"submitting failed: {cause!r}")
+        if isinstance(cause, MemoryError):
+            error = ResourceError(f"memory ran out while submitting: {cause}")
+        else:
+            error = EngineError(f"submitting failed: {cause!r}")
     event = Finished(
         reason=FinishReason.ERROR,
         prompt_tokens=len(command.request.ids),
