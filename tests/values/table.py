@@ -20,7 +20,7 @@ from qwick.formats import open as formats_open
 from qwick.llm import Qwen
 from qwick.machine import cgroup, cpu, limits
 from qwick.quant import decode, encode, types
-from qwick.text import chat, messages, stops, template
+from qwick.text import chat, messages, stops, template, thinking
 from values.kinds import (
     CONVERSATION,
     JSON,
@@ -51,7 +51,12 @@ MODULES = (
     *("qwick.machine.cpu", "qwick.machine.cgroup", "qwick.machine.limits"),
     *("qwick.quant.decode", "qwick.quant.encode", "qwick.quant.types"),
     *("qwick.text.tokenizer", "qwick.text.template", "qwick.text.chat", "qwick.text.messages"),
-    *("qwick.text.stops", "qwick.evaluate.perplexity", "qwick.evaluate.speed"),
+    *(
+        "qwick.text.stops",
+        "qwick.text.thinking",
+        "qwick.evaluate.perplexity",
+        "qwick.evaluate.speed",
+    ),
     *("qwick.evaluate.humaneval", "qwick.evaluate.sandbox"),
 )
 INNER = (  # and all below them
@@ -295,6 +300,13 @@ TABLE: dict[str, Case] = {
         lambda _: stops.StopMatcher(["ab"]).push, {"text": text("a")}
     ),
     "text.stops.StopMatcher.flush": Case(lambda _: stops.StopMatcher(["ab"]).flush),
+    "text.thinking.ThinkingSplitter": Case(
+        lambda _: thinking.ThinkingSplitter, {"prompt": text("a")}
+    ),
+    "text.thinking.ThinkingSplitter.push": Case(
+        lambda _: thinking.ThinkingSplitter("a").push, {"text": text("a")}
+    ),
+    "text.thinking.ThinkingSplitter.flush": Case(lambda _: thinking.ThinkingSplitter("a").flush),
     # -- files and formats
     "formats.open.open_checkpoint": Case(
         lambda w: lambda path: formats_open.open_checkpoint(w.file if path is None else path),

@@ -67,12 +67,9 @@ def resolve(
         check_listener(listener)
     if model is None:
         return store.pull(DEFAULT, listener)
-    text = (
-        os.fspath(a_path("model", model, "a name, a folder or a file"))
-        if (not isinstance(model, str))
-        else model
-    )
-    is_path = not isinstance(model, str) or looks_like_path(text)
+    named = isinstance(model, str)
+    text = str(model if isinstance(model, str) else a_path("model", model, "a name or a path"))
+    is_path = not named or looks_like_path(text)
     if not is_path and find(text, store.catalog) is not None:
         return store.pull(text, listener)
     path = existing_path(text)

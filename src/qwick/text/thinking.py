@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import enum
 
+from qwick.values import check_kind
+
 __all__ = ["ThinkingSplitter"]
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -30,6 +32,7 @@ class ThinkingSplitter:
 
     def __init__(self, prompt: str) -> None:
         """Begin after `prompt`, the text that the template made of the conversation."""
+        check_kind("prompt", prompt, str, "a str")
         end = prompt.rstrip()
         self._part = _Part.START
         if end.endswith(OPEN):
@@ -41,6 +44,7 @@ class ThinkingSplitter:
 
     def push(self, text: str) -> list[tuple[bool, str]]:
         """Return what `text` completes, in order: (whether it is thinking, its characters)."""
+        check_kind("text", text, str, "a str")
         self._held += text
         found: list[tuple[bool, str]] = []
         while True:
