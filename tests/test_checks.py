@@ -40,7 +40,7 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=120,
-        env=child_environment(PYTHONPATH=str(ROOT / "src"), QWICK_OFFLINE="1"),
+        env=child_environment(QWICK_OFFLINE="1"),
         check=False,
     )
 
