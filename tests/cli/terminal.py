@@ -21,7 +21,10 @@ class Terminal:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         if shutil.which("tmux") is None and not os.environ.get("CI"):
-            pytest.skip("needs tmux: apt-get install tmux")
+            pytest.skip(
+                "these tests type into a real terminal, which tmux provides and pip cannot install: "
+                "apt-get install tmux runs them, and nothing but them needs it"
+            )
         self._folder = tempfile.mkdtemp(prefix="qwick-")  # a socket's path must be short
         self._env = {**env, "ENV": "", "LC_ALL": "C.UTF-8"}
 
