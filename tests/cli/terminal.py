@@ -22,8 +22,8 @@ class Terminal:
     def __init__(self, env: Mapping[str, str]) -> None:
         if shutil.which("tmux") is None and not os.environ.get("CI"):
             pytest.skip(
-                "these tests type into a real terminal, which tmux provides and pip cannot install: "
-                "apt-get install tmux runs them, and nothing but them needs it"
+                "this test types into a real terminal, which tmux brings and pip cannot: "
+                "apt-get install tmux, which no other test needs"
             )
         self._folder = tempfile.mkdtemp(prefix="qwick-")  # a socket's path must be short
         self._env = {**env, "ENV": "", "LC_ALL": "C.UTF-8"}

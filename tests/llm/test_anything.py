@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from itertools import count
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from qwick.errors import ParameterError, QwickError, UnsupportedError
 from qwick.llm import Qwen, Reply
 from qwick.llm.defaults import FIELDS
 from values.hostile import NUMBERS, ODD, TREES, UNSHOWABLE
+from values.kinds import patient
 
 CONTEXT = 96
 
@@ -72,23 +71,6 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qwen]:
         assert not engine.has_work
         assert engine.pages_used == 0
         engine.check()
-
-
-def patient(ask: Callable[[], Any]) -> Any:
-    """Return what `ask` does, or our error; a minute without either is a failure."""
-    results: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            results.put((ask(), None))
-        except BaseException as error:
-            results.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()  # a hung one may not keep the process
-    value, error = results.get(timeout=60)
-    if error is not None and not isinstance(error, QwickError):
-        raise error
-    return error or value
 
 
 def check(found: Any) -> None:

@@ -24,6 +24,18 @@ from qwick.machine.limits import Limits, measure
 from qwick.settings import child_environment
 
 
+def told_by(script: str) -> str:
+    """Return what Python code prints in a process of its own, whose limits it may change."""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return run.stdout
+
+
 def test_this_machine() -> None:
     cpu, memory = read_cpu(), read_memory()
     assert 1 <= cpu.usable <= cpu.physical <= cpu.affinity <= cpu.logical
@@ -160,14 +172,7 @@ def test_memory_that_the_system_refuses_is_told_so() -> None:
         "try: measure(2048, Memory(1 << 40, 1 << 40, 'machine'))\n"
         "except ResourceError as error: print(error)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "the system refused " in run.stdout
+    assert "the system refused " in told_by(script)
 
 
 def test_measured_limits_are_sane() -> None:
@@ -224,14 +229,7 @@ def test_memory_under_a_limit_of_the_process(limit: str) -> None:
         "except OSError: print('refused')\n"
         "held = mmap.mmap(-1, read_memory().available - (1 << 20), mmap.MAP_PRIVATE)\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script],
-        env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.split() == ["ulimit", "True", "100", "refused"]
+    assert told_by(script).split() == ["ulimit", "True", "100", "refused"]
 
 
 def test_the_kernels_use_what_was_asked_for() -> None:
