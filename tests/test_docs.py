@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
 import subprocess
@@ -271,3 +272,19 @@ def test_formats_table() -> None:
     assert told == {
         t.name: (t.ggml_id, t.block, t.bytes, 8 * t.bytes / t.block, t.packed) for t in StoredType
     }
+
+
+def test_limits_table() -> None:
+    """Each limit has its figure, and none is missing."""
+    text = (ROOT / "docs/reference/formats.md").read_text("utf-8")
+    told = {plain(name): int(limit.replace(",", "")) for _, limit, name in rows(text, "what")}
+    modules = [path.stem for path in (SOURCE / "formats").glob("*.py")]
+    names = [*(f"formats.{m}" for m in modules), "text.recognise", "text.template"]
+    limits = {}
+    for name in names:
+        tree = ast.parse((SOURCE / (name.replace(".", "/") + ".py")).read_text("utf-8"))
+        for target in [t for n in tree.body if isinstance(n, ast.Assign) for t in n.targets]:
+            if isinstance(target, ast.Name) and target.id.startswith("MAX_"):
+                module = importlib.import_module(f"qwick.{name}")
+                limits[f"{name}.{target.id}"] = getattr(module, target.id)
+    assert told == limits

@@ -39,8 +39,8 @@ _SPLITS: Mapping[str, str] = {
     ),
 }
 
-_MAX_HOLES = 1 << 16  # a stray id shall not cost memory; Qwen's vocabularies have none
-_MAX_ADDED = 1 << 14  # their literals become one regular expression; Qwen has a few dozen
+MAX_HOLES = 1 << 16  # a stray id shall not cost memory; Qwen's vocabularies have none
+MAX_ADDED = 1 << 14  # their literals become one regular expression; Qwen has a few dozen
 
 Span = tuple[int, int, int]  # id, first character, character after the last
 
@@ -126,10 +126,10 @@ class _Arrays:
             for id, kind in kinds.items()
             if kind in (_CONTROL, _USER_DEFINED) and tokens[id]
         }
-        if len(self.added) > _MAX_ADDED:
+        if len(self.added) > MAX_ADDED:
             raise FormatError(
                 f"the tokenizer has {len(self.added)} control and user-defined tokens; the limit is"
-                f" {_MAX_ADDED}"
+                f" {MAX_ADDED}"
             )
         self._ids = {added.literal: id for id, added in self.added.items()}
         # Of literals that begin alike the longest counts.
@@ -188,10 +188,10 @@ class _Whole:
             self._plain.normalizer = parsing.normalizer
             self._plain.pre_tokenizer = parsing.pre_tokenizer
         self.n_tokens = max(used, default=-1) + 1
-        if self.n_tokens - len(used) > _MAX_HOLES:
+        if self.n_tokens - len(used) > MAX_HOLES:
             raise FormatError(
                 f"tokenizer.json has {len(used)} tokens, and ids up to {self.n_tokens - 1}; at most"
-                f" {_MAX_HOLES} ids may be without a token"
+                f" {MAX_HOLES} ids may be without a token"
             )
         self.holes = frozenset(range(self.n_tokens)) - used
         added = parsing.get_added_tokens_decoder()
