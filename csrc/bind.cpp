@@ -1,5 +1,5 @@
 // The only file that knows Python: checks shapes and ranges, releases the GIL, calls drivers.h.
-// Every array argument is `.noconvert()`: a wrong dtype or layout is a TypeError, never a hidden copy.
+// Every array argument is `.noconvert()`: a wrong dtype, layout or alignment is a TypeError, never a hidden copy.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -24,11 +24,29 @@ using namespace qwick;
 
 namespace {
 
+template <class... Of>
+struct Aligned : nb::ndarray<Of...> {};  // at a multiple of an item's size, as C++ wants its numbers
 template <class T, int D>
-using Array = nb::ndarray<T, nb::ndim<D>, nb::c_contig, nb::device::cpu>;
+using Array = Aligned<T, nb::ndim<D>, nb::c_contig, nb::device::cpu>;
 template <class T, int D>
 using Maybe = std::optional<Array<T, D>>;
-using Pages = nb::ndarray<nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Pages = Aligned<nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+
+}  // namespace
+
+template <class... Of>
+struct nb::detail::type_caster<Aligned<Of...>> {
+  using Any = nb::ndarray<Of...>;
+  NB_TYPE_CASTER(Aligned<Of...>, make_caster<Any>::Name)
+  bool from_python(handle source, uint32_t flags, cleanup_list* cleanup) noexcept {
+    make_caster<Any> any;
+    if (!any.from_python(source, flags, cleanup)) return false;
+    static_cast<Any&>(value) = std::move(any.value);
+    return reinterpret_cast<uintptr_t>(value.data()) % value.itemsize() == 0;
+  }
+};
+
+namespace {
 
 void require(bool ok, const std::string& message) {
   if (!ok) throw nb::value_error(message.c_str());

@@ -1,10 +1,10 @@
 """Every kernel: its shapes, dtypes and aliasing. The only importer of the extension module.
 
-Arrays are C-contiguous and on the CPU; a wrong dtype or layout is a TypeError, a wrong shape a
-ValueError, an index out of range an IndexError: these are defects of the caller's code, not of a
-user's input. Outputs are written in place and must not overlap inputs unless said. Each call uses
-all threads of the pool and releases the GIL; concurrent calls take turns. `reference.py` has the
-same functions in NumPy.
+Arrays are C-contiguous, aligned and on the CPU; a wrong dtype, layout or alignment is a TypeError,
+a wrong shape a ValueError, an index out of range an IndexError: these are defects of the caller's
+code, not of a user's input. Outputs are written in place and must not overlap inputs unless said.
+Each call uses all threads of the pool and releases the GIL; concurrent calls take turns.
+`reference.py` has the same functions in NumPy.
 """
 
 from __future__ import annotations
