@@ -40,11 +40,12 @@ struct Forms {  // of x, by what it is multiplied with
 
 // The 8-bit form goes by blocks of kRowBlock rows (the last may have fewer), R rows each, group after group, so that a
 // kernel walks through all that it needs with one pointer. Per group:
-//   i8  quants [8 steps][R][4]  round(x / scale)
+//   i8  quants [8 steps][R][4]  round(x / scale); 0 where the scale is not finite
 //   f32 scale [R]               max|x| of the group / 127
 //   i32 start16 [R], start128 [R]  minus the sum of the quants times a zero point, where integer sums start
 //   f32 minus [R]               minus the sum of the quants: what a stored minimum is multiplied with
 //   i32 start32 [2][R]          times 32, for k 0..15 and 16..31
+constexpr float kLeastRounded = 0x1p-120f;  // a group whose max|x| is smaller has quants of 0: 127 / max|x| shall be finite
 constexpr int kRowBlock = 8;
 constexpr size_t kRowGroupBytes = kGroup + 6 * 4;  // of one row
 

@@ -13,9 +13,9 @@ static void quantize_queries(Item& item, int r0, int R) {
     const float* x = item.query[r0 + r];
     for (int g = 0; g < groups; ++g, x += kGroup) {
       const F32 u = load(x), v = load(x + 16);
-      const float amax = unordered(u, v) ? __builtin_nanf("") : reduce_max(max(abs(u), abs(v)));
-      const F32 inverse = set1(amax > 0 ? 127.0f / amax : 0.0f);
-      const I32 i = round_to_int(mul(u, inverse)), j = round_to_int(mul(v, inverse));
+      const float amax = largest(u, v);
+      const F32 inverse = inverse_scale(amax);
+      const I32 i = rounded(u, inverse, amax), j = rounded(v, inverse, amax);
       int8_t bytes[kGroup];
       store_i8(bytes, i);
       store_i8(bytes + 16, j);

@@ -121,15 +121,16 @@ static void store_slot(uint16_t* keys, uint16_t* values, size_t offset, int d, c
   for (int i = 0; i < d; ++i) values[offset / 2 * 2 * d + 2 * i + offset % 2] = v[i];
 }
 
-static float largest(const float* x, int n) {  // of |x|; NaN if there is one
-  F32 top = set1(0.0f);
-  bool nan = false;
-  for (int i = 0; i < n; i += 16) {
-    const F32 v = load(x + i);
-    nan |= unordered(v, v);
-    top = max(top, abs(v));
+// Rounds n floats to bytes under one scale; returns the largest magnitude.
+static float round_slot(const float* x, int n, int8_t* to) {
+  float amax = 0;
+  for (int i = 0; i < n; i += 32) {
+    const float top = largest(load(x + i), load(x + i + 16));
+    if (top > amax || top != top) amax = top;  // a NaN stays: nothing is above it
   }
-  return nan ? __builtin_nanf("") : reduce_max(top);
+  const F32 inverse = inverse_scale(amax);
+  for (int i = 0; i < n; i += 16) store_i8(to + i, rounded(load(x + i), inverse, amax));
+  return amax;
 }
 
 // One key and value into a page of 8-bit numbers.
@@ -137,17 +138,12 @@ static void store_slot(uint8_t* keys, uint8_t* values, size_t offset, int d, con
   int8_t q[kMaxHeadDim];
   float* scales = reinterpret_cast<float*>(keys + kPage * d) + offset;
   for (int g = 0; g < d; g += kGroup) {
-    const float amax = largest(key + g, kGroup);
-    const F32 inverse = set1(amax > 0 ? 127.0f / amax : 0.0f);
-    for (int i = g; i < g + kGroup; i += 16) store_i8(q + i, round_to_int(mul(load(key + i), inverse)));
-    scales[g / kGroup * kPage] = amax / 127.0f;
+    scales[g / kGroup * kPage] = round_slot(key + g, kGroup, q + g) / 127.0f;
   }
   for (int i = 0; i < d; ++i) keys[i / 4 * 4 * kPage + 4 * offset + i % 4] = static_cast<uint8_t>(q[i]) ^ 0x80;
-  const float amax = largest(value, d);
-  const F32 inverse = set1(amax > 0 ? 127.0f / amax : 0.0f);
-  for (int i = 0; i < d; i += 16) store_i8(q + i, round_to_int(mul(load(value + i), inverse)));
+  const float amax = round_slot(value, d, q);
   for (int i = 0; i < d; ++i) values[offset / 4 * 4 * d + 4 * i + offset % 4] = static_cast<uint8_t>(q[i]);
-  const float scale = amax == 0 ? 1.0f : amax / 127.0f;
+  const float scale = amax < kLeastRounded ? 1.0f : amax / 127.0f;  // of zeros: any that has an inverse
   float* of_values = reinterpret_cast<float*>(values + kPage * d) + offset;
   of_values[0] = __builtin_log2f(scale);
   of_values[kPage] = 1.0f / scale;

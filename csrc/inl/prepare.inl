@@ -1,18 +1,27 @@
 // Rows of activations into the forms that the matrix kernels want. Included inside an ISA's namespace.
 
+// Floats as 8-bit quants under one scale amax / 127, where amax is their largest magnitude, NaN if one of them is NaN.
+// Nothing below kLeastRounded is told from 0, and where something is not finite the quants are 0 and the scale is not finite.
+static F32 inverse_scale(float amax) { return set1(amax >= kLeastRounded ? 127.0f / amax : 0.0f); }
+static I32 rounded(F32 v, F32 inverse, float amax) {
+  return amax <= __FLT_MAX__ ? round_to_int(mul(v, inverse)) : set1(0);
+}
+static float largest(F32 u, F32 v) {  // a maximum forgets NaN, which must reach the result
+  return unordered(u, v) ? __builtin_nanf("") : reduce_max(max(abs(u), abs(v)));
+}
+
 // Symmetric: quants are rounded to the nearest, ties to even. Row r of the R rows whose groups g0..g1-1 begin at `to`; x
 // is the row's group g0.
 static void quantize_row(const float* x, int r, int R, int g0, int g1, uint8_t* to) {
   for (int g = g0; g < g1; ++g, x += kGroup, to += R * kRowGroupBytes) {
     const F32 u = load(x), v = load(x + 16);
-    // A maximum forgets NaN, which must reach the result.
-    const float amax = unordered(u, v) ? __builtin_nanf("") : reduce_max(max(abs(u), abs(v)));
-    const F32 inverse = set1(amax > 0 ? 127.0f / amax : 0.0f);
-    const I32 a = round_to_int(mul(u, inverse)), b = round_to_int(mul(v, inverse));
-    int8_t quants[kGroup];
-    store_i8(quants, a);
-    store_i8(quants + 16, b);
-    for (int t = 0; t < kGroup / 4; ++t) memcpy(to + 4 * (t * R + r), quants + 4 * t, 4);
+    const float amax = largest(u, v);
+    const F32 inverse = inverse_scale(amax);
+    const I32 a = rounded(u, inverse, amax), b = rounded(v, inverse, amax);
+    int8_t bytes[kGroup];
+    store_i8(bytes, a);
+    store_i8(bytes + 16, b);
+    for (int t = 0; t < kGroup / 4; ++t) memcpy(to + 4 * (t * R + r), bytes + 4 * t, 4);
     const int low = reduce_add(a), high = reduce_add(b), sum = low + high;
     float* floats = reinterpret_cast<float*>(to + R * kGroup) + r;
     int32_t* starts = reinterpret_cast<int32_t*>(floats);

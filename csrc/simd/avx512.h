@@ -177,7 +177,7 @@ QWICK_INLINE __m256 tops_of(const F32 (&v)[8]) {
 QWICK_INLINE F32 row_tops(const F32 (&v)[8]) { return _mm512_zextps256_ps512(tops_of(v)); }
 
 // A group of eight rows, `k` floats apart, into the form that kernels.h states for a whole block. False, and nothing
-// useful written, where there is a NaN.
+// useful written, where something is not finite.
 QWICK_INLINE bool quantize_block(const float* x, size_t k, uint8_t* to) {
   __m512 u[8], v[8], most[8];
   __mmask16 nan = 0;
@@ -191,7 +191,8 @@ QWICK_INLINE bool quantize_block(const float* x, size_t k, uint8_t* to) {
   if (nan) return false;
   const __m256 amax = tops_of(most);
   const __m256 full = _mm256_set1_ps(127.0f);
-  const __mmask8 some = _mm256_cmp_ps_mask(amax, _mm256_setzero_ps(), _CMP_GT_OQ);
+  if (_mm256_cmp_ps_mask(amax, _mm256_set1_ps(__FLT_MAX__), _CMP_GT_OQ)) return false;
+  const __mmask8 some = _mm256_cmp_ps_mask(amax, _mm256_set1_ps(kLeastRounded), _CMP_GE_OQ);
   alignas(32) float inverse[8];
   _mm256_store_ps(inverse, _mm256_maskz_div_ps(some, full, amax));
 

@@ -133,6 +133,16 @@ def test_pages_of_8_bits(isa: str, heads: int, kv_heads: int, head_dim: int, nor
     assert np.sqrt((errors**2).mean()) <= 8e-3 * r_out.std()
 
 
+def test_pages_of_8_bits_hold_what_is_nearly_nothing(isa: str) -> None:
+    """A value of which no 8-bit quant remains neither vanishes from the weights nor makes NaN."""
+    case = Case(4, 2, 64, np.uint8, 7)
+    case.qkv[::2, 6 * 64 :] *= np.float32(1e-40)  # every second value, of both heads
+    case.qkv[1::4, 4 * 64 : 6 * 64] *= np.float32(1e-40)  # and some keys
+    out, theirs = case.run(ops, norms=False)[3], case.run(reference, norms=False)[3]
+    assert np.isfinite(out).all()
+    assert np.abs(out - theirs).max() <= 0.04 * np.abs(theirs).max()
+
+
 def test_long_sequences_cut_along_their_tokens_give_the_same_bits(isa: str) -> None:
     """One thread sums all segments; two share them: the results are joined in one order."""
     rng = np.random.default_rng(0)

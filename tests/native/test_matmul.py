@@ -182,6 +182,8 @@ def test_defects_of_the_caller_are_refused() -> None:
         ops.matmul(x.astype(np.float64), packed, out)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         ops.matmul(np.zeros((4, 2), np.float32).T, packed, out)
+    with pytest.raises(TypeError):  # not aligned
+        ops.matmul(np.zeros(33, np.uint8)[1:].view(np.float32).reshape(2, 4), packed, out)
     with pytest.raises(ValueError, match=r"x.shape\[1\] is 5, expected 4"):
         ops.matmul(np.zeros((2, 5), np.float32), packed, out)
     with pytest.raises(ValueError, match="expected 2"):
@@ -313,6 +315,30 @@ def test_rows_have_the_results_that_each_has_alone(isa: str, kind: StoredType) -
         together = np.empty((m, 100), np.float32)
         ops.matmul(x[:m].copy(), packed, together, bias)
         assert np.array_equal(together.view(np.uint32), alone[:m].view(np.uint32)), m
+
+
+@pytest.mark.parametrize("kind", [StoredType.Q5_0, StoredType.Q8_0, StoredType.Q4_K])
+def test_rows_at_the_ends_of_float32(isa: str, kind: StoredType) -> None:
+    """What is too small for an inverse counts as 0, what is not finite is told; in any company."""
+    rng = np.random.default_rng(4)
+    raw = stored(kind, 100, 768, rng)
+    packed = ops.pack([(kind.name.lower(), raw.reshape(-1), 100, 768)])
+    signs = rng.choice(np.array([-1, 0, 1], np.float32), 768)
+    tiny = [signs * np.float32(size) for size in (1e-45, 1e-39, 2e-37, 1e-35, 1e-20)]
+    x = np.stack([*tiny, *np.ones((4, 768), np.float32)])
+    x[5, 40], x[6, 700], x[7, 3] = np.inf, np.nan, -np.inf
+    alone, together = np.empty((2, len(x), 100), np.float32)
+    for row, out in zip(x, alone, strict=True):
+        ops.matmul(row[None], packed, out[None])
+    for m in (8, 9):
+        ops.matmul(x[-m:].copy(), packed, together[-m:])
+        assert np.array_equal(together[-m:].view(np.uint32), alone[-m:].view(np.uint32)), m
+    for row, size in zip(alone[:4], (1e-45, 1e-39, 2e-37, 1e-35), strict=True):
+        assert np.abs(row).max() <= 768 * size * np.abs(decode(kind, raw)).max()
+    ops.matmul(tiny[4][None] * np.float32(1e20), packed, together[:1])
+    np.testing.assert_allclose(alone[4] * np.float32(1e20), together[0], rtol=1e-4, atol=1e-4)
+    assert not np.isfinite(alone[5:8]).any()
+    assert np.isfinite(alone[8]).all()
 
 
 @pytest.mark.parametrize("m", [1, 3, 8, 17, 40, 70])
