@@ -47,6 +47,7 @@ CPUS = {
     "EPYC": "avx2",  # 2017
 }
 ANSWERING = ("Nehalem", "Haswell")
+CORE_OF_BLAS = "OPENBLAS_CORETYPE"  # a user's word to NumPy about the CPU here, not an emulated one
 # Instructions (xorps, pxor, vpdpbusd of AVX-VNNI, xorps of AVX-512) and which of these CPUs run it.
 INSTRUCTIONS = {
     "c5fc57c0": {"IvyBridge", "Haswell"},
@@ -224,6 +225,7 @@ def emulate(cpu: str, *words: str, isa: str = "") -> subprocess.CompletedProcess
     """Run this Python on an emulated CPU ("": on this one) and return what came of it."""
     emulator = ["qemu-x86_64", "-cpu", cpu] if cpu else []
     environment = child_environment(**({"QWICK_ISA": isa} if isa else {}))
+    environment.pop(CORE_OF_BLAS, None)
     for setting in ALL:
         if setting not in (HOME, OFFLINE) and not (isa and setting.name == "QWICK_ISA"):
             environment.pop(setting.name, None)

@@ -51,7 +51,8 @@ case $loaded in
     exit 1
     ;;
 esac
-"$python" -m pytest -p no:cacheprovider tests/native "${arguments[@]}"
+# Faults are told on the real stderr, which pytest would otherwise hold when the process ends.
+"$python" -m pytest -p no:cacheprovider --capture=sys tests/native "${arguments[@]}"
 if [ "${#arguments[@]}" = 0 ]; then
   "$python" -m checks.fuzz_readers --synthetic --unlimited --count 10000 --seconds 20
 fi
