@@ -40,7 +40,8 @@ def test_damaged_checkpoints(capsys: pytest.CaptureFixture[str], kept: Path) -> 
 def test_a_fault_is_seen_and_its_input_kept(
     capsys: pytest.CaptureFixture[str], kept: Path, reader: str, said: str
 ) -> None:
-    arguments = ["--synthetic", "--count", "1", "--first", "3", "--seconds", "0.2", "--json"]
+    seconds = "0.2" if reader == "endless" else "20"
+    arguments = ["--synthetic", "--count", "1", "--first", "3", "--seconds", seconds, "--json"]
     code = fuzz_readers.main([*arguments, "--reader", f"formats.planted:{reader}"])
     found = json.loads(capsys.readouterr().out)
     assert said in found["failures"]["3"]
