@@ -45,7 +45,9 @@ struct Forms {  // of x, by what it is multiplied with
 //   i32 start16 [R], start128 [R]  minus the sum of the quants times a zero point, where integer sums start
 //   f32 minus [R]               minus the sum of the quants: what a stored minimum is multiplied with
 //   i32 start32 [2][R]          times 32, for k 0..15 and 16..31
-constexpr float kLeastRounded = 0x1p-120f;  // a group whose max|x| is smaller has quants of 0: 127 / max|x| shall be finite
+// A group whose max|x| is smaller has quants of 0: 127 / max|x| shall be finite, and so shall sums of it, which are taken
+// over the tokens of 8-bit pages (255 * 127 / 2^-100 for each of 2^12 tokens is 2^127).
+constexpr float kLeastRounded = 0x1p-100f;
 constexpr int kRowBlock = 8;
 constexpr size_t kRowGroupBytes = kGroup + 6 * 4;  // of one row
 

@@ -143,7 +143,8 @@ static void store_slot(uint8_t* keys, uint8_t* values, size_t offset, int d, con
   for (int i = 0; i < d; ++i) keys[i / 4 * 4 * kPage + 4 * offset + i % 4] = static_cast<uint8_t>(q[i]) ^ 0x80;
   const float amax = round_slot(value, d, q);
   for (int i = 0; i < d; ++i) values[offset / 4 * 4 * d + 4 * i + offset % 4] = static_cast<uint8_t>(q[i]);
-  const float scale = amax < kLeastRounded ? 1.0f : amax / 127.0f;  // of zeros: any that has an inverse
+  // Of zeros too: the larger it is, the more their tokens' weights, which are bytes, crowd out those of others.
+  const float scale = (amax < kLeastRounded ? kLeastRounded : amax) / 127.0f;
   float* of_values = reinterpret_cast<float*>(values + kPage * d) + offset;
   of_values[0] = __builtin_log2f(scale);
   of_values[kPage] = 1.0f / scale;

@@ -96,9 +96,9 @@ Part = tuple[str, "U8", int, int]  # stored type, bytes, n, k
 def pack(parts: Sequence[Part]) -> Packed:
     """Pack matrices that share their input: each part is (stored type, bytes, n, k).
 
-    Stored types: "f32", "f16", "bf16", "q4_k", "q5_0", "q6_k", "q8_0"; bytes: U8[n * row bytes],
-    rows of whole blocks as a GGUF file has them. Packing never rounds. Raises ValueError where
-    sizes disagree.
+    Stored types: those of `quant.types.StoredType`, in lower case; bytes: U8[n * row bytes], rows
+    of whole blocks as a GGUF file has them. Packing never rounds. Raises ValueError where sizes
+    disagree.
     """
     return pack_all([parts])[0]
 

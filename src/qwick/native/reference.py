@@ -20,7 +20,7 @@ I32 = NDArray[np.int32]
 
 PANEL = 896  # columns that share a scale of rounded weights (csrc/inl/matmul_rounded.inl)
 BLOCK = 32
-LEAST_ROUNDED = np.float32(2.0**-120)  # csrc/kernels.h
+LEAST_ROUNDED = np.float32(2.0**-100)  # csrc/kernels.h
 
 
 def to_bf16(x: NDArray[Any]) -> NDArray[np.uint16]:
@@ -40,7 +40,7 @@ def quantize(x: F32) -> tuple[NDArray[np.int8], F32]:
     """Rows in 8 bits: x ~ q * scale, one scale per 32 columns (the last block may be shorter).
 
     x: F32[m, k] -> I8[m, k], F32[m, ceil(k / 32)]. q = round(x * (127 / max|x|)) in float32, ties
-    to even; scale = max|x| / 127. A block below LEAST_ROUNDED has quants of 0.
+    to even; scale = max|x| / 127. A block below LEAST_ROUNDED has quants of 0. x is finite.
     """
     starts = np.arange(0, x.shape[1], BLOCK)
     top = np.maximum.reduceat(np.abs(x), starts, axis=1)
@@ -175,7 +175,7 @@ def _byte_parts(
 
 
 def _quants(x: F32) -> tuple[NDArray[np.int8], F32]:
-    """Round each row of x: F32[n, w] to 8 bits with one scale."""
+    """Round each row of x: F32[n, w], finite, to 8 bits with one scale."""
     top = np.abs(x).max(axis=1, keepdims=True)
     inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top >= LEAST_ROUNDED)
     return np.rint(x * inverse).astype(np.int8), top[:, 0] / np.float32(127)
@@ -191,7 +191,7 @@ def _write_bytes(page: NDArray[np.uint8], offset: int, x: F32, *, key: bool) -> 
         return
     q, scale = _quants(x)
     quants[:, offset // 4, :, offset % 4] = q.view(np.uint8)
-    scale[~q.any(axis=1)] = 1
+    scale = np.maximum(scale, LEAST_ROUNDED / np.float32(127))
     floats[:, :, offset] = np.stack([np.log2(scale), 1 / scale], axis=1)
 
 
