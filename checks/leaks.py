@@ -21,6 +21,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from qwick.llm.stream import AsyncStream, Stream
 KINDS = (Live, Request, Sequence, Ticket, Stream, AsyncStream)
 BYTES_A_REQUEST = 200  # what the resident memory may grow by: the allocator's own unrest
 SLACK = 2_000_000  # beside it, for runs too short to tell
+PATIENCE = 5.0  # seconds
 
 
 def resident() -> int:
@@ -48,9 +50,17 @@ def resident() -> int:
 
 
 def state() -> dict[str, Any]:
-    """Return what must come back to what it was."""
-    gc.collect()
-    alive = Counter(kind for kind in map(type, gc.get_objects()) if kind in KINDS)
+    """Return what must come back to what it was, once the engine has let go of the last request.
+
+    That is a moment after its last event.
+    """
+    latest = time.monotonic() + PATIENCE
+    while True:
+        gc.collect()
+        alive = Counter(kind for kind in map(type, gc.get_objects()) if kind in KINDS)
+        if alive[Ticket] == 0 or time.monotonic() > latest:
+            break
+        time.sleep(0.01)
     return {
         "threads": threading.active_count(),
         "files": len(os.listdir("/proc/self/fd")),

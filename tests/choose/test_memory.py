@@ -55,6 +55,12 @@ def test_roomy() -> None:
     assert p.needed == WEIGHTS + p.scratch + 32768 * 12288
 
 
+def test_a_long_context_has_its_rotation_in_the_plan() -> None:
+    more = plan(20 * GB, 131_072).scratch - plan(20 * GB, 1).scratch
+    # cosines and sines of 64 components in float32, whole and half, and half a table in float64
+    assert more >= 131_071 * 64 * 4 * 2.5
+
+
 def test_the_models_own_context_when_smaller() -> None:
     assert plan(20 * GB, config={"max_position_embeddings": 4096}).context == 4096
 
@@ -67,7 +73,7 @@ def test_the_wish_wins_over_the_default() -> None:
 
 
 def test_tight_memory_shortens_the_default_but_not_a_wish() -> None:
-    tight = WEIGHTS + plan(20 * GB).scratch + 2000 * 12288
+    tight = WEIGHTS + plan(20 * GB, 2000).scratch + 2000 * 12288
     p = plan(tight)
     assert (p.context, p.cache_tokens) == (2000, 2000)
     assert p.needed <= tight
@@ -79,7 +85,7 @@ def test_tight_memory_shortens_the_default_but_not_a_wish() -> None:
 
 def test_the_pool_takes_half_of_what_is_left() -> None:
     left = 40_000 * 12288
-    p = plan(WEIGHTS + plan(20 * GB).scratch + left, 8192)
+    p = plan(WEIGHTS + plan(20 * GB, 8192).scratch + left, 8192)
     assert p.cache_tokens == 20_000
 
 

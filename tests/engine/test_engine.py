@@ -496,3 +496,33 @@ def test_timings_add_up_on_the_engines_own_clock() -> None:
         4,
     )
     assert (second.end.timings.queue, second.end.timings.prefill) == (7, 1)
+
+
+def test_a_submission_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(ToyModel())
+    first = Sink()
+    engine.submit(greedy([1, 2, 3]), first)
+    with monkeypatch.context() as patched:
+        patched.setattr("qwick.engine.scheduler.extend_keys", out_of_memory)
+        with pytest.raises(MemoryError):
+            engine.submit(greedy([4] * 40), Sink())
+    engine.check()
+    while engine.step():
+        engine.check()
+    assert first.end.reason is LENGTH
+    assert run(engine, [greedy([4] * 40)])[0].end.reason is LENGTH
+
+
+def test_everybody_hears_of_the_end_though_one_cannot_be_taken_out() -> None:
+    engine = engine_of(ToyModel())
+    sinks = [Sink() for _ in range(3)]
+    for sink in sinks:
+        engine.submit(greedy([1, 2, 3]), sink)
+    engine._state.waiting.popleft()  # whatever brought it about
+    engine.fail_all(EngineError("the engine stopped"))
+    assert [sink.end.reason for sink in sinks] == [ERROR] * 3
+    engine.close()
+
+
+def out_of_memory(*_: object) -> None:
+    raise MemoryError

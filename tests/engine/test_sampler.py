@@ -225,6 +225,25 @@ def test_bad_logits_are_an_error(bad: float, s: Sampling, at: int) -> None:
         Sampler(300).score(logits, 5)
 
 
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_an_infinity_that_the_history_would_cover_up_is_an_error(logprobs: int | None) -> None:
+    s = Sampling(top_k=5, min_tokens=3, stop_ids=(77,), logprobs=logprobs)
+    logits = rows(1, 300, "normal", 1.0)
+    logits[77] = np.inf
+    with pytest.raises(BadLogitsError, match="1 of 300 logits"):
+        Sampler(300).pick(logits, s, seed=1, index=0, history=History(s, (1, 2)))
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+@pytest.mark.filterwarnings("error")
+def test_huge_logits_stay_finite_under_every_penalty(top_k: int) -> None:
+    s = Sampling(top_k=top_k, repetition_penalty=0.01, logit_bias={3: 100.0})
+    logits = rows(1, 300, "normal", 1.0)
+    logits[[3, 77, 80]] = 3.4e38, 3e37, -3e38
+    history = History(s, (77, 80))
+    assert Sampler(300).pick(logits, s, seed=1, index=0, history=history)[0] in (3, 77)
+
+
 def test_bad_padding_is_nobodys_business() -> None:
     logits = np.array([1, 2, np.nan, np.inf], np.float32)
     assert Sampler(2).pick(logits, Sampling(temperature=0), seed=1, index=0)[0] == 1

@@ -86,6 +86,11 @@ def test_an_answer_cut_off_gives_the_beginning_of_its_code(
     assert "\n".join(code).startswith(found)
 
 
+def test_blanks_behind_a_fence_cost_nothing() -> None:
+    line = "```" + " " * 50_000 + "`"  # half an hour where three patterns share the blanks
+    assert code_blocks(line) == []
+
+
 @settings(deadline=None)
 @given(st.text(), st.from_regex(r"[a-z_]{1,8}", fullmatch=True))
 def test_any_answer_gives_code(answer: str, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from engine.toy import ToyModel
 from llm.small import TOKENIZER, small_qwen
 from model.wild import CONFIGS, REAL, wild_tensors
-from qwick.errors import ContextLengthError, ParameterError, UnsupportedError
+from qwick.errors import ContextLengthError, FormatError, ParameterError, UnsupportedError
 from qwick.evaluate.perplexity import (
     Scored,
     compare,
@@ -173,3 +174,36 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(UnsupportedError, match="'llama'"):
         load_gguf(path)
+
+
+def test_a_perplexity_beyond_every_float_is_infinite() -> None:
+    assert Scored.of([(np.array([-1e5, -2.0]), np.array([1, 2], np.int32))]).perplexity == math.inf
+
+
+HUGE_NPY = b"\x93NUMPY\x01\x00v\x00" + (
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (17592186044416,), }".ljust(117) + b"\n"
+)
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "huge", "texts", "shapes", "lengths"])
+def test_files_that_hold_no_scores(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "scores.npz"
+    scored(3, 4).save(path)
+    good = {name: getattr(scored(3, 4), name) for name in ("lengths", "logprobs", "best")}
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "cut":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif kind == "huge":
+        with zipfile.ZipFile(path, "w") as file:
+            for name in good:
+                file.writestr(f"{name}.npy", HUGE_NPY)
+    else:
+        wrong = {
+            "texts": {"logprobs": np.array(["a"] * 7)},
+            "shapes": {"best": np.array(3, np.int32)},
+            "lengths": {"lengths": np.array([3, 5])},
+        }
+        np.savez(path, **{**good, **wrong[kind]})
+    with pytest.raises(FormatError, match="holds no scores"):
+        Scored.read(path)

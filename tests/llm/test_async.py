@@ -10,7 +10,7 @@ import pytest
 
 from engine.toy import ToyModel
 from llm.small import TOKENIZER, small_qwen
-from qwick.errors import EngineError, ParameterError, UsageError
+from qwick.errors import EngineError, ParameterError, RequestCancelled, UsageError
 
 FREE: dict[str, Any] = {"stop_ids": (), "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
@@ -167,3 +167,21 @@ def test_a_stream_has_one_reader() -> None:
             await stream.aclose()
 
         asyncio.run(main())
+
+
+def test_a_second_reader_is_refused_at_any_time() -> None:
+    with small_qwen(model=endless(), cache_tokens=60_000) as qwen:
+
+        async def main() -> None:
+            stream = qwen.astream("x", **{**FREE, "max_tokens": 50_000})
+            await anext(stream)
+            first = asyncio.create_task(stream.read())
+            await asyncio.sleep(0.05)
+            with pytest.raises(UsageError, match="another task reads"):
+                await anext(stream)
+            assert not first.done()
+            await stream.aclose()
+            with pytest.raises(RequestCancelled):
+                await first
+
+        asyncio.run(asyncio.wait_for(main(), 60))

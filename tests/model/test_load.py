@@ -25,6 +25,7 @@ from qwick.formats.write import write_folder
 from qwick.model.arch import KV_DTYPES, read_arch
 from qwick.model.cache import KVCache, page_bytes
 from qwick.model.decoder import tensor_table
+from qwick.model.layers import Rope
 from qwick.model.load import load_model, weight_bytes
 from qwick.quant.types import StoredType
 
@@ -78,7 +79,7 @@ def test_a_missing_tensor_is_named(name: str) -> None:
 )
 def test_an_unexpected_tensor_is_named(name: str) -> None:
     message = refused({**tensors(), name: np.zeros((5, 7), np.float32)})
-    assert message.endswith(f"unexpected: {name} [5, 7]")
+    assert message.endswith(f"unexpected: {name!r} [5, 7]")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_all_faults_come_in_one_message_of_bounded_length() -> None:
     held[Q_NORM] = held["model.norm.weight"]
     message = refused(held)
     assert f"missing: {Q_PROJ}" in message
-    assert "unexpected: extra" in message
+    assert "unexpected: 'extra'" in message
     assert f"{Q_NORM} has the shape [96]" in message
     message = refused({}, CONFIG)
     assert message.count("missing: ") == 8
@@ -310,3 +311,26 @@ def test_a_cache_beyond_memory_is_our_error() -> None:
     with pytest.raises(ResourceError, match=r"the KV cache needs [\d,]+ bytes for") as caught:
         KVCache(arch, 1 << 36, ("f32",))
     assert isinstance(caught.value, QwickError)
+
+
+def test_a_rotation_that_finds_no_memory_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    rope = Rope(read_arch(CONFIG), 4096)
+    before = len(rope.cos)
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "sin", out_of_memory)
+        with pytest.raises(MemoryError):
+            rope.cover(2000)
+    assert len(rope.cos) == len(rope.sin) == before
+    rope.cover(2000)
+    assert len(rope.cos) == len(rope.sin) >= 2000
+
+
+def out_of_memory(*_: object) -> None:
+    raise MemoryError
+
+
+def test_a_strangers_tensor_name_is_shown_short_and_without_control_characters() -> None:
+    held = {**tensors(), "\x1b]0;owned\x07" + "A" * 5000: np.zeros(8, np.float32)}
+    message = refused(held)
+    assert len(message) < 400
+    assert message.isprintable()

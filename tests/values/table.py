@@ -68,7 +68,6 @@ INNER = (  # and all below them
 LISTENER = or_none(instance(hub.SilentListener()))
 STORE_NAME = text("tiny", "some/tiny")
 LIST = items(())
-LIST = items(())
 IDS = items([1, 2, 3], np.array([1, 2]), (5, 6))
 NAMESPACE = or_none(text("", "x"))
 STOP = or_none(Kind(((), "x", ["x", "y"]), lambda v: is_text(v) or LIST.takes(v)))
@@ -101,10 +100,12 @@ TONE = {"tone": JSON}
 RAW = {"prompt": text("x", "<|im_end|>"), **ASKED}
 COUNT = whole(2, 1)
 NO_MEMORY = cpu.Memory(1, 1, "machine")
-NO_MEMORY = cpu.Memory(1, 1, "machine")
 ROOT = Kind((Path("/"), "/"), path().takes)
 FLOATS = Kind((np.zeros((2, 256), np.float32),), lambda v: isinstance(v, np.ndarray))
-BYTES = Kind((np.zeros((2, 210), np.uint8),), lambda v: isinstance(v, np.ndarray))
+BYTES = Kind(
+    (np.zeros((2, 210 * 17), np.uint8),),  # whole blocks of both
+    lambda v: isinstance(v, np.ndarray),
+)
 STORED = instance(types.StoredType.Q6_K, types.StoredType.Q8_0)
 
 
@@ -221,8 +222,8 @@ TABLE: dict[str, Case] = {
     ),
     "hub.store.Store.path": Case(lambda w: w.store.path, {"entry": instance(ENTRY)}),
     "hub.store.Store.marker_path": Case(lambda w: w.store.marker_path, {"entry": instance(ENTRY)}),
-    "hub.store.Store.incoming": Case(lambda w: w.store.incoming, {"name": STORE_NAME}),
-    "hub.store.Store.lock_path": Case(lambda w: w.store.lock_path, {"name": STORE_NAME}),
+    "hub.store.Store.incoming": Case(lambda w: w.store.incoming, {"name": text("tiny")}),
+    "hub.store.Store.lock_path": Case(lambda w: w.store.lock_path, {"name": text("tiny")}),
     "hub.store.Store.entry": Case(lambda w: w.store.entry, {"name": STORE_NAME}),
     "hub.store.Store.list": Case(lambda w: w.store.list),
     "hub.store.Store.show": Case(lambda w: w.store.show, {"name": STORE_NAME}),
@@ -371,6 +372,7 @@ PLAIN = {
     *("llm.qwen.Qwen", "llm.stream.Stream", "llm.stream.AsyncStream", "llm.reply.Reply"),
     *("llm.reply.Chunk", "llm.reply.Logprob", "llm.reply.Timings", "llm.reply.Usage"),
     *("engine.request.TokenLogprob", "engine.request.Scores", "engine.request.Timings"),
+    "engine.request.perplexity_of",
     *("engine.request.Tokens", "engine.request.Finished", "hub.catalog.Entry", "hub.store.Stored"),
     *("hub.upkeep.Checked", "hub.upkeep.Pruned", "hub.upkeep.Usage", "text.chat.Prompt"),
     *("text.tokenizer.Tokenizer", "text.tokenizer.Detokenizer", "choose.memory.MemoryPlan"),

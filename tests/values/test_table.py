@@ -16,6 +16,14 @@ from values.public import arguments_of, callables
 from values.table import FIXED, INNER, MODULES, PLAIN, TABLE
 from values.world import World
 
+# Sound values that this world refuses: paths that lead nowhere, a machine without memory.
+REFUSED = {
+    ("llm.qwen.Qwen.load", "model"),
+    ("formats.open.open_checkpoint", "path"),
+    ("evaluate.perplexity.Scored.save", "path"),
+    ("evaluate.perplexity.Scored.read", "path"),
+    *(("machine.limits.measure", argument) for argument in ("", "megabytes", "memory")),
+}
 SOURCE = Path(qwick.__file__).parent
 PUBLIC = callables(MODULES)
 
@@ -58,11 +66,12 @@ def test_every_argument_is_in_the_table(name: str) -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_sound_values(name: str, world: World) -> None:
     case = TABLE[name]
-    case.call(world)
-    for argument, kind in case.arguments.items():
-        for value in kind.sound:
-            found = case.call(world, **{argument: value})  # raises what is none of ours
-            assert not isinstance(found, QwickError) or complaint(found) is None
+    calls = [("", {}), *((a, {a: v}) for a, kind in case.arguments.items() for v in kind.sound)]
+    for argument, given in calls:
+        found = case.call(world, **given)  # raises what is none of ours
+        if isinstance(found, QwickError):
+            assert (name, argument) in REFUSED, found
+            assert complaint(found) is None
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -23,6 +23,7 @@ POOL_SHARE = 0.5  # of the memory that weights leave, at most, for that cache
 # The interpreter with numpy, the tokenizer, what loading and sampling need for a moment, the
 # kernels' scratch: measured with steps of full size.
 PROCESS_BYTES = 96 << 20
+TABLES = 3  # of positions: what they become, what they were, and the angles in double precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +86,18 @@ def plan_memory(
     widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + arch.intermediate
     scratch = PROCESS_BYTES + 4 * (rows * widths + logit_rows * (arch.vocab + 2 * arch.hidden))
     left = memory.available - weights - scratch
+    tables = TABLES * 4 * arch.head_dim  # bytes of the cosines and sines of a position
+    fits = max(left, 0) // (kv_per_token + tables)
     wished = context
     if wished is None:
         wished = min(arch.context, DEFAULT_CONTEXT)
-        fits = max(left, 0) // kv_per_token
         if fits < wished:
             wished = max(min(LEAST_CONTEXT, wished), fits)
+    scratch, left = scratch + tables * wished, left - tables * wished
     pool = max(wished, min(POOL_CONTEXTS * wished, int(left * POOL_SHARE) // kv_per_token))
     plan = MemoryPlan(weights, scratch, kv_per_token, wished, pool, memory.available)
     if plan.needed > memory.available:
-        raise ResourceError(_too_much(plan, memory), hint=_way_out(plan, left))
+        raise ResourceError(_too_much(plan, memory), hint=_way_out(fits))
     return plan
 
 
@@ -111,8 +114,7 @@ def _too_much(plan: MemoryPlan, memory: Memory) -> str:
     )
 
 
-def _way_out(plan: MemoryPlan, left: int) -> str:
-    fits = left // plan.kv_per_token
+def _way_out(fits: int) -> str:
     if fits >= LEAST_CONTEXT:
         return f"a context of {fits} tokens would fit (--ctx {fits}), or a smaller quantisation"
     return "use a smaller model or quantisation, or a machine with more memory"

@@ -213,8 +213,8 @@ class Engine:
             submitted=self.clock() if submitted is None else submitted,
             drafts=self._draft_rows > 1,
         )
-        self._live[live.number] = live
         self._state.add(live.sequence)
+        self._live[live.number] = live
         return live.number
 
     def cancel(self, number: int) -> bool:
@@ -231,9 +231,12 @@ class Engine:
             self._end(live, FinishReason.CANCELLED)
 
     def fail_all(self, error: QwickError) -> None:
-        """End every request with this error."""
+        """End every request with this error, whatever state the engine is in."""
         for live in list(self._live.values()):
-            self._end(live, FinishReason.ERROR, error)
+            try:
+                self._end(live, FinishReason.ERROR, error)
+            except Exception:
+                log.exception("request %d could not be taken out", live.number)
 
     def close(self) -> None:
         """Cancel everything and let go of model and cache: their memory is free from now on.
@@ -378,10 +381,12 @@ class Engine:
     def _end(self, live: Live, reason: FinishReason, error: QwickError | None = None) -> None:
         if self._live.pop(live.number, None) is None:
             return
-        # What led to an error may lie in the pages.
-        self._state.remove(live.sequence, keep=reason is not FinishReason.ERROR)
         self.stats.finished[reason.value] += 1
-        self._deliver(live, live.finish(reason, self.clock(), error))
+        try:
+            # What led to an error may lie in the pages.
+            self._state.remove(live.sequence, keep=reason is not FinishReason.ERROR)
+        finally:
+            self._deliver(live, live.finish(reason, self.clock(), error))
 
     def _deliver(self, live: Live, event: Event) -> bool:
         """Call the caller; False if that failed, which may not harm the other requests."""

@@ -70,15 +70,23 @@ class History:
         """Change `row: F32[n_vocab]` in place; its values are finite, and stay so but for 4."""
         sampling = self._sampling
         if self._bias.size:
-            row[self._bias_ids] += self._bias
+            row[self._bias_ids] = _finite(row[self._bias_ids] + self._bias)
         if self._seen.size:
             penalty = np.float32(sampling.repetition_penalty)
             values = row[self._seen]
-            row[self._seen] = np.where(values < 0, values * penalty, values / penalty)
+            values = np.where(values < 0, values * penalty, values / penalty)
+            row[self._seen] = _finite(values)
         if self._answer.size:
-            row[self._answer] -= (
+            values = row[self._answer] - (
                 np.float32(sampling.presence_penalty)
                 + np.float32(sampling.frequency_penalty) * self._counts
             )
+            row[self._answer] = _finite(values)
         if self._length < sampling.min_tokens:
             row[self._ends] = -np.inf
+
+
+def _finite(values: F32) -> F32:
+    """Bring what has left float32's range back to its ends."""
+    ends = np.finfo(np.float32)
+    return values.clip(ends.min, ends.max)

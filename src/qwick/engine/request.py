@@ -250,6 +250,12 @@ class Scores:
     best: NDArray[np.int32]  # [n - 1] the most probable id there, ids[i + 1] or another
 
 
+def perplexity_of(*logprobs: NDArray[np.float64]) -> float:
+    """Return exp of the mean negative log probability: infinite where no float is as large."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(-np.concatenate(logprobs).mean()))
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Seconds of one request, 0 for a phase that was not reached; and what was done twice or ahead.

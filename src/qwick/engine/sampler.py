@@ -121,6 +121,8 @@ class Sampler:
         if not np.isfinite(row.min()):  # NaN or -inf; top_ids could not bear the first
             raise _bad(row)
         if history is not None:
+            if row.max() == np.inf:  # which the history may cover up
+                raise _bad(row)
             row = _changed(row, history, None, keep=False)
         ids = top_ids(row, sampling.top_k)
         if ids.size == 0:

@@ -31,7 +31,7 @@ _INSTRUCTION = (
     "markdown code block:"
 )
 # CommonMark's fences: three or more of one character, closed by at least as many.
-_FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)\s*")
+_FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})(?P<info>[^`\n]*)")
 _MARKDOWN = ("markdown", "md")
 _PYTHON = ("python", "python3", "py")
 

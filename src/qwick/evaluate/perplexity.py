@@ -8,7 +8,8 @@ and mixed steps included). Knows nothing about which texts are worth scoring.
 
 from __future__ import annotations
 
-import math
+import contextlib
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from qwick.engine.request import perplexity_of
 from qwick.errors import FormatError, ParameterError, ResourceError, shown
 from qwick.values import a_path, check_kind, real, refused, whole
 
@@ -29,6 +31,11 @@ Progress = Callable[[int, int], None]  # positions done, positions in all
 Texts = Sequence[Sequence[int]]  # token ids of each text
 
 MOST_POSITIONS = 1 << 40
+# What NumPy's reader lets through from damaged files: one may ask for any amount of memory.
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError),
+    *(BadZipFile, zlib.error),
+)
 AT_ONCE = 8  # texts in flight: their steps mix, and none waits long for the others
 
 
@@ -64,7 +71,7 @@ class Scored:
     @property
     def perplexity(self) -> float:
         """exp of the mean negative log probability."""
-        return math.exp(-float(self.logprobs.mean()))
+        return perplexity_of(self.logprobs)
 
     def first(self, positions: int) -> Scored:
         """Return the part about the first `positions` positions."""
@@ -81,6 +88,8 @@ class Scored:
             np.savez(part, lengths=self.lengths, logprobs=self.logprobs, best=self.best)
             part.replace(path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink()
             raise ResourceError(
                 f"{shown(str(path))} cannot be written: {error.strerror or error}",
                 hint="name a file in a folder that you may write to",
@@ -92,13 +101,27 @@ class Scored:
         path = a_path("path", path)
         try:
             with np.load(path, allow_pickle=False) as data:
-                return cls(data["lengths"], data["logprobs"], data["best"])
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, BadZipFile) as error:
+                scored = cls(data["lengths"], data["logprobs"], data["best"])
+        except _UNREADABLE as error:
             reason = getattr(error, "strerror", None) or error
             raise FormatError(
                 f"{shown(str(path))} holds no scores: {reason}",
                 hint="give a file that `save` has written",
             ) from error
+        if not scored._fits():
+            raise FormatError(
+                f"{shown(str(path))} holds no scores: its arrays do not fit together",
+                hint="give a file that `save` has written",
+            )
+        return scored
+
+    def _fits(self) -> bool:
+        """Whether the arrays are as the fields above say."""
+        arrays = (self.lengths, self.logprobs, self.best)
+        if [(a.dtype, a.ndim) for a in arrays] != [(np.dtype(t), 1) for t in ("i8", "f8", "i4")]:
+            return False
+        counts = bool((self.lengths >= 0).all()) and int(self.lengths.sum())
+        return counts == len(self.logprobs) == len(self.best)
 
 
 @dataclass(frozen=True)

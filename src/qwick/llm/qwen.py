@@ -6,7 +6,6 @@ asked at the same time is computed in the same steps.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwick.engine.engine import Engine
 from qwick.engine.model import Model
-from qwick.engine.request import SEED_BITS, Deliver, Request, Sampling, Scores
+from qwick.engine.request import SEED_BITS, Deliver, Request, Sampling, Scores, perplexity_of
 from qwick.engine.stats import Stats
 from qwick.engine.steer import SteerSpec
 from qwick.engine.thread import EngineThread, Ticket
@@ -268,8 +267,7 @@ class Qwen:
             [Request(window, kind="score", namespace=namespace) for window in windows],
             self._engine,
         )
-        total = sum(float(s.logprobs.sum()) for s in scores)
-        return math.exp(-total / sum(len(s.logprobs) for s in scores))
+        return perplexity_of(*(s.logprobs for s in scores))
 
     # -- the rest ------------------------------------------------------------------------------
 

@@ -109,7 +109,7 @@ class AsyncStream(_Answer):
 
         super().__init__()
         self._prepare = prepare
-        self._beginning = False
+        self._reading = False
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
     def __aiter__(self) -> AsyncStream:
@@ -119,11 +119,11 @@ class AsyncStream(_Answer):
         """Wait for the next piece; cancelling the waiting task cancels the request."""
         from asyncio import CancelledError
 
+        if self._reading:  # it would take events that the other waits for
+            raise UsageError("another task reads this stream", hint="one reader a stream")
+        self._reading = True
         try:
             if self._ticket is None and not self._closed:
-                if self._beginning:
-                    raise UsageError("another task reads this stream", hint="one reader a stream")
-                self._beginning = True
                 try:
                     await self._begin()
                 finally:
@@ -135,6 +135,8 @@ class AsyncStream(_Answer):
         except CancelledError:
             self._cancel()
             raise
+        finally:
+            self._reading = False
         raise StopAsyncIteration
 
     async def _begin(self) -> None:

@@ -82,8 +82,9 @@ class Rope:
         if have >= positions or want == have:
             return
         angles = np.arange(have, want, dtype=np.float64)[:, None] * self.frequencies
-        self.cos = np.concatenate([self.cos, np.cos(angles).astype(np.float32)])
-        self.sin = np.concatenate([self.sin, np.sin(angles).astype(np.float32)])
+        cos = np.concatenate([self.cos, np.cos(angles).astype(np.float32)])
+        sin = np.concatenate([self.sin, np.sin(angles).astype(np.float32)])
+        self.cos, self.sin = cos, sin  # both or, if memory runs out, neither
 
 
 class Buffers:

@@ -116,8 +116,14 @@ class Tokenizer:
         return b"".join(shown).decode("utf-8", "replace")
 
     def token_bytes(self, id: int) -> bytes:
-        """Return the bytes that an id stands for; raises ParameterError for an unknown id."""
-        self._check_id(id)
+        """Return the bytes that an id stands for: none for a gap in the vocabulary.
+
+        Raises ParameterError for an id beyond it. (A model may draw a gap; so may transformers'.)
+        """
+        if type(id) is not int or not 0 <= id < self.n_tokens:  # NumPy's integers are welcome
+            whole("the token id", id, 0, self.n_tokens - 1)
+        if id in self._holes:
+            return b""
         literal = self._literals.get(id)
         if literal is not None:
             return literal.encode("utf-8")
@@ -159,13 +165,6 @@ class Tokenizer:
     @functools.cached_property
     def _ids_by_literal(self) -> dict[str, int]:
         return {literal: id for id, literal in self._literals.items()}
-
-    def _check_id(self, id: int) -> None:
-        """Raise ParameterError for anything but a whole number that is a token's id."""
-        if type(id) is not int or not 0 <= id < self.n_tokens:  # NumPy's integers are welcome
-            whole("the token id", id, 0, self.n_tokens - 1)
-        if id in self._holes:
-            raise refused("the token id", id, "those of the vocabulary, in which this one is a gap")
 
 
 class Detokenizer:
