@@ -70,7 +70,7 @@ ABSURD: dict[str, tuple[Change, str]] = {
     "no layers": (number("block_count", 0), "num_hidden_layers=0; allowed"),
     "more layers": (number("block_count", 1000), "missing: model.layers.2."),
     "2^31 layers": (number("block_count", 2**31), "num_hidden_layers=2147483648; allowed"),
-    "fewer layers": (number("block_count", 1), "unexpected: model.layers.1."),
+    "fewer layers": (number("block_count", 1), "unexpected: 'model.layers.1."),
     "no context": (number("context_length", 0), "max_position_embeddings=0; allowed"),
     "context": (number("context_length", 2**32 - 1), "max_position_embeddings=4294967295; allowed"),
     "eps": (real("attention.layer_norm_rms_epsilon", -1e-6), "rms_norm_eps=-1e-06; allowed"),

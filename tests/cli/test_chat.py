@@ -10,8 +10,9 @@ import pytest
 
 from cli.talk import Lines, Talk
 from qwick.cli.chat import Chat
-from qwick.cli.chat_screen import DIM, PLAIN, fitted, visible
+from qwick.cli.chat_screen import DIM, PLAIN, fitted
 from qwick.cli.chat_session import Session, Turn, read_session, write_session
+from qwick.cli.visible import visible
 from qwick.errors import FormatError, UnsupportedError, UsageError
 
 THINKING = (

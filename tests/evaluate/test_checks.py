@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from checks import NOT_CHECKED
 from qwick.evaluate.humaneval import Result, read_problems
 
 # -- HumanEval -------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def test_what_the_arm_check_lacks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(aarch64.CheckError, match=r"qemu-aarch64, .*apt-get install qemu-user"):
         aarch64.need_tools(install=False)
-    assert aarch64.main([]) == 2
+    assert aarch64.main([]) == NOT_CHECKED
     monkeypatch.setattr(aarch64, "TOOLS", ())
     monkeypatch.setattr(aarch64, "BUILD_PACKAGES", ("nanobind_of_no_one",))
     with pytest.raises(aarch64.CheckError, match="run `pip install nanobind_of_no_one`"):
@@ -289,11 +290,11 @@ def test_what_the_check_of_older_cpus_lacks_is_named(
     from checks import older_x86
 
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert older_x86.main(["--objects"]) == 2
+    assert older_x86.main(["--objects"]) == NOT_CHECKED
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    assert older_x86.main(["--objects"]) == 2
+    assert older_x86.main(["--objects"]) == NOT_CHECKED
     assert "this is riscv64" in capsys.readouterr().err
-    assert older_x86.main(["--build", str(tmp_path)]) == 2
+    assert older_x86.main(["--build", str(tmp_path)]) == NOT_CHECKED
     assert "run `apt-get install qemu-user`" in capsys.readouterr().err
 
 

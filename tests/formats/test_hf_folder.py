@@ -341,8 +341,9 @@ def test_where_the_chat_template_comes_from(tmp_path: Path) -> None:
     assert template(named("tool_use", "default")) == "the default"
     with pytest.raises(FormatError, match=r"no 'default' among \['tool_use'\]"):
         template(named("tool_use"))
-    with pytest.raises(FormatError, match="no text or list"):
-        template({"tokenizer_config.json": '{"chat_template": [5]}'})
+    for item in (5, {"name": [1], "template": "x"}, {"name": "default", "template": 1}, {}):
+        with pytest.raises(FormatError, match="no text or list"):
+            template({"tokenizer_config.json": json.dumps({"chat_template": [item]})})
     files = {**FILES, "chat_template.jinja": "of jinja\n"}
     assert template(files) == "of jinja\n"
 

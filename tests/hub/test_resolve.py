@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.support import CONTENT, Recorder
+from hub.support import CONTENT, Recorder, entry_of
 from qwick import hub
 from qwick.errors import ModelNotFoundError
 from qwick.hub import CATALOG, DEFAULT, Store
@@ -16,6 +16,12 @@ from qwick.hub.catalog import find, near
 def test_a_name_an_alias_and_another_case(store: Store) -> None:
     for name in ("tiny", "TINY", "some/tiny", " Some/Tiny "):
         assert hub.resolve(name, Recorder(), store=store).read_bytes() == CONTENT
+
+
+def test_a_callers_own_entry_is_found_whatever_its_case() -> None:
+    entry = entry_of(name="Tiny")
+    assert find("tiny", {"Tiny": entry}) is find("TINY", {"Tiny": entry}) is entry
+    assert near("tinny", {"Tiny": entry}) == ["Tiny"]
 
 
 def test_a_file_and_a_folder(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

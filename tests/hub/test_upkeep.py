@@ -233,3 +233,25 @@ def test_who_waits_for_a_lock_file_that_is_pruned_waits_for_the_next_one(
     waiter.join(20)
     assert entered == [True]
     assert not is_held(lock)
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_not_trusted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.pull("tiny", Recorder())
+    store.marker_path(entry_of()).unlink()
+    real = hub.store.digest_of
+
+    def slow(path: Path, heard: Callable[[int], None]) -> str:
+        found = real(path, heard)
+        path.write_bytes(b"x" * len(CONTENT))
+        return found
+
+    monkeypatch.setattr(hub.store, "digest_of", slow)
+    store.pull("tiny", Recorder())
+    assert store.show("tiny").state == "unverified"
+    monkeypatch.undo()
+    hub.verify(store, "tiny", Recorder())
+    assert path.read_bytes() != CONTENT
+    store.pull("tiny", Recorder())
+    assert path.read_bytes() == CONTENT

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from checks.hostile import specimens
 from llm.small import small_qwen, write_small
 from qwick import hub
 from qwick.choose.memory import plan_memory
 from qwick.engine.engine import LOGIT_ROWS, TOKEN_BUDGET
-from qwick.errors import EngineError, ParameterError
+from qwick.errors import ConfigError, EngineError, ParameterError
 from qwick.formats.mapped import map_file
 from qwick.formats.open import open_checkpoint
 from qwick.llm import Qwen
@@ -273,3 +274,10 @@ def test_the_first_request_waits_for_no_import(checkpoint: Path) -> None:
         [sys.executable, "-c", FIRST, str(checkpoint)], capture_output=True, text=True, check=True
     )
     assert run.stdout.split() == []
+
+
+def test_ends_that_the_vocabulary_lacks_are_refused_at_the_load(tmp_path: Path) -> None:
+    folder = specimens(None)["folder"].write(tmp_path)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [259, 300]}')
+    with pytest.raises(ConfigError, match=r"generation_config.json is 300; .* end at 261"):
+        Qwen.load(folder)

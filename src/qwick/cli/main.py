@@ -15,6 +15,7 @@ from importlib import import_module
 
 import click
 
+from qwick.cli.visible import visible
 from qwick.errors import QwickError, RequestCancelled, ResourceError, UsageError
 
 __all__ = ["main"]
@@ -116,9 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(error.message, error.hint)
         return error.exit_code
     except MemoryError:
-        _trace(args)
-        _complain("not enough memory", "choose a smaller model or context (--ctx)")
-        return ResourceError.exit_code
+        return _out_of_memory(args)
+    except ImportError as error:
+        # What the loader of shared objects says when ulimit -v is too small for another one.
+        if "failed to map" in str(error) or "annot allocate memory" in str(error):
+            return _out_of_memory(args)
+        return _fault(args, error)
     except OSError as error:
         if error.errno not in UNWRITABLE or error.filename is not None:
             return _fault(args, error)
@@ -144,6 +148,12 @@ def _open_streams() -> None:
 def _drop_output() -> None:
     """Lead what is still in buffers nowhere, for Python would complain once more as it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _out_of_memory(args: list[str]) -> int:
+    _trace(args)
+    _complain("not enough memory", "choose a smaller model or context (--ctx)")
+    return ResourceError.exit_code
 
 
 def _fault(args: list[str], error: Exception) -> int:
@@ -176,6 +186,6 @@ def _complain(message: str, hint: str | None) -> None:
     line = " ".join(message.splitlines())
     if len(line) > MOST_SHOWN:  # a whole text was given where a word belongs
         line = f"{line[: MOST_SHOWN // 2]} ... {line[-MOST_SHOWN // 2 :]}"
-    click.echo(f"error: {line}", err=True)
+    click.echo(f"error: {visible(line)}", err=True)
     if hint:
-        click.echo(f"hint: {hint}", err=True)
+        click.echo(f"hint: {visible(hint)}", err=True)

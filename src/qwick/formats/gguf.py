@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.errors import UnsupportedError
-from qwick.formats.mapped import Cursor, TensorInfo, damaged, describe, map_file
+from qwick.formats.mapped import MAX_NAME, Cursor, TensorInfo, damaged, describe, map_file
 from qwick.formats.strings import scan
 from qwick.quant.types import StoredType, from_ggml, ggml_name
 
@@ -27,7 +27,6 @@ VERSIONS = (2, 3)
 # Far above any real file (1,200 tensors, 250,000 tokens): a hostile one shall not cost much.
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 16
-MAX_NAME = 1 << 12
 MAX_TEXT = 1 << 24
 MAX_STRINGS = 1 << 22
 MAX_NESTED = 1 << 12

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qwick.errors import ConfigError, FormatError, UnsupportedError
+from qwick.errors import ConfigError, FormatError, UnsupportedError, shown
 from qwick.family import MODEL_TYPES
 from qwick.formats.checkpoint import (
     Checkpoint,
@@ -138,8 +138,8 @@ def _sharded(path: Path) -> list[SafetensorsFile]:
         if not _stays_inside(shard):
             raise damaged(
                 at,
-                f"{tensor!r} is said to lie in {shard!r:.100}; only a .safetensors file of the "
-                "same folder is allowed",
+                f"{shown(tensor)} is said to lie in {shard!r:.100}; only a .safetensors file of "
+                "the same folder is allowed",
                 "do not use this checkpoint",
             )
     names = sorted(set(table.values()))
@@ -171,15 +171,19 @@ def _cross_check(at: Path, table: Mapping[str, str], files: list[SafetensorsFile
     for file in files:
         for tensor in file.tensors:
             if tensor in where:
-                raise damaged(at, f"{tensor!r} is in both {where[tensor]} and {file.path.name}")
+                raise damaged(
+                    at, f"{shown(tensor)} is in both {where[tensor]} and {file.path.name}"
+                )
             where[tensor] = file.path.name
     for tensor, shard in table.items():
         if where.get(tensor) != shard:
             found = f"it is in {where[tensor]}" if tensor in where else "it is in no shard"
-            raise damaged(at, f"{tensor!r} should be in {shard}, but {found}")
+            raise damaged(at, f"{shown(tensor)} should be in {shard}, but {found}")
     extra = sorted(set(where) - set(table))
     if extra:
-        raise damaged(at, f"{extra[0]!r} is in {where[extra[0]]}, but the index does not name it")
+        raise damaged(
+            at, f"{shown(extra[0])} is in {where[extra[0]]}, but the index does not name it"
+        )
 
 
 def _chat_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
@@ -193,18 +197,16 @@ def _chat_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | Non
         return None
     if isinstance(value, str):
         return value
-    named: dict[Any, str] = {}
+    at = path / "tokenizer_config.json"
+    named: dict[str, str] = {}
     for item in value if isinstance(value, list) else [value]:
-        if not isinstance(item, dict) or not isinstance(item.get("template"), str):
-            raise damaged(
-                path / "tokenizer_config.json", "chat_template is no text or list of them"
-            )
-        named[item.get("name")] = item["template"]
+        match item:
+            case {"name": str(name), "template": str(template)}:
+                named[name] = template
+            case _:
+                raise damaged(at, "chat_template is no text or list of texts with names")
     if "default" not in named:
-        raise damaged(
-            path / "tokenizer_config.json",
-            f"chat_template has no 'default' among {sorted(map(str, named))}",
-        )
+        raise damaged(at, f"chat_template has no 'default' among {sorted(named)!s:.200}")
     return named["default"]
 
 

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qwick.errors import FormatError
+from qwick.errors import FormatError, shown
 from qwick.formats.mapped import check_regular, damaged, read_file
 
 MAX_JSON = 1 << 28  # the largest tokenizer.json of the family is 11 MB
@@ -76,7 +76,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise FormatError(f"the key {key!r} occurs twice")
+                raise FormatError(f"the key {shown(key)} occurs twice")
             seen.add(key)
     return out
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from qwick.errors import FormatError, ModelNotFoundError, QwickError, ResourceError, UsageError
 from qwick.quant.types import StoredType
 
+MAX_NAME = 1 << 10  # bytes of a tensor's name or a key, in every kind of file
 MOST_SHOWN = 400  # characters of a path that is not there
 FETCH_AGAIN = "the file is damaged or incomplete; fetch it again"
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwick.errors import UnsupportedError
+from qwick.errors import UnsupportedError, shown
 from qwick.formats.jsonfile import MAX_PARSED, parse_object
-from qwick.formats.mapped import Cursor, TensorInfo, damaged, describe, map_file
+from qwick.formats.mapped import MAX_NAME, Cursor, TensorInfo, damaged, describe, map_file
 from qwick.quant.types import StoredType
 
 MAX_DIMS = 8
@@ -68,6 +68,8 @@ def _check_metadata(path: Path, value: Any) -> None:
 
 def _info(cursor: Cursor, name: str, entry: Any) -> TensorInfo:
     path = cursor.path
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME:
+        raise damaged(path, f"a tensor's name is longer than {MAX_NAME} bytes: {shown(name)}")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise damaged(path, f"the entry of {name!r} must hold dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

@@ -110,7 +110,7 @@ def find(name: str, catalog: Mapping[str, Entry] = CATALOG) -> Entry | None:
     check_catalog(catalog)
     wanted = name.strip().lower()
     for entry in catalog.values():
-        if wanted == entry.name or wanted in (alias.lower() for alias in entry.aliases):
+        if wanted == entry.name.lower() or wanted in (alias.lower() for alias in entry.aliases):
             return entry
     return None
 
@@ -130,7 +130,7 @@ def near(name: str, catalog: Mapping[str, Entry] = CATALOG, *, cutoff: float = 0
     check_kind("name", name, str, "a str")
     check_catalog(catalog)
     cutoff = real("cutoff", cutoff, 0.0, 1.0)
-    spellings = {entry.name: entry.name for entry in catalog.values()}
+    spellings = {entry.name.lower(): entry.name for entry in catalog.values()}
     for entry in catalog.values():
         spellings.update({alias.lower(): entry.name for alias in entry.aliases})
     hits = difflib.get_close_matches(name.strip().lower(), spellings, n=6, cutoff=cutoff)

@@ -137,7 +137,7 @@ class Store:
                     fetched = self._pull_locked(entry, listener, introduce=first)
             except ResourceError:
                 # A store that cannot be written may still hold the file: good, if its digest is.
-                if not path.is_file() or not self._digest_fits(entry, listener):
+                if not path.is_file() or self._verified(entry, listener) is None:
                     raise
         if first:
             if not fetched:  # it was there already, put by hand
@@ -177,28 +177,33 @@ class Store:
             return False
         return bool(marker == _marker(entry, status)) and status.st_size == entry.size
 
-    def trust(self, entry: Entry) -> None:
-        """Note that the file of `entry` has just been hashed and is the published one."""
-        text = json.dumps(_marker(entry, self.path(entry).stat()), indent=1)
+    def trust(self, entry: Entry, hashed: os.stat_result) -> None:
+        """Note that the file of `entry`, as it was when it was hashed, is the published one."""
+        text = json.dumps(_marker(entry, hashed), indent=1)
         write_atomically(self.marker_path(entry), text + "\n")
 
-    def digest(self, entry: Entry, listener: Listener) -> str:
-        """Return the SHA-256 of the stored file; ResourceError when it cannot be read."""
+    def digest(self, entry: Entry, listener: Listener) -> tuple[str, os.stat_result]:
+        """Return the SHA-256 of the stored file, and its status before the first byte was read.
+
+        Raises ResourceError when it cannot be read.
+        """
         path, what = self.path(entry), f"verifying {entry.name}"
         try:
-            size = path.stat().st_size
-            return digest_of(path, lambda done: listener.progress(what, done, size))
+            status = path.stat()
+            read = digest_of(path, lambda done: listener.progress(what, done, status.st_size))
+            return read, status
         except OSError as error:
             raise ResourceError(
                 f"the stored file {path} cannot be read: {error.strerror or error}",
                 hint="check its permissions and the disk (the system's log tells of bad ones)",
             ) from error
 
-    def _digest_fits(self, entry: Entry, listener: Listener) -> bool:
-        """Hash the stored file; whether it is the published one."""
+    def _verified(self, entry: Entry, listener: Listener) -> os.stat_result | None:
+        """Hash the stored file; its status if it is the published one."""
         if self.path(entry).stat().st_size != entry.size:
-            return False
-        return self.digest(entry, listener) == entry.sha256
+            return None
+        found, status = self.digest(entry, listener)
+        return status if found == entry.sha256 else None
 
     # -- fetching ----------------------------------------------------------------------------------
 
@@ -212,9 +217,10 @@ class Store:
         if self._marker_fits(entry):  # another process has just done it
             return False
         if path.is_file():
-            if self._digest_fits(entry, listener):
+            status = self._verified(entry, listener)
+            if status is not None:
                 with self.writing():
-                    self.trust(entry)
+                    self.trust(entry, status)
                 return False
             listener.notice(f"the stored file {path} is damaged or has changed; fetching it anew")
         self._check_online(entry)
@@ -226,9 +232,10 @@ class Store:
             if introduce:
                 listener.notice(attribution(entry))
             part = self._fetch(entry, listener)
+            status = part.stat()
             self.marker_path(entry).unlink(missing_ok=True)  # one of an earlier file
             move(part, path)
-            self.trust(entry)
+            self.trust(entry, status)
             shutil.rmtree(incoming, ignore_errors=True)
         return True
 

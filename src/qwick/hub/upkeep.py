@@ -107,11 +107,11 @@ def verify(store: Store, name: str, listener: Listener) -> Checked:
         if not path.is_file():  # removed during the wait
             return Checked(entry, path, "missing", None)
         _forget_cached(path)
-        found = store.digest(entry, listener)
+        found, status = store.digest(entry, listener)
         sound = found == entry.sha256
         with contextlib.suppress(ResourceError), store.writing():
             if sound:
-                store.trust(entry)
+                store.trust(entry, status)
             else:
                 store.marker_path(entry).unlink(missing_ok=True)
     return Checked(entry, path, "ok" if sound else "damaged", found)
@@ -170,8 +170,8 @@ def prune(store: Store, *, dry_run: bool = False) -> Pruned:
     """Delete partial downloads, lock files that nobody holds and files that nobody refers to.
 
     Checkpoints of the catalogue stay, damaged ones too, and so does all that a running pull or
-    remove works on. With dry_run nothing changes. Raises ResourceError when the store cannot be
-    written, after deleting what could be.
+    remove works on. With dry_run nothing changes. Raises ResourceError at the first thing that
+    cannot be deleted; what has been deleted by then stays so.
     """
     check_kind("store", store, Store, "a Store")
     check_switch("dry_run", dry_run)

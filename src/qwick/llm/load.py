@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from qwick import settings
 from qwick.engine.engine import LOGIT_ROWS, TOKEN_BUDGET
 from qwick.engine.model import Model
-from qwick.errors import FormatError
+from qwick.errors import ConfigError, FormatError
 from qwick.family import family_of
 from qwick.llm.defaults import Defaults, stop_ids_of
 from qwick.text.template import ChatTemplate
@@ -109,5 +109,10 @@ def _load_text(
     template = None if source is None else ChatTemplate(source)
     family = family_of(checkpoint.config, name)
     named = stop_ids_of(checkpoint.generation)
+    if named and max(named) >= tokenizer.n_tokens:
+        raise ConfigError(
+            f"{checkpoint.path}: eos_token_id of generation_config.json is {max(named)}; the "
+            f"tokenizer's ids end at {tokenizer.n_tokens - 1}"
+        )
     stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids(family.stops), *named)))
     return tokenizer, template, Defaults(family, checkpoint.generation, stop_ids)

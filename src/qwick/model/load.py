@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qwick.errors import FormatError, ResourceError
+from qwick.errors import FormatError, ResourceError, shown
 from qwick.model.arch import Arch, read_arch
 from qwick.model.decoder import MLP, Attention, Block, Decoder, Weights, tensor_table
 from qwick.model.layers import F32, Embedding, Linear, RMSNorm
@@ -86,9 +86,8 @@ def _check(checkpoint: Checkpoint, arch: Arch) -> None:
     spare = {n for n in found if n.endswith("rotary_emb.inv_freq")}
     spare |= {_HEAD} if arch.tied else set()
     faults = [f"missing: {n} {list(s)}" for n, s in expected.items() if n not in found]
-    faults += [
-        f"unexpected: {n} {list(found[n])}" for n in found if n not in expected and n not in spare
-    ]
+    strange = [n for n in found if n not in expected and n not in spare]
+    faults += [f"unexpected: {shown(n)} {list(found[n])}" for n in strange]
     faults += [
         f"{n} has the shape {list(found[n])}, expected {list(s)}"
         for n, s in expected.items()
