@@ -14,7 +14,7 @@ kernels give. Nothing here says how fast anything is.
 
 Needs Debian or a relative of it, its packages qemu-user and g++-aarch64-linux-gnu, and pip's
 nanobind, cmake and ninja in qwick's own environment; `--install` gets them. Exit code 1: something
-failed; 2: something is missing.
+failed; 77: something is missing.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 
+from checks import NOT_CHECKED
 from qwick.settings import child_environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         install_wheels(python)
     except CheckError as error:
         print(f"aarch64: {error}", file=sys.stderr)
-        return 2
+        return NOT_CHECKED
     try:
         return check(arguments, python)
     except CheckError as error:

@@ -9,7 +9,7 @@
   though the pages of the file were read into that group before; in a smaller one it is refused.
 - ulimit -v: in steps up to what suffices, every run answers or is refused with our own error.
 
-Exit code 1: a limit was not kept; 2: this process may make no control group (the rest holds).
+Exit code 1: a limit was not kept; 77: this process may make no control group (the rest holds).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.confine import forget_pages, limited, limited_cpus
+from checks import NOT_CHECKED
 from qwick import hub
 from qwick.errors import NativeBuildError, ResourceError
 from qwick.settings import ALL, HOME, OFFLINE, child_environment
@@ -156,7 +157,7 @@ def main() -> int:
         print("confined: no control group could be made; they were not checked", file=sys.stderr)
     seconds = round(time.perf_counter() - begun, 1)
     print(json.dumps({"confined": "fails" if problems else "holds", "seconds": seconds}))
-    return 1 if problems else 2 if missing else 0
+    return 1 if problems else NOT_CHECKED if missing else 0
 
 
 if __name__ == "__main__":

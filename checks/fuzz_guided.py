@@ -11,7 +11,8 @@ and sees no code that is installed editable: give it an environment of its own,
     build/fuzz/venv/bin/python -m checks.fuzz_guided gguf
 
 What is learnt stays in build/fuzz/corpus-TARGET, so that a later run goes on from there. An input
-that fails is left in build/fuzz; give it as --input to see it again. Exit code 1: something failed.
+that fails is left in build/fuzz; give it as --input to see it again. Exit code 1: something failed;
+77: atheris is missing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from checks import NOT_CHECKED
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "build" / "fuzz"
@@ -109,7 +112,7 @@ def main() -> int:
         import atheris
     except ImportError:
         print(f"atheris is not installed.\n\n{__doc__}", file=sys.stderr)
-        return 2
+        return NOT_CHECKED
     with atheris.instrument_imports(include=list(INSTRUMENTED), exclude=list(LEFT_OUT)):
         test = tester(given.target, folder)
     corpus = OUT / f"corpus-{given.target}"

@@ -6,6 +6,7 @@ processes, limits or reports.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import random
@@ -32,8 +33,9 @@ from qwick.errors import QwickError
 from qwick.formats.open import open_checkpoint
 from qwick.formats.write import write_folder
 
+CONTEXT = 64
 LARGEST_LOADED = 1 << 22
-"""Bytes of tensors up to which a case goes on to be packed: the small checkpoints, not the real."""
+"""Bytes of tensors up to which a case goes on to answer: the small checkpoints, not the real."""
 
 
 @dataclass
@@ -115,6 +117,11 @@ def specimens(real: Path | None) -> dict[str, Case]:
         out["split"] = Case("split", parts, sorted(parts)[0])
         out["folder"] = Case("folder", _read(at / "folder"), "")
         out["sharded"] = Case("sharded", _read(at / "sharded"), "")
+        config = json.loads(texts["tokenizer_config.json"])
+        named = [{"name": name, "template": TEMPLATE} for name in ("default", "tool_use")]
+        config_of_names = json.dumps({**config, "chat_template": named})
+        files = {**out["folder"].files, "tokenizer_config.json": config_of_names.encode()}
+        out["templates"] = Case("templates", files, "")
     if real is not None:
         from qwick.formats.gguf import read_gguf
 
@@ -187,19 +194,23 @@ def make(seed: int, number: int, real: Path | None = None) -> Case:
 
 
 def read(path: Path) -> str:
-    """Read a checkpoint as loading does; return what came of it: "read", or our error's name.
+    """Read a checkpoint part by part; return what came of it: "read", or our error's name.
 
-    Whatever else is raised is a failure of qwick's.
+    A small one that can be read is loaded, and answers. Whatever else is raised is a failure of
+    qwick's.
     """
     found: list[str] = []
     try:
         with open_checkpoint(path) as checkpoint:
-            for stage in (_weights, _text, _defaults, _load):
+            for stage in (_weights, _text, _defaults):
                 try:
                     stage(checkpoint)
                 except QwickError as error:
                     found.append(type(error).__name__)
                     str(error)
+            size = sum(tensor.data.nbytes for tensor in checkpoint.tensors.values())
+        if not found and size <= LARGEST_LOADED:
+            _answer(path)
     except QwickError as error:
         found.append(type(error).__name__)
         str(error)
@@ -234,9 +245,16 @@ def _defaults(checkpoint: Any) -> None:
     Defaults(family_of(checkpoint.config, "any"), checkpoint.generation, stop_ids)
 
 
-def _load(checkpoint: Any) -> None:
-    from qwick.model.arch import read_arch
-    from qwick.model.load import load_model
+def _answer(path: Path) -> None:
+    """Load it and ask; an error of ours is an answer to each question."""
+    from qwick.hub import SilentListener
+    from qwick.llm.qwen import Qwen
 
-    if sum(found.data.nbytes for found in checkpoint.tensors.values()) <= LARGEST_LOADED:
-        load_model(checkpoint, context=min(read_arch(checkpoint.config).context, 64))
+    with Qwen.load(path, ctx=CONTEXT, listener=SilentListener()) as qwen:
+        for ask in (
+            lambda: qwen.chat("Hello, 你好", max_tokens=3),
+            lambda: qwen.complete("Hello", max_tokens=3, temperature=0.0, ignore_eos=True),
+            lambda: qwen.perplexity("Hello, 你好"),
+        ):
+            with contextlib.suppress(QwickError):
+                ask()

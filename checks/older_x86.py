@@ -12,7 +12,7 @@ instructions that it lacks; a better set that is forced must be refused; answers
 the same set of kernels gives here. Nothing here says how fast anything is.
 
 Needs x86-64, binutils, Debian's qemu-user (`--install` gets it), the tests' packages, and the build
-folder. Exit code 1: something failed; 2: something is missing.
+folder. Exit code 1: something failed; 77: something is missing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
+from checks import NOT_CHECKED
 from checks.aarch64 import CheckError, run, tell
 from qwick.errors import NativeBuildError
 from qwick.settings import ALL, HOME, OFFLINE, child_environment
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
             need_emulator(arguments.install)
     except CheckError as error:
         print(f"older_x86: {error}", file=sys.stderr)
-        return 2
+        return NOT_CHECKED
     tell(f"the objects in {build}")
     problems = problems_of_objects(build)
     answers: dict[str, list[int]] = {}
