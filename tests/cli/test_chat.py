@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.talk import Lines, Talk
+from cli.test_values import TEXTS
 from qwick.cli.chat import Chat
+from qwick.cli.chat_commands import COMMANDS
+from qwick.cli.chat_reply import Interrupts, ask
 from qwick.cli.chat_screen import DIM, PLAIN, fitted
 from qwick.cli.chat_session import Session, Turn, read_session, write_session
 from qwick.cli.visible import visible
@@ -408,3 +414,157 @@ def test_errors_are_the_ones_of_the_tree() -> None:
             talk.chat.take_over(Session("small", think=True), None)
         with pytest.raises(FormatError):
             talk.chat.take_over(read_session(Path(__file__)), None)
+
+
+# -- what would lose the conversation --------------------------------------------------------------
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+    "{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+)
+NO_SYSTEM_ALONE = (
+    "{% if messages[-1].role == 'system' %}{{ raise_exception('no user') }}{% endif %}" + THINKING
+)
+
+
+@pytest.mark.parametrize("file", ["/", "/" + "x" * 300, "x" * 5000, "/dev/null", "/proc/1/x", "."])
+def test_saving_where_nothing_can_be_written_is_refused(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Talk(["One."]) as talk:
+        talk.say("1")
+        for command in (f"/save {file}", f"/save --force {file}"):
+            assert talk.say(command).startswith("error: ")
+        assert turns(talk) == [("1", "One.")]
+        assert talk.chat.file is None
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_fault_is_told_and_the_conversation_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Talk(["One."]) as talk:
+        talk.say("1")
+        for error, said in ((KeyError("x"), "qwick failed: KeyError"), (MemoryError(), "memory")):
+            monkeypatch.setattr("qwick.cli.chat_commands.write_session", raiser(error))
+            shown = talk.say("/save x")
+            assert said in shown
+            assert "/save FILE keeps the conversation" in shown
+        assert turns(talk) == [("1", "One.")]
+
+
+def raiser(error: Exception) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_system_message_that_the_template_refuses_is_not_taken() -> None:
+    with Talk(["One."], template=NO_SYSTEM) as talk:
+        talk.say("1")
+        before = state(talk)
+        assert "no system" in talk.say("/set system Be brief.")
+        assert state(talk) == before
+        assert "0 turns left" in talk.say("/undo")
+
+
+def test_a_system_message_alone_need_not_be_rendered() -> None:
+    with Talk(["One."], template=NO_SYSTEM_ALONE) as talk:
+        assert "system is 'Be brief.'" in talk.say("/set system Be brief.")
+        talk.say("1")
+        assert "0 turns left" in talk.say("/clear")
+        assert talk.chat.session.system == "Be brief."
+        assert "context" in talk.say("/show")
+
+
+def test_a_command_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Talk(["One.", "Two."]) as talk:
+        talk.say("1")
+        talk.say("2")
+        before = state(talk)
+        with monkeypatch.context() as patched:
+            patched.setattr(talk.qwen, "render_ids", raiser(UsageError("it fails")))
+            for command in ("/undo", "/drop"):
+                assert "it fails" in talk.say(command)
+        assert state(talk) == before
+
+
+def test_a_retry_that_is_stopped_keeps_the_old_answer() -> None:
+    with Talk(["A whole good answer.", "Another one."]) as talk:
+        talk.say("1")
+        talk.interrupt(3)
+        shown = talk.say("/retry")
+        assert "the answer that was there stays" in shown
+        assert "what was said so far is kept" not in shown
+        assert turns(talk) == [("1", "A whole good answer.")]
+
+
+def test_no_turns_are_to_be_dropped_where_another_limit_is_met() -> None:
+    with Talk(["One.", "Two."], generation={"max_length": 60}) as talk:
+        talk.say("1")
+        shown = talk.say("x" * 80)
+        assert "max_length=60" in shown
+        assert "/drop 0" not in shown
+
+
+def test_what_a_model_does_anyway_is_not_kept_as_a_wish() -> None:
+    with Talk(family="qwen2.5", template=THINKING) as talk:
+        assert talk.say("/think off") == "think is never (this model)\n"
+        assert talk.chat.session.think is None
+    with Talk(family="qwen3-thinking-2507", template=THINKING) as talk:
+        assert talk.say("/think on") == "think is always (this model)\n"
+        assert talk.chat.session.think is None
+
+
+def test_names_and_values_may_be_parted_by_any_blanks(tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    with Talk() as talk:
+        assert talk.say("/set temperature\t0.5") == "temperature is 0.5\n"
+        assert talk.say('/set system\n"""You\nand I"""') == "system is 'You\\nand I'\n"
+        file.touch()
+        assert talk.say(f"/save --force\t{file}") == f"saved to {file} (overwritten)\n"
+
+
+class LastPiece:
+    """A stream whose last piece comes as Ctrl-C does."""
+
+    def __init__(self, interrupts: Interrupts) -> None:
+        self._interrupts = interrupts
+
+    def __enter__(self) -> LastPiece:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __iter__(self) -> Iterator[Any]:
+        for text in ("abc", "X"):
+            self._interrupts.asked = text == "X"
+            yield types.SimpleNamespace(text=text)
+
+    reply = "the reply"
+
+
+def test_an_answer_whose_last_piece_came_with_ctrl_c_is_not_whole() -> None:
+    with Talk() as talk:
+        qwen: Any = types.SimpleNamespace(stream=lambda *_, **__: LastPiece(talk.interrupts))
+        outcome = ask(
+            qwen, [], {}, splitter=None, screen=talk.chat.screen, interrupts=talk.interrupts
+        )
+        assert (outcome.answer, outcome.reply) == ("abc", None)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_any_text_behind_a_command(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Talk() as talk:
+        for text in (
+            *TEXTS,
+            *(f"{field} {text}" for field in ("system", "seed") for text in TEXTS),
+        ):
+            shown = talk.say(f"/{name} {text}")
+            assert "qwick failed" not in shown, (name, text)
+            assert "Traceback" not in shown, (name, text)

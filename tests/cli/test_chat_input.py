@@ -97,3 +97,35 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
             read(bad, monkeypatch)
     with pytest.raises(UsageError, match="no context holds so much"):
         read(b"x" * (17 << 20), monkeypatch)
+
+
+def test_a_file_that_is_no_history_is_left_alone(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my notes\n" * 250_000)
+    notes.chmod(0o644)
+    before = notes.read_bytes()
+    with pytest.raises(OSError, match="no history"):
+        _file_history(notes)
+    assert notes.read_bytes() == before
+    assert stat.S_IMODE(notes.stat().st_mode) == 0o644
+
+
+def test_a_link_to_a_history_stays_one(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    link.symlink_to(real)
+    history = _file_history(link)
+    for i in range(30):
+        history.store_string(f"{i} " + "a" * 40_000)
+    assert texts(link)[0].startswith("29 ")
+    assert link.is_symlink()
+    assert real.stat().st_size <= MOST_HISTORY // 2
+
+
+def test_a_block_of_many_lines_is_read_in_one_go_and_not_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    block = '"""\n' + "a line of some length that is no end\n" * 100_000 + '"""'
+    assert read(block.encode(), monkeypatch) == [block]  # minutes, if all were looked at each time
+    monkeypatch.setattr("qwick.cli.stdin.MOST_INPUT", 1000)
+    with pytest.raises(UsageError, match="more than 1,000 bytes"):
+        read(block.encode(), monkeypatch)

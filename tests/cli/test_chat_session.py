@@ -238,3 +238,12 @@ def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in ("~no such user/x", "a\0b"):
         with pytest.raises(UsageError, match="is no path"):
             path_of(bad)
+
+
+def test_a_file_that_takes_too_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("qwick.formats.jsonfile.read_object", fail)
+    with pytest.raises(ResourceError, match="not enough memory to read it"):
+        read_session(tmp_path / "chat.json")

@@ -113,3 +113,11 @@ def test_a_terminal_gets_a_progress_bar(stocked_home: Path) -> None:
     assert "Apache-2.0" in text
     assert f"verifying {DEFAULT}" in text
     assert "\x1b[" in text
+
+
+def test_a_name_of_a_stranger_is_shown_on_one_line(qwick: Run, tmp_path: Path) -> None:
+    path = write_small(tmp_path / "a.gguf", name="Ev\x1b]0;owned\x07il\nlicense  free")
+    shown = qwick("models", "show", str(path)).stdout
+    assert "Ev␛]0;owned␇il␊license  free\n" in shown
+    assert "\x1b" not in shown
+    assert not any(line.startswith("license  free") for line in shown.splitlines())

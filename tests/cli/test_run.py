@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import Run, environment, read_terminal
+from llm.small import write_small
 from qwick.cli.main import BROKEN_PIPE
+from qwick.cli.visible import visible
 from qwick.engine.request import Sampling
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_checkpoint")]
@@ -192,3 +194,43 @@ def test_a_damaged_checkpoint(
     assert done.stderr.startswith("error: ")
     assert str(path) in done.stderr
     assert len(done.stderr.splitlines()) <= 2
+
+
+def test_control_characters_reach_a_pipe_and_no_terminal(tmp_path: Path) -> None:
+    model = write_small(tmp_path / "small.gguf")
+    words = [
+        "--raw",
+        "--ignore-eos",
+        "--logit-bias",
+        "27=100",
+        "--max-tokens",
+        "3",
+        str(model),
+        "x",
+    ]
+    process = start(*words)
+    exact, _ = process.communicate(timeout=60)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "qwick", "run", *GREEDY, *words], stdout=theirs, env=environment()
+    ):
+        os.close(theirs)
+        shown = read_terminal(ours)
+    (char,) = set(exact.decode().strip())
+    assert not char.isprintable()
+    assert char not in shown
+    assert visible(char) in shown
+
+
+def test_log_probabilities_need_json(qwick: Run) -> None:
+    done = qwick("run", "--logprobs", "3", "Hi")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --logprobs are shown with --json only\nhint: add --json\n"
+
+
+def test_an_id_ends_an_answer(qwick: Run) -> None:
+    words = ("run", *GREEDY, "--json", "--max-tokens", "8", "Count from 1 to 5.")
+    ids = json.loads(qwick(*words).stdout)["ids"]
+    ended = json.loads(qwick(*words, "--stop-ids", str(ids[3]), "--stop-ids", "1").stdout)
+    assert ended["ids"] == ids[: ids.index(ids[3])]
+    assert ended["finish_reason"] == "stop"

@@ -111,3 +111,15 @@ def test_any_text_is_a_value_or_an_error_of_ours(name: str, text: str) -> None:
         return
     assert found == checked(found)
     assert found == {} or changed({}, name, shown_value(found[name])) == found
+
+
+@given(st.dictionaries(st.integers(0, 2**31 - 1), st.floats(-100, 100), max_size=5))
+def test_any_bias_is_shown_so_that_it_is_read_again(bias: dict[int, float]) -> None:
+    found = checked({"logit_bias": bias})
+    assert changed({}, "logit_bias", shown_value(found["logit_bias"]) or "[]") == found
+
+
+def test_every_field_is_an_option_of_run() -> None:
+    from qwick.cli.run import run
+
+    assert set(FIELDS) <= {parameter.name for parameter in run.params}

@@ -154,7 +154,7 @@ def judge(case: Case, world: Any, name: str, value: Any, /, **others: Any) -> st
     )
 
 
-WAYS_OUT = ("allowed:", "must be", "known:", "it reads:", "at most", "needs", "not ")
+WAYS_OUT = ("allowed:", "must be", "known:", "it reads:", "at most", "needs")
 
 
 def complaint(error: QwickError) -> str | None:

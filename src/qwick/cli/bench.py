@@ -12,6 +12,7 @@ import click
 from qwick.cli.offline import offline_option
 from qwick.cli.progress import listening
 from qwick.cli.show import json_option, print_json, size_text
+from qwick.cli.visible import one_line
 from qwick.settings import MAX_THREADS
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _print_head(report: dict[str, Any]) -> None:
 def _print_row(report: dict[str, Any], row: dict[str, Any]) -> None:
     click.echo(
         _LINE.format(
-            report["model"][:28],
+            one_line(report["model"])[:28],
             size_text(report["size_bytes"]),
             f"{report['parameters'] / 1e6:.0f} M",
             f"qwick {report['isa']}",

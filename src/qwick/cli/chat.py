@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,8 @@ from qwick.errors import (
     EngineError,
     ParameterError,
     QwickError,
+    ResourceError,
+    TemplateError,
     UnsupportedError,
 )
 
@@ -69,8 +70,6 @@ def chat(
     stops a reply, Ctrl-D leaves. /help lists the commands. Lines that are piped in are taken one by
     one, up to the first error.
     """
-    # NumPy would start threads for matrix products, of which there are none here.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     said = sampling_of(options)  # refuse a bad value before the model loads
     at = None if file is None else path_of(file)
     session = Session(model="") if at is None else read_session(at)
@@ -162,6 +161,10 @@ class Chat:
                 self.send(found.text)
         except QwickError as error:
             self.complain(error)
+        except Exception as error:
+            if not self._interactive:
+                raise
+            self.complain(_fault(error))  # and go on: the conversation would be lost
 
     def complain(self, error: QwickError, *more: str | None) -> None:
         """Show an error and its ways out; where nobody can take one, the chat ends."""
@@ -186,13 +189,16 @@ class Chat:
         self._ask(user, self.session, f"({kept}{again})")
 
     def retry(self) -> None:
-        """Answer the last message anew; where nothing was answered, the old answer stays."""
+        """Answer the last message anew; unless that comes to its end, the old answer stays."""
         *turns, last = self.session.turns
         before = dataclasses.replace(self.session, turns=tuple(turns))
-        self._ask(last.user, before, "(the answer that was there stays)")
+        self._ask(last.user, before, "(the answer that was there stays)", whole=True)
 
-    def _ask(self, user: str, before: Session, in_vain: str) -> None:
-        """Answer `user` after the session `before`; say `in_vain` where nothing was answered."""
+    def _ask(self, user: str, before: Session, in_vain: str, *, whole: bool = False) -> None:
+        """Answer `user` after the session `before`; say `in_vain` where nothing is kept of it.
+
+        whole: an answer that did not come to its end is not kept either.
+        """
         from qwick.cli.chat_input import quiet_keys
         from qwick.cli.chat_reply import ask
 
@@ -213,9 +219,10 @@ class Chat:
             self.complain(error, way_out)
             self.screen.note(in_vain)
             return
+        kept = outcome.reply is not None or not (outcome.nothing or whole)
         if outcome.error is not None:
-            self.complain(outcome.error, None if outcome.nothing else _SO_FAR, _ELSEWHERE)
-        if outcome.nothing:
+            self.complain(outcome.error, _SO_FAR if kept else None, _ELSEWHERE)
+        if not kept:
             self.screen.note(in_vain)
             return
         turn = Turn(user, outcome.answer, outcome.thinking, outcome.reply is None)
@@ -233,7 +240,7 @@ class Chat:
             return None
         return ThinkingSplitter(self.qwen.render(messages, **variables))
 
-    # -- figures -------------------------------------------------------------------------------
+    # -- what this model can do ----------------------------------------------------------------
 
     def variables(self, session: Session) -> dict[str, Any]:
         """Return what the template is told."""
@@ -293,7 +300,14 @@ class Chat:
             return 0
         variables = self.variables(session)
         asked = user is not None
-        return len(self.qwen.render_ids(messages, add_generation_prompt=asked, **variables))
+        try:
+            return len(self.qwen.render_ids(messages, add_generation_prompt=asked, **variables))
+        except TemplateError:
+            if session.turns or asked:
+                raise
+            return 0  # a system message alone, which not every template can render
+
+    # -- figures -------------------------------------------------------------------------------
 
     def _figures(self, outcome: Outcome) -> list[str]:
         parts: list[str] = []
@@ -319,7 +333,11 @@ class Chat:
         return parts
 
     def _room_for(self, user: str, session: Session) -> str | None:
-        """Return how many of the oldest turns to forget for a message that does not fit."""
+        """Return how many of the oldest turns to forget for a message that does not fit.
+
+        None where that is not the way out: it would never fit, or another limit than the context
+        is met.
+        """
         turns, context = session.turns, self.qwen.context
 
         def fits(dropped: int, answer: int) -> bool:
@@ -331,9 +349,20 @@ class Chat:
             if fits(len(turns), answer):
                 break
         else:
-            return None  # what the error says itself is all that helps
+            return None
         low, high = 0, len(turns)  # fits(high); fewer turns never take more
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if fits(middle, answer) else (middle + 1, high)
+        if high == 0:
+            return None
         return f"/drop {high} forgets the oldest {high} of {counted(len(turns), 'turn')}"
+
+
+def _fault(error: Exception) -> QwickError:
+    if isinstance(error, MemoryError):
+        return ResourceError("there is not enough memory for that", hint=_ELSEWHERE)
+    return QwickError(
+        f"qwick failed: {type(error).__name__}: {error}",
+        hint=f"this is a fault in qwick; {_ELSEWHERE}",
+    )

@@ -143,8 +143,8 @@ def _exit(chat: Chat, _: str) -> None:
 
 
 def _set(chat: Chat, argument: str) -> None:
-    name, _, value = argument.partition(" ")
-    value = value.strip()
+    name, *rest = argument.split(None, 1) or [""]
+    value = "".join(rest).strip()
     session = chat.session
     if not name:
         _show_settings(chat)
@@ -152,11 +152,13 @@ def _set(chat: Chat, argument: str) -> None:
     if name == "system" and value:
         inner = unblocked(value)
         text = None if value == DEFAULT else value if inner is None else inner
-        chat.session = dataclasses.replace(session, system=text)
+        chat.session = chat.possible(dataclasses.replace(session, system=text))
     elif name == "think" and value:
         if value not in _SWITCH:
             raise ParameterError(f"think is {shown(value)}; allowed: {', '.join(_SWITCH)}")
-        chat.session = chat.possible(dataclasses.replace(session, think=_SWITCH[value]))
+        changed = chat.possible(dataclasses.replace(session, think=_SWITCH[value]))
+        if _can_switch(chat):  # else it is what this model does anyway, and another one might not
+            chat.session = changed
     elif value:
         fields = sampling.changed(session.settings, name, value)
         chat.session = chat.possible(dataclasses.replace(session, settings=fields))
@@ -187,12 +189,18 @@ def _shown_field(name: str, value: Any) -> str:
     return shown_value(value)
 
 
+def _can_switch(chat: Chat) -> bool:
+    from qwick.family import Thinking
+
+    return chat.qwen.defaults.family.thinking is Thinking.HYBRID
+
+
 def _thinking(chat: Chat) -> str:
     from qwick.family import Thinking
 
-    kind = chat.qwen.defaults.family.thinking
-    if kind is not Thinking.HYBRID:
-        return "always (this model)" if kind is Thinking.ALWAYS else "never (this model)"
+    if not _can_switch(chat):
+        always = chat.qwen.defaults.family.thinking is Thinking.ALWAYS
+        return f"{'always' if always else 'never'} (this model)"
     return {True: "on", False: "off", None: "on (the default)"}[chat.session.think]
 
 
@@ -256,16 +264,15 @@ def _show_all(chat: Chat) -> None:
 
 
 def _save(chat: Chat, argument: str) -> None:
-    first, _, rest = argument.partition(" ")
+    first, *rest = argument.split(None, 1) or [""]
     force = first == "--force"
-    name = rest.strip() if force else argument
+    name = "".join(rest) if force else argument
     if not name and chat.file is None:
         raise UsageError("/save needs a file the first time", hint="/save FILE")
     path = path_of(name) if name else chat.file
     assert path is not None
-    was_there = path.exists()
     # This conversation's own file is replaced without --force.
-    write_session(chat.session, path, overwrite=force or path == chat.file)
+    was_there = write_session(chat.session, path, overwrite=force or path == chat.file)
     chat.file = path
     chat.screen.say(f"saved to {path}{' (overwritten)' if was_there else ''}")
 
@@ -283,15 +290,16 @@ def _load(chat: Chat, argument: str) -> None:
 
 
 def _changed_turns(chat: Chat, kept: slice) -> None:
-    chat.session = dataclasses.replace(chat.session, turns=chat.session.turns[kept])
-    used, context = chat.used(), chat.qwen.context
+    session = dataclasses.replace(chat.session, turns=chat.session.turns[kept])
+    used, context = chat.used(session), chat.qwen.context
+    chat.session = session
     left = counted(len(chat.session.turns), "turn")
     chat.screen.say(f"{left} left: {used:,} of {context:,} tokens")
 
 
 def _clear(chat: Chat, _: str) -> None:
-    chat.file = None  # another conversation begins, which must not replace this one
     _changed_turns(chat, slice(0, 0))
+    chat.file = None  # another conversation begins, which must not replace this one
 
 
 def _undo(chat: Chat, _: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from qwick.cli.chat_commands import COMMANDS, is_open, words_after
-from qwick.cli.stdin import read_line
+from qwick.cli.stdin import check_size, read_line
 from qwick.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = ["PlainReader", "PromptReader", "Reader", "quiet_keys"]
 PROMPT = ">>> "
 MOST_HISTORY = 1 << 20  # bytes of the file; where it is longer, its newer half stays
 MOST_ENTRY = 1 << 16  # characters; a longer text can be had again in this chat only
+_BEGINNING = b"\n# "  # of each entry, as FileHistory writes it
 PASTE_ON, PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
 
@@ -62,7 +63,8 @@ class PlainReader:
         sys.stderr.write(self._prompt)
         sys.stderr.flush()
         lines = [read_line()]
-        while is_open("\n".join(lines)):
+        unfinished, size = is_open(lines[0]), len(lines[0])
+        while unfinished:
             try:
                 lines.append(read_line())
             except EOFError:
@@ -70,6 +72,8 @@ class PlainReader:
                     'the input ended within a text that begins with """',
                     hint='end it with """',
                 ) from None
+            unfinished, size = '"""' not in lines[-1], size + len(lines[-1])
+            check_size('a text that begins with """', size)
         return "\n".join(lines)
 
 
@@ -195,11 +199,14 @@ def _file_history(path: Path) -> History:
             with contextlib.suppress(OSError), open(path, "ab", opener=_private) as file:
                 file.write(f"\n# {datetime.now()}\n{lines}".encode(errors="replace"))
 
+    path = Path(os.path.realpath(path))  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(path, "r+b", buffering=0, opener=_private) as file:
         state = os.fstat(file.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise OSError(0, "it is no plain file")
+        if os.pread(file.fileno(), len(_BEGINNING), 0) not in (b"", _BEGINNING):
+            raise OSError(0, "it is there and is no history of a chat")
         if state.st_mode & 0o077:
             os.fchmod(file.fileno(), 0o600)
         if state.st_size > MOST_HISTORY:
@@ -218,7 +225,7 @@ def _shorten(path: Path, descriptor: int, size: int) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(part, "xb", opener=_private) as file:
-            _, mark, entries = rest.partition(b"\n\n# ")
+            _, mark, entries = rest.partition(b"\n" + _BEGINNING)
             file.write(mark + entries)
         os.replace(part, path)
     finally:

@@ -127,14 +127,15 @@ def ask(
             interrupts.watch(stream)
             try:
                 for chunk in stream:
-                    if interrupts.asked:  # a piece that was under way
+                    if interrupts.asked:  # a piece that was under way: it may be the last one
                         break
                     if chunk.text:
                         show(
                             [(False, chunk.text)] if splitter is None else splitter.push(chunk.text)
                         )
-                with contextlib.suppress(UsageError):  # closed by Ctrl-C before its end
-                    reply = stream.reply
+                else:
+                    with contextlib.suppress(UsageError):  # closed by Ctrl-C before its end
+                        reply = stream.reply
             except RequestCancelled as cancelled:
                 error = None if interrupts.asked else cancelled
             except QwickError as failure:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from qwick.errors import (
 __all__ = ["Session", "Turn", "path_of", "read_session", "write_session"]
 
 FORMAT, VERSION = "qwick chat", 1
-MOST_BYTES = 1 << 26  # of a file; a context of a million tokens is about 4 MB of text
+# Of a file; a context of a million tokens is about 4 MB of text. Parsed, a hostile one takes 28
+# times its size.
+MOST_BYTES = 1 << 24
 _KEYS = ("format", "version", "model", "system", "think", "settings", "messages")
 _USER, _ASSISTANT = ("role", "content"), ("role", "content", "reasoning_content", "interrupted")
 
@@ -42,6 +44,13 @@ class Turn:
     answer: str
     thinking: str = ""
     interrupted: bool = False
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the turn as the two messages that templates want."""
+        answer = {"role": "assistant", "content": self.answer}
+        if self.thinking:
+            answer["reasoning_content"] = self.thinking
+        return [{"role": "user", "content": self.user}, answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +72,7 @@ class Session:
         if self.system is not None:
             found.append({"role": "system", "content": self.system})
         for turn in self.turns:
-            found.append({"role": "user", "content": turn.user})
-            answer = {"role": "assistant", "content": turn.answer}
-            if turn.thinking:
-                answer["reasoning_content"] = turn.thinking
-            found.append(answer)
+            found += turn.messages()
         if user is not None:
             found.append({"role": "user", "content": user})
         return found
@@ -86,17 +91,19 @@ def path_of(text: str) -> Path:
 # -- writing -----------------------------------------------------------------------------------
 
 
-def write_session(session: Session, path: Path, *, overwrite: bool = False) -> None:
-    """Write a session, whole or not at all; only its owner may read it.
+def write_session(session: Session, path: Path, *, overwrite: bool = False) -> bool:
+    """Write a session, whole or not at all, and say whether it took the place of another file.
 
-    Raises UsageError where something stands already (unless `overwrite`, and it is a plain file),
-    ResourceError when the system cannot write there.
+    Only its owner may read it. Raises UsageError where something stands already (unless
+    `overwrite`, and it is a plain file), ResourceError when the system cannot write there.
     """
     path = Path(os.path.realpath(path))  # a link stays one, and its file is replaced
-    part = path.with_name(f".qwick-chat.{os.getpid()}.part")
+    part = path.parent / f".qwick-chat.{os.getpid()}.part"
     reserved = False
     try:
-        _check_free(path, overwrite)
+        was_there = _is_file(path)
+        if was_there and not overwrite:
+            raise _taken(path)
         with contextlib.suppress(FileNotFoundError):
             part.unlink()  # of a process of that number which was killed
         with open(part, "x", opener=_private, encoding="utf-8") as file:
@@ -109,6 +116,7 @@ def write_session(session: Session, path: Path, *, overwrite: bool = False) -> N
             reserved = True
         os.replace(part, path)
         reserved = False
+        return was_there
     except FileExistsError:
         raise _taken(path) from None
     except OSError as error:
@@ -127,15 +135,15 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def _is_file(path: Path) -> bool:
+    """Whether a plain file is there; UsageError for anything else that is, OSError."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISREG(mode):
         raise UsageError(f"{path} is there and is no plain file", hint="give another path")
-    if not overwrite:
-        raise _taken(path)
+    return True
 
 
 def _taken(path: Path) -> UsageError:
@@ -145,13 +153,9 @@ def _taken(path: Path) -> UsageError:
 def _as_json(session: Session) -> dict[str, Any]:
     messages: list[dict[str, Any]] = []
     for turn in session.turns:
-        messages.append({"role": "user", "content": turn.user})
-        answer: dict[str, Any] = {"role": "assistant", "content": turn.answer}
-        if turn.thinking:
-            answer["reasoning_content"] = turn.thinking
+        messages += turn.messages()
         if turn.interrupted:
-            answer["interrupted"] = True
-        messages.append(answer)
+            messages[-1]["interrupted"] = True
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -174,37 +178,38 @@ def read_session(path: Path) -> Session:
     """
     from qwick.formats.jsonfile import read_object
 
-    with _own_hint():
-        return _session(read_object(path, MOST_BYTES), path)
-
-
-@contextlib.contextmanager
-def _own_hint() -> Iterator[None]:
-    """Let errors point at what would be right; the readers' own words are for models."""
     try:
-        yield
-    except ModelNotFoundError as error:
+        return _session(read_object(path, MOST_BYTES), path)
+    except ModelNotFoundError as error:  # the reader's own words are for models
         raise UsageError(error.message, hint="check the path; /save FILE writes one") from None
     except FormatError as error:
-        raise FormatError(error.message, hint="give a file that /save has written") from None
+        raise _no_chat(error.message) from None
+    except MemoryError:
+        raise ResourceError(
+            f"{path}: there is not enough memory to read it", hint="give a smaller file"
+        ) from None
+
+
+def _no_chat(text: str) -> FormatError:
+    return FormatError(text, hint="give a file that /save has written")
 
 
 def _session(value: dict[str, Any], path: Path) -> Session:
     if value.get("format") != FORMAT:
-        raise FormatError(f"{path}: this is no chat of qwick (format {shown(value.get('format'))})")
+        raise _no_chat(f"{path}: this is no chat of qwick (format {shown(value.get('format'))})")
     if type(value.get("version")) is not int or value["version"] != VERSION:
-        raise FormatError(
+        raise _no_chat(
             f"{path}: its version is {shown(value.get('version'))}; this qwick reads {VERSION}"
         )
     _check_keys(value, _KEYS, _KEYS, str(path))
     if not (value["think"] is None or isinstance(value["think"], bool)):
-        raise FormatError(f"{path}: think is {shown(value['think'])}; allowed: true, false or null")
+        raise _no_chat(f"{path}: think is {shown(value['think'])}; allowed: true, false or null")
     if not isinstance(value["settings"], dict):
-        raise FormatError(f"{path}: settings is no object")
+        raise _no_chat(f"{path}: settings is no object")
     try:
         settings = checked(value["settings"])
     except QwickError as error:
-        raise FormatError(f"{path}: settings: {error.message}") from None
+        raise _no_chat(f"{path}: settings: {error.message}") from None
     return Session(
         model=_text(value["model"], f"{path}: model"),
         system=None if value["system"] is None else _text(value["system"], f"{path}: system"),
@@ -216,14 +221,14 @@ def _session(value: dict[str, Any], path: Path) -> Session:
 
 def _turns(messages: object, path: str) -> tuple[Turn, ...]:
     if not isinstance(messages, list) or len(messages) % 2:
-        raise FormatError(f"{path}: messages is no list of pairs, user and assistant in turn")
+        raise _no_chat(f"{path}: messages is no list of pairs, user and assistant in turn")
     turns = []
     for i in range(0, len(messages), 2):
         user = _message(messages[i], "user", _USER, f"{path}: messages[{i}]")
         answer = _message(messages[i + 1], "assistant", _ASSISTANT, f"{path}: messages[{i + 1}]")
         interrupted = answer.get("interrupted", False)
         if not isinstance(interrupted, bool):
-            raise FormatError(f"{path}: messages[{i + 1}].interrupted is {shown(interrupted)}")
+            raise _no_chat(f"{path}: messages[{i + 1}].interrupted is {shown(interrupted)}")
         thinking = answer.get("reasoning_content", "")
         where = f"{path}: messages[{i + 1}].reasoning_content"
         turns.append(Turn(user["content"], answer["content"], _text(thinking, where), interrupted))
@@ -232,7 +237,7 @@ def _turns(messages: object, path: str) -> tuple[Turn, ...]:
 
 def _message(value: object, role: str, keys: tuple[str, ...], where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("role") != role:
-        raise FormatError(f"{where} is no message of the role {role!r}")
+        raise _no_chat(f"{where} is no message of the role {role!r}")
     _check_keys(value, ("role", "content"), keys, where)
     _text(value["content"], f"{where}.content")
     return value
@@ -243,10 +248,10 @@ def _check_keys(
 ) -> None:
     for key in wanted:
         if key not in value:
-            raise FormatError(f"{where}: {key} is missing")
+            raise _no_chat(f"{where}: {key} is missing")
     for key in value:
         if key not in known:
-            raise FormatError(f"{where}: unknown key {shown(key)}; known: {', '.join(known)}")
+            raise _no_chat(f"{where}: unknown key {shown(key)}; known: {', '.join(known)}")
 
 
 def _text(value: object, where: str) -> str:
@@ -255,4 +260,4 @@ def _text(value: object, where: str) -> str:
     try:
         return check_text(value, where)
     except ParameterError as error:
-        raise FormatError(error.message) from None
+        raise _no_chat(error.message) from None

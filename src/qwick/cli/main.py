@@ -96,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if arguments is None else arguments)
     writable = sys.stdout is not None
     _open_streams()
+    # NumPy would start threads for matrix products, of which there are none here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         if not writable:
             raise UsageError("standard output is closed", hint="redirect it, if only to /dev/null")

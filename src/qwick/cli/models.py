@@ -9,6 +9,7 @@ import click
 from qwick.cli.offline import offline_option
 from qwick.cli.progress import listening
 from qwick.cli.show import json_option, print_json, print_table, size_text
+from qwick.cli.visible import one_line
 from qwick.errors import DigestError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def show(name: str, as_json: bool) -> None:
     for key, value in facts.items():
         text = f"{value:,} bytes" if key == "size" else str(value)
         if value is not None and not isinstance(value, list):
-            click.echo(f"{key.ljust(width)}  {text}")
+            click.echo(f"{key.ljust(width)}  {one_line(text)}")
 
 
 @models.command()

@@ -13,8 +13,9 @@ import click
 from qwick.cli.load import load, load_options
 from qwick.cli.offline import offline_option
 from qwick.cli.sampling import sampling_of, sampling_options
-from qwick.cli.show import json_option, print_json
+from qwick.cli.show import counted, json_option, print_json
 from qwick.cli.stdin import read_all, valid_text
+from qwick.cli.visible import visible
 from qwick.errors import ModelNotFoundError, ParameterError, UsageError
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ def run(
     a PROMPT it is appended to that after an empty line. A single word is a MODEL if it is a known
     name or the path of one, and any word with a "/" in it is a path while text is piped in.
     """
-    # NumPy would start threads for matrix products, of which there are none here.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sampling = sampling_of(options)  # refuse a bad value before the model loads
+    if "logprobs" in sampling and not as_json:
+        raise UsageError("--logprobs are shown with --json only", hint="add --json")
     if raw and system is not None:
         raise UsageError(
             "--system has no place in a raw prompt", hint="leave out --raw or --system"
@@ -103,7 +104,7 @@ def _run_choices(
         print_json({"choices": [reply.to_dict() for reply in replies]})
         return
     for i, reply in enumerate(replies, 1):
-        click.echo(f"--- {i} of {n}\n{reply.text}")
+        click.echo(f"--- {i} of {n}\n{_for_output(reply.text)}")
 
 
 def split_words(words: tuple[str, ...]) -> tuple[str | None, str]:
@@ -238,7 +239,7 @@ def _print(stream: Stream) -> Reply:
     last = "\n"
     try:
         for chunk in stream:
-            sys.stdout.write(chunk.text)
+            sys.stdout.write(_for_output(chunk.text))
             sys.stdout.flush()
             last = chunk.text[-1:] or last
     finally:
@@ -248,12 +249,17 @@ def _print(stream: Stream) -> Reply:
     return stream.reply
 
 
+def _for_output(text: str) -> str:
+    """Return a text exactly as it is; for a terminal, which obeys control characters, visibly."""
+    return visible(text) if sys.stdout.isatty() else text
+
+
 def _status(reply: Reply) -> str:
     """Return the line of figures, and why the answer ended if not by itself."""
     usage, timings = reply.usage, reply.timings
     ended = "" if reply.finish_reason == "stop" else f" · ended by {reply.finish_reason}"
     return (
-        f"{usage.completion_tokens} tokens at {timings.decode_tok_s:.1f} tok/s · prompt of "
-        f"{usage.prompt_tokens} at {timings.prefill_tok_s:.1f} tok/s · first token after "
+        f"{counted(usage.completion_tokens, 'token')} at {timings.decode_tok_s:.1f} tok/s · "
+        f"prompt of {usage.prompt_tokens} at {timings.prefill_tok_s:.1f} tok/s · first token after "
         f"{timings.ttft:.2f} s{ended}"
     )

@@ -53,6 +53,15 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--max-tokens", {"type": int, "help": "Longest answer; default: what the context holds."}),
     ("--min-tokens", {"type": int, "help": "Shortest answer."}),
     ("--stop", {"multiple": True, "metavar": "TEXT", "help": "End at TEXT; may be repeated."}),
+    (
+        "--stop-ids",
+        {
+            "multiple": True,
+            "type": int,
+            "metavar": "ID",
+            "help": "End at token ID, in place of the checkpoint's own; may be repeated.",
+        },
+    ),
     ("--ignore-eos", {"is_flag": True, "help": "Go on where the model would end."}),
     ("--loop-detection", {"is_flag": True, "help": "End an answer that only repeats itself."}),
     ("--logprobs", {"type": int, "help": "Report log probabilities, and the N best (--json)."}),
@@ -144,7 +153,7 @@ def shown_value(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple) and value and isinstance(value[0], tuple):
-        return " ".join(f"{id}={bias:g}" for id, bias in value)
+        return " ".join(f"{id}={repr(bias).removesuffix('.0')}" for id, bias in value)
     if isinstance(value, tuple) and value and isinstance(value[0], int):
         return " ".join(map(str, value))
     if isinstance(value, tuple):
@@ -188,14 +197,12 @@ def _parsed(name: str, text: str) -> Any:
             return kind(text)
         if kind is bool:
             return _SWITCH[text.lower()]
+        words = text.replace(",", " ").split()
         if inner is int:
-            return [int(word) for word in text.replace(",", " ").split()]
-        if typing.get_origin(inner) is tuple:
-            pairs = (word.partition("=") for word in text.replace(",", " ").split())
-            return [(int(id), float(value)) for id, _, value in pairs]
+            return [int(word) for word in words]
+        return [(int(id), float(bias)) for id, _, bias in (word.partition("=") for word in words)]
     except (ValueError, KeyError):
         raise ParameterError(f"{name} is {shown(text)}; allowed: {_allowed(kind, inner)}") from None
-    return _json(name, text)
 
 
 def _allowed(kind: Any, inner: Any) -> str:

@@ -6,7 +6,7 @@ import sys
 
 from qwick.errors import UsageError
 
-__all__ = ["read_all", "read_line", "valid_text"]
+__all__ = ["check_size", "read_all", "read_line", "valid_text"]
 
 MOST_INPUT = 16 << 20  # bytes of standard input; a million tokens are about 4 MB
 
@@ -40,10 +40,15 @@ def read_line() -> str:
     return _text("a line of standard input", data)
 
 
-def _text(name: str, data: bytes) -> str:
-    if len(data) > MOST_INPUT:
+def check_size(name: str, size: int) -> None:
+    """Raise UsageError for a text of more bytes than any context holds."""
+    if size > MOST_INPUT:
         raise UsageError(
             f"{name} has more than {MOST_INPUT:,} bytes; no context holds so much",
             hint="pipe in the part that matters",
         )
+
+
+def _text(name: str, data: bytes) -> str:
+    check_size(name, len(data))
     return valid_text(name, data.decode("utf-8", "surrogateescape").removesuffix("\n"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["visible"]
+__all__ = ["one_line", "visible"]
 
 # C0 but for tab and line end, and DEL, become the pictures of Unicode's block at U+2400; C1 U+FFFD.
 _SIGNS = {
@@ -15,3 +15,8 @@ _SIGNS = {
 def visible(text: str) -> str:
     """Return `text` with signs in place of control characters."""
     return text.translate(_SIGNS)
+
+
+def one_line(text: str) -> str:
+    """Return `text` with signs in place of control characters, tab and line end included."""
+    return visible(text).replace("\t", "\u2409").replace("\n", "\u240a")

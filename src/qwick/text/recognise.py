@@ -226,7 +226,7 @@ def _library(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except QwickError:
+    except (QwickError, MemoryError):
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
