@@ -185,7 +185,7 @@ HUGE_NPY = b"\x93NUMPY\x01\x00v\x00" + (
 )
 
 
-@pytest.mark.parametrize("kind", ["empty", "cut", "huge", "texts", "shapes", "lengths"])
+@pytest.mark.parametrize("kind", ["empty", "cut", "huge", "texts", "shapes", "lengths", "negative"])
 def test_files_that_hold_no_scores(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "scores.npz"
     scored(3, 4).save(path)
@@ -203,6 +203,11 @@ def test_files_that_hold_no_scores(tmp_path: Path, kind: str) -> None:
             "texts": {"logprobs": np.array(["a"] * 7)},
             "shapes": {"best": np.array(3, np.int32)},
             "lengths": {"lengths": np.array([3, 5])},
+            "negative": {
+                "lengths": np.array([-1, 1]),
+                "logprobs": np.empty(0),
+                "best": np.empty(0, np.int32),
+            },
         }
         np.savez(path, **{**good, **wrong[kind]})
     with pytest.raises(FormatError, match="holds no scores"):

@@ -120,8 +120,9 @@ class Scored:
         arrays = (self.lengths, self.logprobs, self.best)
         if [(a.dtype, a.ndim) for a in arrays] != [(np.dtype(t), 1) for t in ("i8", "f8", "i4")]:
             return False
-        counts = bool((self.lengths >= 0).all()) and int(self.lengths.sum())
-        return counts == len(self.logprobs) == len(self.best)
+        if (self.lengths < 0).any():
+            return False
+        return int(self.lengths.sum()) == len(self.logprobs) == len(self.best)
 
 
 @dataclass(frozen=True)
