@@ -14,6 +14,7 @@
     +-- ResourceError                  not enough memory, disk or pages (exit 6, 507)
     +-- RequestCancelled               the caller cancelled (exit 130, 499)
     +-- EngineError                    the engine stopped or broke (exit 7, 503)
+    |   +-- LogitsError                the model computed what is no number (exit 7, 500)
     +-- NativeBuildError               the compiled kernels are missing or unusable (exit 8, 500)
 
 A message names the value, the limit and the way out; `hint` is the way out alone, shown on a line
@@ -31,6 +32,7 @@ __all__ = [
     "DownloadError",
     "EngineError",
     "FormatError",
+    "LogitsError",
     "ModelNotFoundError",
     "NativeBuildError",
     "ParameterError",
@@ -148,6 +150,12 @@ class EngineError(QwickError):
     status = 503
     exit_code = 7
     way_out = "load the model again; if it comes back, report it"
+
+
+class LogitsError(EngineError):
+    """The model's logits are no numbers: of this request only, which ends without an answer."""
+
+    status = 500
 
 
 class NativeBuildError(QwickError):

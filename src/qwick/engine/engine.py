@@ -1,7 +1,7 @@
 """The loop: plan a step, run the model on it, read the logits, tell the callers.
 
 Owns the cache and every request under way. Knows ids, no text, no threads: everything here is
-called from one thread (`thread.py` gives it one), except `check_request`, which reads constants.
+called from one thread (`thread.py` gives it one, `child.py` a process).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.engine.batching import Wanted, build
+from qwick.engine.capacity import Capacity
 from qwick.engine.draft import MOST_ROWS, Drafter, share_rows
 from qwick.engine.live import Live
 from qwick.engine.model import Model
@@ -27,20 +28,12 @@ from qwick.engine.request import (
     Request,
     TokenLogprob,
 )
-from qwick.engine.sampler import Sampler
+from qwick.engine.sampler import BadLogitsError, Sampler
 from qwick.engine.scheduler import Chunk, Limits, State, Step, plan
 from qwick.engine.sequence import Sequence
-from qwick.engine.stats import Stats, Stopwatch
+from qwick.engine.stats import Snapshot, Stats, Stopwatch
 from qwick.engine.steer import SteerFactory, SteerSpec
-from qwick.errors import (
-    ContextLengthError,
-    EngineError,
-    ParameterError,
-    QwickError,
-    ResourceError,
-    UnsupportedError,
-    shown,
-)
+from qwick.errors import EngineError, LogitsError, ParameterError, QwickError, ResourceError
 from qwick.values import check_switch
 
 F32 = NDArray[np.float32]
@@ -86,11 +79,13 @@ class Engine:
         check_switch("prefix_reuse", prefix_reuse)
         check_switch("drafts", drafts)
         self._model: Model | None = model
-        self.n_vocab = n_vocab
         self.stats = Stats()
         self.clock = clock
         pages = pages_for(tokens, model.page_size)
-        self.cache_tokens = pages * model.page_size
+        self.capacity = Capacity(
+            n_vocab, model.context, pages * model.page_size, steer_factory is not None
+        )
+        self.page_count = pages
         self._draft_rows = min(MOST_ROWS, model.exact_rows) if drafts else 0
         limits = Limits(model.page_size, token_budget, max_sequences, self._draft_rows)
         self._state = State(PagePool(pages), limits, prefix_reuse)
@@ -104,7 +99,7 @@ class Engine:
     def model(self) -> Model:
         """The model; EngineError once closed."""
         if self._model is None:
-            raise EngineError("the engine is closed", hint="load the model again")
+            raise _closed()
         return self._model
 
     @property
@@ -132,6 +127,17 @@ class Engine:
         """Pages of the cache that nobody uses and that may be found again."""
         return self._state.pool.kept_count
 
+    def snapshot(self) -> Snapshot:
+        """Return the state of now as plain numbers."""
+        return Snapshot(
+            stats=self.stats,
+            running=self.running,
+            waiting=self.waiting,
+            pages_used=self.pages_used,
+            pages_kept=self.pages_kept,
+            pages=self.page_count,
+        )
+
     def check(self) -> None:
         """Derive every invariant again; raises AssertionError. For tests."""
         self._state.check()
@@ -141,69 +147,19 @@ class Engine:
 
     # -- in ------------------------------------------------------------------------------------
 
-    def check_request(self, request: Request) -> int:
-        """Return the most ids (prompt and answer) this request may reach; from any thread.
-
-        Without max_tokens that is the context (or the cache, if smaller), and the answer ends there
-        with "length". A max_tokens that was given is a promise: prompt and max_tokens must fit
-        together or ContextLengthError says by how much they do not. Raises also ParameterError for
-        ids outside the vocabulary, ResourceError for what the whole cache could not hold, and
-        UnsupportedError for stop strings without a steer factory.
-        """
-        vocab, context = self.n_vocab, self.model.context
-        prompt, sampling = len(request.ids), request.sampling
-        biased = [id for id, _ in sampling.logit_bias]
-        named = (
-            ("the prompt", request.ids),
-            ("stop_ids", sampling.stop_ids),
-            ("logit_bias", biased),
-        )
-        for name, ids in named:
-            if ids and max(ids) >= vocab:
-                raise ParameterError(
-                    f"an id in {name} is {shown(max(ids))}; allowed: 0 to {vocab - 1}"
-                )
-        if sampling.stop and self._steer_factory is None:
-            raise UnsupportedError("stop strings need a tokenizer, and this engine was given none")
-        scoring = request.kind == "score"
-        least = prompt if scoring else prompt + 1
-        if least > context:
-            raise ContextLengthError(
-                f"the prompt has {prompt} tokens; the context holds {context}"
-                + ("" if scoring else ", the answer included"),
-                hint="shorten the prompt, or load the model with a larger context (--ctx)",
-            )
-        wanted = least
-        if not scoring:
-            wanted = prompt + (sampling.max_tokens or sampling.min_tokens or 1)
-            if wanted > context:
-                name = "max_tokens" if sampling.max_tokens else "min_tokens"
-                raise ContextLengthError(
-                    f"the prompt has {prompt} tokens and {name} is {wanted - prompt}: "
-                    f"{wanted} in all; the context holds {context}",
-                    hint=f"set {name} to {context - prompt} or less, or leave it out",
-                )
-        # The last token is never computed on, so it needs no place in the cache.
-        if wanted - 1 > self.cache_tokens:
-            raise ResourceError(
-                f"the request needs {wanted - 1} positions; the whole cache holds "
-                f"{self.cache_tokens}",
-                hint="shorten the prompt or max_tokens, or load the model with a larger cache",
-            )
-        if scoring or sampling.max_tokens is not None:
-            return wanted
-        return min(context, self.cache_tokens + 1)
-
     def submit(self, request: Request, deliver: Deliver, *, submitted: float | None = None) -> int:
         """Queue a request and return its number; `deliver` gets its events, Finished last.
 
-        submitted: when the caller asked, on `clock`; default: now. Raises as `check_request`.
+        submitted: when the caller asked, on `clock`; default: now. Raises as `Capacity.check`, and
+        what the steer factory raises.
         """
-        limit = self.check_request(request)
-        steer = None
-        if request.sampling.stop and self._steer_factory is not None:
-            sampling = request.sampling
-            steer = self._steer_factory(SteerSpec(sampling.stop, sampling.min_tokens))
+        if self._model is None:
+            raise _closed()
+        limit = self.capacity.check(request)
+        sampling, steer = request.sampling, None
+        if self._steer_factory is not None and (sampling.stop or request.guide is not None):
+            spec = SteerSpec(sampling.stop, sampling.min_tokens, request.guide, sampling.stop_ids)
+            steer = self._steer_factory(spec)
         live = Live(
             next(self._numbers),
             request,
@@ -278,6 +234,7 @@ class Engine:
             hidden = self.model.forward(batch, self._cache)
             stats.forward_seconds += watch.lap()
             self._state.commit(step)
+            self._tell_progress(step)
             self._read(hidden, wanted, watch)
             self._learn(step)
         except Exception as error:
@@ -299,6 +256,17 @@ class Engine:
         counts = share_rows(confidences, len(decodes), self._draft_rows)
         for (sequence, _), rows in zip(drafters, counts, strict=True):
             del sequence.draft[rows:]
+
+    def _tell_progress(self, step: Step) -> None:
+        """Tell those who want to know that a part of their prompt is done, but not all of it."""
+        for chunk in step.chunks:
+            live = self._live.get(chunk.sequence.number)
+            if live is None or not live.request.progress or live.generated:
+                continue
+            if chunk.sequence.pending == 0:
+                continue
+            if not self._deliver(live, live.progress()):
+                self._end(live, FinishReason.CANCELLED)
 
     def _learn(self, step: Step) -> None:
         """Note which drafts were right, now that all that they led to is read."""
@@ -342,7 +310,7 @@ class Engine:
         """Return the logits of each row, or its best id where no more is wanted of any row."""
         lives = (self._live.get(sequence.number) for sequence, _ in piece)
         if all(live is None or live.takes_best for live in lives):
-            best = self.model.best(states, self.n_vocab)
+            best = self.model.best(states, self.capacity.n_vocab)
             if best.min() >= 0:
                 ids: list[int] = best.tolist()
                 return ids
@@ -417,9 +385,20 @@ class Engine:
                 self.stats.prompt_rows += chunk.count
 
 
+def _closed() -> EngineError:
+    return EngineError("the engine is closed", hint="load the model again")
+
+
 def _failure(live: Live, cause: Exception) -> QwickError:
     error: QwickError
-    if isinstance(cause, MemoryError):
+    if isinstance(cause, QwickError):  # a steer's own words
+        error = cause
+    elif isinstance(cause, BadLogitsError):
+        error = LogitsError(
+            f"request {live.number} failed after {live.generated} tokens: {cause}",
+            hint=f"other requests go on; {REPORT}",
+        )
+    elif isinstance(cause, MemoryError):
         error = ResourceError(
             f"memory ran out for request {live.number} after {live.generated} tokens: {cause}",
             hint="other requests go on; ask for less at a time, or load with a smaller context",
@@ -430,7 +409,8 @@ def _failure(live: Live, cause: Exception) -> QwickError:
             f"{type(cause).__name__}: {cause}",
             hint=f"other requests go on; {REPORT}",
         )
-    error.__cause__ = cause
+    if error is not cause:
+        error.__cause__ = cause
     # Whoever keeps the error would keep the model with it, through the frames that it passed.
     traceback.clear_frames(cause.__traceback__)
     return error

@@ -17,6 +17,7 @@ from qwick.engine.request import (
     Deliver,
     Finished,
     FinishReason,
+    Progress,
     Request,
     Scores,
     Timings,
@@ -144,6 +145,10 @@ class Live:
             self._looping = self._loops.push(token)
         self._fresh.append(token)
         self._fresh_logprobs.append(logprob)
+
+    def progress(self) -> Progress:
+        """Return how much of the prompt is done, as an event."""
+        return Progress(self.sequence.cached, len(self.request.ids), self._reused)
 
     def fresh(self) -> Tokens | None:
         """Return what was generated since the last call, as an event; None if nothing was."""

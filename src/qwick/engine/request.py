@@ -1,7 +1,7 @@
-"""What the engine is asked (Request, Sampling) and what it answers (Tokens, Finished).
+"""What the engine is asked (Request, Sampling) and what it answers (Tokens, Progress, Finished).
 
 Everything here is plain data that could cross a process border. It checks each value on its own;
-what depends on a model (ids below n_vocab, the context) is checked by `Engine.check_request`. It
+what depends on a model (ids below n_vocab, the context) is checked by `Capacity`. It
 knows no text: ids in, ids out.
 """
 
@@ -205,13 +205,17 @@ class Request:
 
     A score request has no sampling; it answers with `Finished.scores`. namespace: keys and values
     that were computed for a request are used again for others of the same namespace only, so a
-    server gives each tenant its own. Raises ParameterError.
+    server gives each tenant its own. guide: what else acts on sampling (a grammar, a budget), as
+    plain data for the engine's steer factory; the engine does not look into it. progress: deliver
+    `Progress` after each part of a prompt that takes several steps. Raises ParameterError.
     """
 
     ids: Sequence[int]
     kind: Kind = "generate"
     sampling: Sampling = Sampling()
     namespace: str = ""
+    guide: object = None
+    progress: bool = False
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
@@ -222,6 +226,9 @@ class Request:
         if not isinstance(self.sampling, Sampling):
             raise ParameterError(f"sampling is {shown(self.sampling)}; allowed: a Sampling")
         check_namespace(self.namespace)
+        check_switch("progress", self.progress)
+        if self.kind == "score" and self.guide is not None:
+            raise ParameterError("a score draws nothing; allowed: a guide of None")
         ids = _ids("ids", self.ids, MAX_IDS)
         object.__setattr__(self, "ids", ids)
         if not ids:
@@ -281,6 +288,15 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How much of a prompt is in the cache, of which `cached` tokens were when it started."""
+
+    done: int
+    total: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last event of a request; exactly one comes for every request that was accepted.
 
@@ -300,5 +316,5 @@ class Finished:
     cached_tokens: int = 0
 
 
-Event = Tokens | Finished
+Event = Tokens | Progress | Finished
 Deliver = Callable[[Event], None]

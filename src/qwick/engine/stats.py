@@ -56,6 +56,24 @@ class Stats:
         return {**asdict(self), "finished": dict(self.finished), "python_share": self.python_share}
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An engine at one moment: its counters so far, its requests and the pages of its cache."""
+
+    stats: Stats = field(default_factory=Stats)
+    running: int = 0
+    waiting: int = 0
+    pages_used: int = 0
+    pages_kept: int = 0
+    pages: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers by name, the counters among them."""
+        state = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del state["stats"]
+        return {**self.stats.to_dict(), **state}
+
+
 class Stopwatch:
     """Seconds since the last lap, so that phases tile a step without gaps."""
 

@@ -46,10 +46,14 @@ class SteerSpec:
     """What a steer is built from.
 
     stop: strings that end the answer, where all of one comes after the first min_tokens tokens.
+    guide: the request's, which the factory understands. stop_ids: those of the request, by which an
+    answer that a guide holds may end.
     """
 
     stop: tuple[str, ...] = ()
     min_tokens: int = 0
+    guide: object = None
+    stop_ids: tuple[int, ...] = ()
 
 
 SteerFactory = Callable[[SteerSpec], Steer]

@@ -86,7 +86,7 @@ class EngineThread:
     def submit(self, request: Request, deliver: Deliver) -> Ticket:
         """Queue a request; `deliver` gets its events, exactly one Finished last.
 
-        Raises as `Engine.check_request`, at once and on this thread; EngineError when closed.
+        Raises as `Capacity.check`, at once and on this thread; EngineError when closed.
         """
         if os.getpid() != self._pid:
             raise EngineError(
@@ -95,7 +95,7 @@ class EngineThread:
             )
         loop = self._loop
         loop.check_open()
-        loop.engine.check_request(request)
+        loop.engine.capacity.check(request)
         ticket = Ticket(loop)
         command = _Submit(ticket, request, deliver, loop.engine.clock())
         with loop.lock:

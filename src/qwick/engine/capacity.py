@@ -1,0 +1,85 @@
+"""What an engine can hold, as numbers, and whether a request fits into them.
+
+Plain data, so that whoever submits can be told at once, also where the engine is in another
+process. Knows no requests under way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwick.engine.request import Request
+from qwick.errors import (
+    ContextLengthError,
+    ParameterError,
+    ResourceError,
+    UnsupportedError,
+    shown,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Ids of the vocabulary, positions of one sequence and of the whole cache; steers or none."""
+
+    n_vocab: int
+    context: int
+    cache_tokens: int
+    steers: bool
+
+    def check(self, request: Request) -> int:
+        """Return the most ids (prompt and answer) this request may reach.
+
+        Without max_tokens that is the context (or the cache, if smaller), and the answer ends there
+        with "length". A max_tokens that was given is a promise: prompt and max_tokens must fit
+        together or ContextLengthError says by how much they do not. Raises also ParameterError for
+        ids outside the vocabulary, ResourceError for what the whole cache could not hold, and
+        UnsupportedError for stop strings or a guide without a steer factory.
+        """
+        context, prompt, sampling = self.context, len(request.ids), request.sampling
+        self._check_ids(request)
+        if sampling.stop and not self.steers:
+            raise UnsupportedError("stop strings need a tokenizer, and this engine was given none")
+        if request.guide is not None and not self.steers:
+            raise UnsupportedError("a guide needs a tokenizer, and this engine was given none")
+        scoring = request.kind == "score"
+        least = prompt if scoring else prompt + 1
+        if least > context:
+            raise ContextLengthError(
+                f"the prompt has {prompt} tokens; the context holds {context}"
+                + ("" if scoring else ", the answer included"),
+                hint="shorten the prompt, or load the model with a larger context (--ctx)",
+            )
+        wanted = least
+        if not scoring:
+            wanted = prompt + (sampling.max_tokens or sampling.min_tokens or 1)
+            if wanted > context:
+                name = "max_tokens" if sampling.max_tokens else "min_tokens"
+                raise ContextLengthError(
+                    f"the prompt has {prompt} tokens and {name} is {wanted - prompt}: "
+                    f"{wanted} in all; the context holds {context}",
+                    hint=f"set {name} to {context - prompt} or less, or leave it out",
+                )
+        # The last token is never computed on, so it needs no place in the cache.
+        if wanted - 1 > self.cache_tokens:
+            raise ResourceError(
+                f"the request needs {wanted - 1} positions; the whole cache holds "
+                f"{self.cache_tokens}",
+                hint="shorten the prompt or max_tokens, or load the model with a larger cache",
+            )
+        if scoring or sampling.max_tokens is not None:
+            return wanted
+        return min(context, self.cache_tokens + 1)
+
+    def _check_ids(self, request: Request) -> None:
+        sampling = request.sampling
+        named = (
+            ("the prompt", request.ids),
+            ("stop_ids", sampling.stop_ids),
+            ("logit_bias", [id for id, _ in sampling.logit_bias]),
+        )
+        for name, ids in named:
+            if ids and max(ids) >= self.n_vocab:
+                raise ParameterError(
+                    f"an id in {name} is {shown(max(ids))}; allowed: 0 to {self.n_vocab - 1}"
+                )

@@ -1,0 +1,486 @@
+"""An engine in a process of its own: submit and cancel from any thread, events by callback.
+
+The interpreter that serves HTTP and text would take turns with the engine's: a busy thread beside
+it makes each step many times slower. So the engine has its own process (`child.py`). It is watched:
+it answers pings between its steps. One that died, or neither answers nor computes, is replaced;
+requests under way end with EngineError. Knows no text.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from itertools import count
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from queue import SimpleQueue
+
+from qwick.engine.capacity import Capacity
+from qwick.engine.child import Build
+from qwick.engine.request import Deliver, Event, Finished, FinishReason, Request, Timings
+from qwick.engine.stats import Snapshot, Stats
+from qwick.engine.wire import (
+    Cancel,
+    Close,
+    Command,
+    Events,
+    Loading,
+    Ping,
+    Pong,
+    Ready,
+    Report,
+    Submit,
+)
+from qwick.errors import EngineError, QwickError, ResourceError
+
+PING_SECONDS = 1.0
+STUCK_SECONDS = 60.0  # silent for so long and not computing: stuck
+COMPUTING = 0.1  # cores that a process uses, at least, while it computes a long step
+PATIENCE = 20  # times STUCK_SECONDS: computing or not, nothing takes so long
+QUICK_DEATHS = 3  # so many restarts within SHORT_LIFE seconds each, and it is given up
+SHORT_LIFE = 30.0
+EXIT_SECONDS = 10.0  # from the request to end to the kill
+
+# Not -m: that would look for modules in the current folder first.
+_START = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from qwick.engine.child import main; sys.exit(main(int(sys.argv[1])))"
+)
+
+Post = Callable[[Callable[[], None]], object]
+OnLoading = Callable[[int, int], None]
+
+
+class State(Enum):
+    """Where an engine's process is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"  # given up; `failure` says why
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What is known of the process: silent counts the seconds since it last answered a ping."""
+
+    state: State
+    pid: int | None
+    silent: float
+    computing: bool  # whether it has used a core since then
+    restarts: int
+
+
+class ProcessTicket:
+    """One submitted request, to be cancelled with."""
+
+    def __init__(self, process: _Supervisor, number: int) -> None:
+        self._process = process
+        self._number = number
+
+    def cancel(self) -> None:
+        """Ask for an end before the next step; nothing happens if the request has ended."""
+        self._process.send(Cancel(self._number))
+
+
+class EngineProcess:
+    """Starts the process, loads into it what `build` makes, and runs it until closed.
+
+    build: picklable; it gets a function to tell the progress of loading (bytes done, in all).
+    post: runs a callback where the events are wanted (an event loop's call_soon_threadsafe): one
+    call for all events of a step. Without it they come on a thread of this object: short ones that
+    do not block. on_loading: hears of the first loading only.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        *,
+        post: Post | None = None,
+        on_loading: OnLoading | None = None,
+        stuck_seconds: float = STUCK_SECONDS,
+    ) -> None:
+        self._supervisor = _Supervisor(build, post, on_loading, stuck_seconds)
+        self._pid = os.getpid()
+        weakref.finalize(self, self._supervisor.abandon).atexit = False
+        self._supervisor.start()
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait for the model to be loaded; raises what prevented it, EngineError after timeout."""
+        self._supervisor.wait_ready(timeout)
+
+    def submit(self, request: Request, deliver: Deliver) -> ProcessTicket:
+        """Queue a request; `deliver` gets its events, exactly one Finished last.
+
+        Raises as `Capacity.check`, at once and on this thread; EngineError when there is no engine.
+        """
+        if os.getpid() != self._pid:
+            raise EngineError(
+                "this engine belongs to the process that loaded it, and this is a fork of it",
+                hint="load the model in the child, or start children with 'spawn'",
+            )
+        return self._supervisor.submit(request, deliver)
+
+    @property
+    def capacity(self) -> Capacity:
+        """What the engine can hold; EngineError before it was ready for the first time."""
+        return self._supervisor.capacity
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The engine's state as of its last answer, about a second old while it runs."""
+        return self._supervisor.snapshot
+
+    @property
+    def stats(self) -> Stats:
+        """The counters of this life of the engine, as of its last answer."""
+        return self._supervisor.snapshot.stats
+
+    @property
+    def pulse(self) -> Pulse:
+        """Whether the engine lives."""
+        return self._supervisor.pulse()
+
+    @property
+    def closed(self) -> bool:
+        """Whether new requests are refused for good."""
+        return self._supervisor.ended
+
+    def close(self, *, cancel: bool = True, timeout: float | None = None) -> bool:
+        """Refuse new requests, cancel what runs (or let it finish), and wait for the process's end.
+
+        May be called again and from any thread. Returns whether it has ended within `timeout`
+        seconds (None: however long it takes). With cancel, a process that does not end in time is
+        killed.
+        """
+        return self._supervisor.close(cancel=cancel, timeout=timeout)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """One request under way, as the asking side knows it."""
+
+    deliver: Deliver
+    prompt_tokens: int
+
+
+class _Supervisor:
+    """What the threads work on. Apart from EngineProcess, so that the latter can be collected."""
+
+    def __init__(
+        self, build: Build, post: Post | None, on_loading: OnLoading | None, stuck_seconds: float
+    ) -> None:
+        self._build = bytes(ForkingPickler.dumps(build))
+        self._post = post
+        self._on_loading = on_loading
+        self._stuck_seconds = stuck_seconds
+        self._lock = threading.Lock()  # state, life and the table of requests belong together
+        self._changed = threading.Condition(self._lock)
+        self.state = State.LOADING
+        self.snapshot = Snapshot()
+        self._capacity: Capacity | None = None
+        self._failure: QwickError | None = None
+        self._closing = False
+        self._life: _Life | None = None
+        self._restarts = 0
+        self._numbers = count()
+        self._waiting: dict[int, _Waiting] = {}
+        self._thread = threading.Thread(target=self._run, name="qwick-supervisor", daemon=True)
+
+    # -- for the asking side -------------------------------------------------------------------
+
+    def start(self) -> None:
+        _running.add(self)
+        self._thread.start()
+
+    @property
+    def capacity(self) -> Capacity:
+        if self._capacity is None:
+            raise self._failure or EngineError(
+                "the model is being loaded", hint="wait for it to be ready"
+            )
+        return self._capacity
+
+    def wait_ready(self, timeout: float | None) -> None:
+        with self._changed:
+            done = self._changed.wait_for(
+                lambda: self.state is not State.LOADING or self._closing, timeout
+            )
+            if self.state is State.READY:
+                return
+        if not done:
+            raise EngineError(
+                f"the model is not loaded after {timeout:g} s", hint="wait longer, or look why"
+            )
+        raise self._refusal()
+
+    def submit(self, request: Request, deliver: Deliver) -> ProcessTicket:
+        if self._capacity is not None:
+            self._capacity.check(request)
+        submitted = time.perf_counter()
+        with self._lock:
+            if self.state is not State.READY or self._life is None or self._closing:
+                raise self._refusal()
+            number = next(self._numbers)
+            self._waiting[number] = _Waiting(deliver, len(request.ids))
+            self._life.send(Submit(number, request, submitted))
+        return ProcessTicket(self, number)
+
+    def send(self, command: Command) -> None:
+        life = self._life
+        if life is not None:
+            life.send(command)
+
+    @property
+    def ended(self) -> bool:
+        return self._closing or self.state in (State.CLOSED, State.FAILED)
+
+    def pulse(self) -> Pulse:
+        life = self._life
+        if life is None:
+            return Pulse(self.state, None, 0.0, False, self._restarts)
+        silent, busy = life.silence()
+        computing = busy > COMPUTING * silent
+        return Pulse(self.state, life.process.pid, silent, computing, self._restarts)
+
+    def abandon(self) -> None:
+        """Ask for the end without taking a lock: a destructor may run anywhere."""
+        self._closing = True
+        self.send(Close(True))
+
+    def close(self, *, cancel: bool, timeout: float | None = None) -> bool:
+        with self._lock:
+            self._closing = True
+        self.send(Close(cancel))
+        if threading.current_thread() is self._thread:
+            return False
+        if cancel:
+            self._thread.join(EXIT_SECONDS if timeout is None else timeout)
+            life = self._life
+            if life is not None:
+                life.kill()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _refusal(self) -> QwickError:
+        """Return a fresh error: one that is raised again and again would collect tracebacks."""
+        if self._failure is not None:
+            return type(self._failure)(self._failure.message, hint=self._failure.hint)
+        if self._closing:
+            return EngineError("the engine is closed", hint="load the model again")
+        return EngineError("the engine is being started", hint="ask again in a moment")
+
+    # -- the supervisor's thread ---------------------------------------------------------------
+
+    def _run(self) -> None:
+        quick_deaths = 0
+        failure: QwickError | None = None
+        try:
+            while not self._closing:
+                begun = time.monotonic()
+                cause = self._live_once()
+                if self._closing:
+                    break
+                never = self._capacity is None
+                quick_deaths = quick_deaths + 1 if time.monotonic() - begun < SHORT_LIFE else 0
+                if never or quick_deaths >= QUICK_DEATHS:
+                    failure = cause
+                    break
+                self._restarts += 1
+                self._end_life(State.LOADING, cause)
+        except QwickError as error:
+            failure = error
+        except Exception as error:
+            failure = EngineError(f"the engine's process cannot be watched: {error!r}")
+        finally:
+            self._failure = failure
+            self._end_life(State.FAILED if failure else State.CLOSED, self._refusal())
+            _running.discard(self)
+
+    def _end_life(self, state: State, cause: QwickError) -> None:
+        """Take no request for the process that ended, and tell those who wait."""
+        with self._changed:
+            self.state, self._life = state, None
+            left = list(self._waiting.items())
+            self._changed.notify_all()
+        timings = Timings(0.0, 0.0, 0.0)
+        ends = (
+            (number, Finished(FinishReason.ERROR, request.prompt_tokens, 0, timings, error=cause))
+            for number, request in left
+        )
+        self._dispatch(tuple(ends))
+
+    def _live_once(self) -> QwickError:
+        """Start a process and serve until it ends; return why it did."""
+        life = _Life(self._build)
+        self._life = life
+        if self._closing:  # before there was anything to close
+            life.send(Close(True))
+        cause: QwickError | None = None
+        try:
+            while cause is None:
+                report = life.receive(PING_SECONDS)
+                if report is not None:
+                    cause = self._hear(life, report)
+                elif life.ready and life.stuck(self._stuck_seconds):
+                    silent, _ = life.silence()
+                    cause = EngineError(
+                        f"the engine was stuck: no answer for {silent:.0f} s; it is being replaced",
+                        hint="ask again; if it comes back, report it",
+                    )
+        except (EOFError, OSError):
+            pass
+        code = life.end()
+        if cause is None:
+            ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+            cause = EngineError(
+                f"the engine's process ended with {ended}; it is being replaced",
+                hint="ask again; if it comes back, report it",
+            )
+        return cause
+
+    def _hear(self, life: _Life, report: Report) -> QwickError | None:
+        if isinstance(report, Events):
+            events = report.events
+            self._dispatch(events)
+        elif isinstance(report, Pong):
+            life.beat()
+            self.snapshot = report.snapshot
+        elif isinstance(report, Loading):
+            if self._on_loading is not None and not self._restarts:
+                self._on_loading(report.done, report.total)
+        elif isinstance(report, Ready):
+            life.beat()
+            life.ready = True
+            with self._changed:
+                self._capacity, self.state = report.capacity, State.READY
+                self._changed.notify_all()
+        else:
+            return report.error
+        return None
+
+    def _dispatch(self, events: tuple[tuple[int, Event], ...]) -> None:
+        if not events:
+            return
+        if self._post is None:
+            self._deliver(events)
+            return
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody listens
+            self._post(lambda: self._deliver(events))
+
+    def _deliver(self, events: tuple[tuple[int, Event], ...]) -> None:
+        for number, event in events:
+            ended = isinstance(event, Finished)
+            request = self._waiting.pop(number, None) if ended else self._waiting.get(number)
+            if request is None:  # it was answered already: with the failure of an earlier life
+                continue
+            try:
+                request.deliver(event)
+            except Exception:  # which may not harm the others
+                self.send(Cancel(number))
+
+
+class _Life:
+    """One process: its socket, a thread that writes to it, and its heartbeat."""
+
+    def __init__(self, build: bytes) -> None:
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # the keyboard's signals are the parent's to interpret
+                )
+        except OSError as error:
+            raise ResourceError(f"the engine's process cannot be started: {error}") from None
+        self._connection = Connection(ours.detach())
+        self._outgoing: SimpleQueue[Command | None] = SimpleQueue()
+        self._writer = threading.Thread(
+            target=self._write, args=(build,), name="qwick-engine-writer", daemon=True
+        )
+        self.ready = False
+        self._pinged = 0.0
+        self.beat()
+        self._writer.start()
+
+    def send(self, command: Command) -> None:
+        """Queue a command: writing could block while the engine computes a long step."""
+        self._outgoing.put(command)
+
+    def _write(self, build: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.send_bytes(build)
+            while (command := self._outgoing.get()) is not None:
+                self._connection.send(command)
+
+    def receive(self, timeout: float) -> Report | None:
+        """Return the next report, None if none comes in time; EOFError or OSError at the end."""
+        now = time.monotonic()
+        if self.ready and now - self._pinged >= PING_SECONDS:
+            self._pinged = now
+            self.send(Ping())
+        if not self._connection.poll(timeout):
+            return None
+        report: Report = self._connection.recv()
+        return report
+
+    def beat(self) -> None:
+        """Note that it lives, and how much it has computed so far."""
+        self._beaten = time.monotonic()
+        self._computed = cpu_seconds(self.process.pid)
+
+    def silence(self) -> tuple[float, float]:
+        """Return the seconds since it last lived, and those of CPU time that it used since."""
+        computed = cpu_seconds(self.process.pid)
+        return time.monotonic() - self._beaten, max(0.0, computed - self._computed)
+
+    def stuck(self, seconds: float) -> bool:
+        """Whether it is silent for so long, and not because it computes."""
+        silent, busy = self.silence()
+        return silent > seconds and (busy < COMPUTING * silent or silent > PATIENCE * seconds)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+
+    def end(self) -> int:
+        """Close the socket, which ends the process, and return its exit code."""
+        self._outgoing.put(None)
+        try:
+            code = self.process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self.process.wait()
+        self._connection.close()
+        return code
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process and its threads have used; 0 if that cannot be told."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # proc(5)
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+_running: set[_Supervisor] = set()
+
+
+@atexit.register
+def _close_all() -> None:
+    for supervisor in list(_running):
+        supervisor.close(cancel=True, timeout=EXIT_SECONDS)
