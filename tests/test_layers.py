@@ -58,7 +58,8 @@ AT_LOAD: dict[str, tuple[str, ...]] = {
     "engine": ("numpy",),
     "evaluate": ("numpy",),
     "cli": ("click",),
-    "server": ("fastapi", "pydantic", "starlette"),
+    "monitor": ("prometheus_client",),
+    "server": ("fastapi", "pydantic", "starlette", "uvicorn"),
 }
 EVERYWHERE = ("typing_extensions",)  # stands in for typing before Python 3.11
 EXTENSION = "qwick.native._native"

@@ -73,7 +73,7 @@ class Own(Peer):
         positions = max(asked.positions, asked.streams * (asked.stream_tokens + 2 * page))
         self._engine = Engine(
             self.model,
-            n_vocab=self.loaded.tokenizer.n_tokens,
+            n_vocab=self.loaded.texts.tokenizer.n_tokens,
             cache_tokens=2 * positions if reuse else positions,
             token_budget=budget or TOKEN_BUDGET,
             max_sequences=max(asked.streams, 1),
@@ -162,11 +162,11 @@ class Own(Peer):
         from bench.workers.quoted import MOST, PROMPT
         from qwick.text.chat import encode_chat
 
-        template = self.loaded.template
+        template = self.loaded.texts.template
         assert template is not None
         messages = [{"role": "user", "content": PROMPT}]
-        prompt = list(encode_chat(self.loaded.tokenizer, template, messages).ids)
-        stops = tuple(self.loaded.defaults.stop_ids)
+        prompt = list(encode_chat(self.loaded.texts.tokenizer, template, messages).ids)
+        stops = tuple(self.loaded.texts.defaults.stop_ids)
         timed: dict[bool, list[float]] = {False: [], True: []}
         texts = []
         for drafts in (False, True):

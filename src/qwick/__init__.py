@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qwick.engine.request import Sampling
     from qwick.errors import (
+        AuthenticationError,
         ConfigError,
         ContextLengthError,
         DigestError,
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
         LogitsError,
         ModelNotFoundError,
         NativeBuildError,
+        OverloadedError,
         ParameterError,
+        PermissionDeniedError,
         QwickError,
+        RateLimitError,
+        RefusedError,
         RequestCancelled,
         ResourceError,
         TemplateError,
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AuthenticationError",
     "ConfigError",
     "ContextLengthError",
     "DigestError",
@@ -42,9 +48,13 @@ __all__ = [
     "LogitsError",
     "ModelNotFoundError",
     "NativeBuildError",
+    "OverloadedError",
     "ParameterError",
+    "PermissionDeniedError",
     "Qwen",
     "QwickError",
+    "RateLimitError",
+    "RefusedError",
     "Reply",
     "RequestCancelled",
     "ResourceError",

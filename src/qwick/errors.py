@@ -16,6 +16,11 @@
     +-- EngineError                    the engine stopped or broke (exit 7, 503)
     |   +-- LogitsError                the model computed what is no number (exit 7, 500)
     +-- NativeBuildError               the compiled kernels are missing or unusable (exit 8, 500)
+    +-- OverloadedError                more requests than can wait, or no time left (exit 9, 503)
+    +-- RefusedError                   what HTTP itself has a status for (exit 9, its own status)
+    +-- RateLimitError                 more than a key or user may have now (exit 9, 429)
+    +-- AuthenticationError            no API key, or none that is good (exit 10, 401)
+    +-- PermissionDeniedError          a good API key that may not do this (exit 10, 403)
 
 A message names the value, the limit and the way out; `hint` is the way out alone, shown on a line
 of its own by the CLI. This file knows nothing about who shows the error.
@@ -23,9 +28,14 @@ of its own by the CLI. This file knows nothing about who shows the error.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
+    "AuthenticationError",
     "ConfigError",
     "ContextLengthError",
     "DigestError",
@@ -35,8 +45,12 @@ __all__ = [
     "LogitsError",
     "ModelNotFoundError",
     "NativeBuildError",
+    "OverloadedError",
     "ParameterError",
+    "PermissionDeniedError",
     "QwickError",
+    "RateLimitError",
+    "RefusedError",
     "RequestCancelled",
     "ResourceError",
     "TemplateError",
@@ -69,6 +83,12 @@ class QwickError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
+    def again(self) -> Self:
+        """Return the same error afresh: one that is raised twice would gather tracebacks."""
+        fresh = type(self).__new__(type(self), *self.args)
+        fresh.__dict__.update(self.__dict__)
+        return fresh
+
 
 class UsageError(QwickError):
     """The caller asked for something that cannot be."""
@@ -88,7 +108,22 @@ class UnsupportedError(UsageError):
 
 
 class ContextLengthError(UsageError):
-    """Prompt and answer together need more positions than the context holds."""
+    """Prompt and answer together need more positions than the context holds.
+
+    prompt_tokens and context say how many there are, where that is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        prompt_tokens: int | None = None,
+        context: int | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.prompt_tokens = prompt_tokens
+        self.context = context
 
 
 class TemplateError(UsageError):
@@ -162,3 +197,76 @@ class NativeBuildError(QwickError):
     """The compiled kernels are missing, or this CPU cannot run the ones asked for."""
 
     exit_code = 8
+
+
+class OverloadedError(QwickError):
+    """A server has more to do than it takes on, or is about to end; `retry_after` is in seconds."""
+
+    status = 503
+    exit_code = 9
+    code: ClassVar[str] = "overloaded"
+    way_out = "ask again later"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float = 1.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class RefusedError(QwickError):
+    """A request that HTTP itself has a status for: too large, too slow, of the wrong type.
+
+    `status` is its own, `code` is for programs.
+    """
+
+    exit_code = 9
+    way_out = "change the request"
+
+    def __init__(self, message: str, *, status: int, code: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status  # type: ignore[misc]
+        self.code = code
+
+
+class RateLimitError(QwickError):
+    """More than a key or user may have now.
+
+    `limit` says of what: requests, tokens or concurrent. `retry_after` is in seconds; `headers` are
+    what an HTTP answer should carry.
+    """
+
+    status = 429
+    exit_code = 9
+    code: ClassVar[str] = "rate_limit_exceeded"
+    way_out = "wait as long as the message says"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        limit: str = "requests",
+        retry_after: float = 1.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.limit = limit
+        self.retry_after = retry_after
+        self.headers = dict(headers or {})
+
+
+class AuthenticationError(QwickError):
+    """There is no API key, or it is unknown, revoked or expired."""
+
+    status = 401
+    exit_code = 10
+    code: ClassVar[str] = "invalid_api_key"
+    way_out = "ask whoever runs this server for a key"
+
+
+class PermissionDeniedError(QwickError):
+    """The API key is good, but may not do this."""
+
+    status = 403
+    exit_code = 10
+    code: ClassVar[str] = "permission_denied"
+    way_out = "ask whoever runs this server for a key that may"

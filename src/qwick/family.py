@@ -46,6 +46,7 @@ class ToolFormat(enum.Enum):
 
     NONE = "none"
     QWEN_AGENT = "qwen_agent"  # ✿FUNCTION✿: name / ✿ARGS✿: json, prompted for by Qwen-Agent
+    REACT = "react"  # Action: name / Action Input: json, prompted for as examples of ReAct
     HERMES = "hermes"  # <tool_call>{"name": .., "arguments": {..}}</tool_call>
     XML = "xml"  # <tool_call><function=NAME><parameter=P>VALUE</parameter></function></tool_call>
 

@@ -98,11 +98,20 @@ def _history(text: str) -> Path | None:
     return None if text.lower() == "none" else _path(text)
 
 
-def _default_history() -> Path | None:
+def _default_state() -> Path:
     base = os.environ.get("XDG_STATE_HOME")
     try:
-        return (Path(base) if base else Path.home() / ".local" / "state") / "qwick" / "chat-history"
-    except RuntimeError:  # as above; a chat does without
+        return (Path(base) if base else Path.home() / ".local" / "state") / "qwick"
+    except RuntimeError:  # as above
+        raise ParameterError(
+            "this user has no home folder to keep API keys in", hint="set QWICK_STATE to a folder"
+        ) from None
+
+
+def _default_history() -> Path | None:
+    try:
+        return _default_state() / "chat-history"
+    except ParameterError:  # a chat does without
         return None
 
 
@@ -136,8 +145,23 @@ HISTORY: Setting[Path | None] = Setting(
     "a file, or none",
     "where a chat keeps what was typed",
 )
+STATE: Setting[Path] = Setting(
+    "QWICK_STATE",
+    _path,
+    _default_state,
+    "a folder",
+    "where the server keeps API keys, its secret and its logs",
+)
 
-ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, KV, OFFLINE, HISTORY)
+API_KEY: Setting[str | None] = Setting(
+    "QWICK_API_KEY",
+    str,
+    lambda: None,
+    "a key of `qwick keys create`",
+    "the key for `qwick monitor`",
+)
+
+ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, KV, OFFLINE, HISTORY, STATE, API_KEY)
 
 
 def _check_text(name: str, text: object) -> None:

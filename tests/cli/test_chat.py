@@ -20,6 +20,7 @@ from qwick.cli.chat_screen import DIM, PLAIN, fitted
 from qwick.cli.chat_session import Session, Turn, read_session, write_session
 from qwick.cli.visible import visible
 from qwick.errors import FormatError, UnsupportedError, UsageError
+from qwick.llm.reply import Chunk
 
 THINKING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -233,7 +234,7 @@ def test_switching_thinking() -> None:
     [
         ("qwen2.5", THINKING, "on", "small never thinks"),
         ("qwen3-thinking-2507", THINKING, "off", "small always thinks"),
-        ("qwen3", None, "off", "enable_thinking is not a variable of this checkpoint's"),
+        ("qwen3", None, "off", "has no such switch"),
     ],
 )
 def test_thinking_that_cannot_be_switched_is_refused(
@@ -541,7 +542,7 @@ class LastPiece:
     def __iter__(self) -> Iterator[Any]:
         for text in ("abc", "X"):
             self._interrupts.asked = text == "X"
-            yield types.SimpleNamespace(text=text)
+            yield Chunk(text)
 
     reply = "the reply"
 
@@ -549,9 +550,7 @@ class LastPiece:
 def test_an_answer_whose_last_piece_came_with_ctrl_c_is_not_whole() -> None:
     with Talk() as talk:
         qwen: Any = types.SimpleNamespace(stream=lambda *_, **__: LastPiece(talk.interrupts))
-        outcome = ask(
-            qwen, [], {}, splitter=None, screen=talk.chat.screen, interrupts=talk.interrupts
-        )
+        outcome = ask(qwen, [], {}, screen=talk.chat.screen, interrupts=talk.interrupts)
         assert (outcome.answer, outcome.reply) == ("abc", None)
 
 

@@ -20,7 +20,8 @@ import pytest
 from engine import builds
 from engine.test_thread import Waiting
 from engine.toy import ToyModel, engine_of, greedy, run
-from qwick.engine.process import EngineProcess, State
+from qwick.engine.client import State
+from qwick.engine.process import EngineProcess
 from qwick.engine.request import Event, FinishReason, Progress, Request, Sampling
 from qwick.errors import ContextLengthError, EngineError, FormatError, UnsupportedError
 

@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.toy import ToyModel
+from qwick.engine.thread import EngineThread
 from qwick.family import FAMILIES
 from qwick.formats.checkpoint import TokenizerData
 from qwick.formats.write import write_gguf
 from qwick.llm import Qwen
 from qwick.llm.defaults import Defaults, stop_ids_of
+from qwick.llm.load import Loaded
+from qwick.llm.texts import Texts
 from qwick.model.arch import read_arch
 from qwick.model.decoder import tensor_table
 from qwick.text.template import ChatTemplate
@@ -69,15 +72,17 @@ def small_qwen(
     found = FAMILIES[family]
     given = generation or {}
     stop_ids = tuple(dict.fromkeys((*TOKENIZER.stop_ids(found.stops), *stop_ids_of(given))))
-    return Qwen(
+    loaded = Loaded(
         model or ToyModel(n_vocab=TOKENIZER.n_tokens, context=context, page_size=16),
-        TOKENIZER,
-        None if template is None else ChatTemplate(template),
-        Defaults(found, given, stop_ids),
-        name="small",
-        cache_tokens=cache_tokens,
-        prefix_reuse=prefix_reuse,
+        Texts(
+            TOKENIZER,
+            None if template is None else ChatTemplate(template),
+            Defaults(found, given, stop_ids),
+            "small",
+        ),
+        cache_tokens,
     )
+    return Qwen(EngineThread(loaded.engine(prefix_reuse=prefix_reuse)), loaded.texts)
 
 
 ARCH: dict[str, Any] = {

@@ -15,7 +15,7 @@ from llm.small import write_small
 from qwick.engine.request import Scores
 from qwick.errors import ParameterError, QwickError, UnsupportedError
 from qwick.llm import Qwen, Reply
-from qwick.llm.defaults import FIELDS
+from qwick.llm.wishes import SAMPLING
 from values.hostile import NUMBERS, ODD, TREES, UNSHOWABLE
 from values.kinds import patient
 
@@ -41,7 +41,7 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
     "tone": st.text(max_size=5),
     "namespace": st.text(max_size=3),
 }
-assert set(FIELDS) <= set(FITTING)
+assert set(SAMPLING) <= set(FITTING)
 MESSAGES = st.lists(
     st.fixed_dictionaries(
         {"role": st.sampled_from(["system", "user", "assistant", "tool"])},

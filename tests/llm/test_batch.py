@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qwick.llm import Logprob, Qwen, Reply
+from qwick.native import ops
 
 TOPICS = (
     "a binary search", "merging two sorted lists", "counting words in a file", "a stack class",
@@ -31,11 +32,22 @@ def _first_difference(a: list[Logprob], b: list[Logprob]) -> int | None:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x.id != y.id), None)
 
 
+@pytest.fixture(scope="module")
+def alone(qwen: Qwen) -> list[Reply]:
+    return [qwen.chat(prompt, **GREEDY) for prompt in PROMPTS]
+
+
 @pytest.mark.model
-def test_thirty_two_at_once_answer_as_each_alone(qwen: Qwen) -> None:
-    """At most 2 of 32 differ, and only where the two best tokens lie closer than the paths do."""
-    together = qwen.chat_batch(PROMPTS, **GREEDY)
-    alone = [qwen.chat(prompt, **GREEDY) for prompt in PROMPTS]
+@pytest.mark.parametrize("at_once", [12, 32])
+def test_many_at_once_answer_as_each_alone(qwen: Qwen, alone: list[Reply], at_once: int) -> None:
+    """At most 2 of 32 differ, and only where the two best tokens lie closer than the paths do.
+
+    On the matrix unit the rows of more than 12 answers are rounded otherwise
+    (docs/reference/sampling.md): there any may differ, by as much as that page says.
+    """
+    together: list[Reply] = []
+    for start in range(0, len(PROMPTS), at_once):
+        together += qwen.chat_batch(PROMPTS[start : start + at_once], **GREEDY)
     differing = []
     apart = 0.0  # how far the two paths put the same token's logprob, at most
     for prompt, one, other in zip(PROMPTS, alone, together, strict=True):
@@ -51,7 +63,10 @@ def test_thirty_two_at_once_answer_as_each_alone(qwen: Qwen) -> None:
     print(
         f"\n{len(differing)} of {len(PROMPTS)} differ; paths up to {apart:.2g} apart: {differing}"
     )
-    assert len(differing) <= 2, differing
+    if at_once > 12 and "amx" in ops.isa():
+        assert apart <= 0.2
+    else:
+        assert len(differing) <= 2, differing
     for prompt, at, margin in differing:
         assert margin <= apart, f"{prompt!r} differs at {at}, where the margin is {margin:.2g}"
     assert len({reply.text for reply in together}) == len(PROMPTS)

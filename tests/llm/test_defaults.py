@@ -8,9 +8,9 @@ import pytest
 import transformers
 
 from qwick.engine.request import Sampling
-from qwick.errors import ConfigError, ContextLengthError, ParameterError
+from qwick.errors import ConfigError, ContextLengthError
 from qwick.family import FAMILIES
-from qwick.llm.defaults import INERT, NEUTRAL, READ, Defaults, split_keywords, stop_ids_of
+from qwick.llm.defaults import INERT, NEUTRAL, READ, Defaults, stop_ids_of
 
 CODER = FAMILIES["qwen2.5-coder"]
 
@@ -159,14 +159,3 @@ def test_stop_ids_of() -> None:
     for bad in ("x", [1, "x"], -1, True):
         with pytest.raises(ConfigError, match="eos_token_id"):
             stop_ids_of({"eos_token_id": bad})
-
-
-def test_split_keywords() -> None:
-    said = {"seed": 1, "think": True}
-    assert split_keywords(said, ["think"]) == ({"seed": 1}, {"think": True}, "")
-    assert split_keywords({"namespace": "n", "top_k": None}, []) == ({"top_k": None}, {}, "n")
-    assert split_keywords({"namespace": None}, []) == ({}, {}, "")
-    with pytest.raises(ParameterError, match="did you mean namespace"):
-        split_keywords({"namespac": "n"}, [])
-    with pytest.raises(ParameterError, match="did you mean top_p"):
-        split_keywords({"topp": 1}, [])

@@ -13,6 +13,7 @@ from qwick.engine.batching import build
 from qwick.engine.draft import MOST_ROWS
 from qwick.engine.scheduler import Chunk
 from qwick.engine.sequence import Sequence
+from qwick.engine.thread import EngineThread
 from qwick.errors import ParameterError
 from qwick.evaluate.editing import TASK
 from qwick.llm import Qwen, Reply
@@ -33,15 +34,7 @@ def both(loaded: Loaded) -> Iterator[tuple[Qwen, Qwen]]:
     """The same model in two engines, the first without drafts."""
 
     def started(drafts: bool) -> Qwen:
-        return Qwen(
-            loaded.model,
-            loaded.tokenizer,
-            loaded.template,
-            loaded.defaults,
-            name=loaded.name,
-            cache_tokens=2048,
-            drafts=drafts,
-        )
+        return Qwen(EngineThread(loaded.engine(drafts=drafts)), loaded.texts)
 
     with started(False) as plain, started(True) as drafting:
         yield plain, drafting
@@ -88,7 +81,7 @@ def test_text_without_repeats_is_the_same(both: tuple[Qwen, Qwen]) -> None:
 
 def test_a_row_is_computed_among_others_as_it_is_alone(loaded: Loaded) -> None:
     """Bit for bit, from the embedding to the logits: what makes drafts exact under greedy."""
-    model, tokenizer = loaded.model, loaded.tokenizer
+    model, tokenizer = loaded.model, loaded.texts.tokenizer
     assert isinstance(model, Decoder)
     assert isinstance(tokenizer, Tokenizer)
     ids = tokenizer.encode(TASK, parse_special=False)[:120]

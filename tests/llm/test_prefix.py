@@ -12,8 +12,10 @@ import pytest
 from engine.toy import ToyModel
 from llm.small import TOKENIZER, small_qwen, write_small
 from qwick.engine.engine import Engine
+from qwick.engine.thread import EngineThread
 from qwick.errors import ParameterError
 from qwick.llm import Logprob, Qwen, Reply
+from qwick.llm.load import Loaded
 
 PAGE = 32  # tokens, of real models
 FREE: dict[str, Any] = {"stop_ids": (), "temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -195,9 +197,8 @@ def test_side_by_side_and_evicted_the_answers_are_those_of_each_alone(
     """A cache of little more than one of five conversations: they share, wait and evict."""
     with Qwen.load(default_checkpoint, ctx=192) as roomy:
         model = engine_of(roomy).model
-        with Qwen(
-            model, roomy.tokenizer, roomy._template, roomy.defaults, name="tight", cache_tokens=192
-        ) as tight:
+        loaded = Loaded(model, roomy.texts, cache_tokens=192)
+        with Qwen(EngineThread(loaded.engine()), loaded.texts) as tight:
             prompts = [
                 [
                     {"role": "system", "content": f"{RULES} You speak to guest {i % 2}."},

@@ -60,6 +60,7 @@ def test_a_reply_has_everything(qwen: Qwen) -> None:
         "prompt_tokens": prompt,
         "completion_tokens": 20,
         "cached_tokens": 0,
+        "reasoning_tokens": 0,
         "total_tokens": prompt + 20,
     }
     assert plain["timings"]["decode_tok_s"] == t.decode_tok_s
@@ -189,19 +190,14 @@ def test_control_tokens_are_text_in_a_chat_and_control_in_a_completion(qwen: Qwe
 def test_a_fill_in_the_middle_prompt_has_more_stops(qwen: Qwen) -> None:
     prefix = TOKENIZER.id_of("<|fim_prefix|>")
     assert prefix is not None
-    plain = qwen._raw("abc", {})[1]
-    fim = qwen._raw("<|fim_prefix|>a<|fim_middle|>", {})[1]
 
-    def stops(submit: Any) -> tuple[int, ...]:
-        (request,) = (
-            c.cell_contents for c in submit.__closure__ if hasattr(c.cell_contents, "ids")
-        )
-        found: tuple[int, ...] = request.sampling.stop_ids
-        return found
+    def stops(prompt: str) -> tuple[int, ...]:
+        return qwen.texts.raw(prompt, {}, context=qwen.context).request.sampling.stop_ids
 
-    assert prefix not in stops(plain)
-    assert prefix in stops(fim)
-    assert set(stops(plain)) <= set(stops(fim))
+    plain, fim = stops("abc"), stops("<|fim_prefix|>a<|fim_middle|>")
+    assert prefix not in plain
+    assert prefix in fim
+    assert set(plain) <= set(fim)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def bench(
         click.echo("measuring the machine ...", err=True)
     machine = limits.measure()
     report: dict[str, Any] = {
-        "model": loaded.name,
+        "model": loaded.texts.name,
         "file": path.name,
         "parts": parts,
         "size_bytes": size,
@@ -104,7 +104,7 @@ def bench(
     if not as_json:
         _print_head(report)
     tell = None if as_json else (lambda test: click.echo(f"{test} ...\r", err=True, nl=False))
-    for test in measure(decoder, loaded.tokenizer.n_tokens, plan, tell):
+    for test in measure(decoder, loaded.texts.tokenizer.n_tokens, plan, tell):
         row = _row(test, machine)
         report["tests"].append(row)
         if not as_json:

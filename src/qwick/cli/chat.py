@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from qwick.cli.chat_screen import Screen
     from qwick.engine.request import Sampling
     from qwick.llm import Qwen
-    from qwick.text.thinking import ThinkingSplitter
 
 __all__ = ["Chat", "chat"]
 
@@ -209,7 +208,6 @@ class Chat:
                     self.qwen,
                     messages,
                     {**before.settings, **variables},
-                    splitter=self._splitter(messages, variables),
                     screen=self.screen,
                     interrupts=self._interrupts,
                 )
@@ -228,17 +226,6 @@ class Chat:
         turn = Turn(user, outcome.answer, outcome.thinking, outcome.reply is None)
         self.session = dataclasses.replace(before, turns=(*before.turns, turn))
         self.screen.figures(self._figures(outcome))
-
-    def _splitter(
-        self, messages: list[dict[str, Any]], variables: dict[str, Any]
-    ) -> ThinkingSplitter | None:
-        """Return what tells thinking from the answer, None for a model that never thinks."""
-        from qwick.family import Thinking
-        from qwick.text.thinking import ThinkingSplitter
-
-        if self.qwen.defaults.family.thinking is Thinking.NONE:
-            return None
-        return ThinkingSplitter(self.qwen.render(messages, **variables))
 
     # -- what this model can do ----------------------------------------------------------------
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from qwick.llm import Qwen, Reply
     from qwick.llm.stream import Stream
-    from qwick.text.thinking import ThinkingSplitter
 
 __all__ = ["Interrupts", "Outcome", "ask"]
 
@@ -102,25 +101,20 @@ def ask(
     messages: Sequence[Mapping[str, Any]],
     keywords: Mapping[str, Any],
     *,
-    splitter: ThinkingSplitter | None,
     screen: Screen,
     interrupts: Interrupts,
 ) -> Outcome:
     """Ask for a reply and show it. keywords: those of `Qwen.stream`.
 
-    splitter: of a model that thinks. Raises what `Qwen.stream` raises before anything is computed;
+    Raises what `Qwen.stream` raises before anything is computed;
     all that happens later is part of the outcome.
     """
     interrupts.begin()
     stream = qwen.stream(messages, **keywords)
-    parts: dict[bool, list[str]] = {True: [], False: []}
+    thinking: list[str] = []
+    answer: list[str] = []
     reply: Reply | None = None
     error: QwickError | None = None
-
-    def show(found: Sequence[tuple[bool, str]]) -> None:
-        for thinking, text in found:
-            parts[thinking].append(text)
-            screen.piece(text, thinking=thinking)
 
     try:
         with stream:
@@ -129,10 +123,10 @@ def ask(
                 for chunk in stream:
                     if interrupts.asked:  # a piece that was under way: it may be the last one
                         break
-                    if chunk.text:
-                        show(
-                            [(False, chunk.text)] if splitter is None else splitter.push(chunk.text)
-                        )
+                    for parts, text in ((thinking, chunk.thinking), (answer, chunk.text)):
+                        if text:
+                            parts.append(text)
+                            screen.piece(text, thinking=parts is thinking)
                 else:
                     with contextlib.suppress(UsageError):  # closed by Ctrl-C before its end
                         reply = stream.reply
@@ -140,8 +134,6 @@ def ask(
                 error = None if interrupts.asked else cancelled
             except QwickError as failure:
                 error = failure
-            if splitter is not None:
-                show(splitter.flush())
     finally:
         screen.end_answer()
-    return Outcome("".join(parts[True]), "".join(parts[False]), reply, error)
+    return Outcome("".join(thinking), "".join(answer), reply, error)

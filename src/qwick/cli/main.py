@@ -24,6 +24,9 @@ __all__ = ["main"]
 VERBS = {
     "run": "qwick.cli.run",
     "chat": "qwick.cli.chat",
+    "serve": "qwick.cli.serve",
+    "keys": "qwick.cli.keys",
+    "monitor": "qwick.cli.monitor",
     "models": "qwick.cli.models",
     "bench": "qwick.cli.bench",
     "doctor": "qwick.cli.doctor",

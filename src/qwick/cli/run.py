@@ -235,10 +235,20 @@ def _exists(path: str) -> bool:
 
 
 def _print(stream: Stream) -> Reply:
-    """Write the answer as it comes, and a line end after it; return the whole reply."""
+    """Write the answer as it comes, and a line end after it; return the whole reply.
+
+    Thinking is for people only: on standard error, if that is a terminal.
+    """
     last = "\n"
+    thought = False
     try:
         for chunk in stream:
+            if chunk.thinking and sys.stderr.isatty():
+                click.secho(visible(chunk.thinking), err=True, dim=True, nl=False)
+                thought = True
+            if thought and chunk.text:
+                click.echo(err=True)
+                thought = False
             sys.stdout.write(_for_output(chunk.text))
             sys.stdout.flush()
             last = chunk.text[-1:] or last

@@ -49,6 +49,8 @@ class Capacity:
                 f"the prompt has {prompt} tokens; the context holds {context}"
                 + ("" if scoring else ", the answer included"),
                 hint="shorten the prompt, or load the model with a larger context (--ctx)",
+                prompt_tokens=prompt,
+                context=context,
             )
         wanted = least
         if not scoring:
@@ -59,6 +61,8 @@ class Capacity:
                     f"the prompt has {prompt} tokens and {name} is {wanted - prompt}: "
                     f"{wanted} in all; the context holds {context}",
                     hint=f"set {name} to {context - prompt} or less, or leave it out",
+                    prompt_tokens=prompt,
+                    context=context,
                 )
         # The last token is never computed on, so it needs no place in the cache.
         if wanted - 1 > self.cache_tokens:

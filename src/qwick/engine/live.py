@@ -129,8 +129,11 @@ class Live:
         if verdict is Verdict.STOP:
             return FinishReason.STOP
         if isinstance(verdict, Force):
-            for forced in verdict.ids[: self.room]:
+            room = self.room
+            for forced in verdict.ids[:room]:
                 self._append(forced, None)
+            if verdict.stop and len(verdict.ids) <= room:
+                return FinishReason.STOP
         if self.room == 0:
             return FinishReason.LENGTH
         return FinishReason.REPETITION if self._looping else None

@@ -19,7 +19,6 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from itertools import count
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -27,6 +26,7 @@ from queue import SimpleQueue
 
 from qwick.engine.capacity import Capacity
 from qwick.engine.child import Build
+from qwick.engine.client import Pulse, State
 from qwick.engine.request import Deliver, Event, Finished, FinishReason, Request, Timings
 from qwick.engine.stats import Snapshot, Stats
 from qwick.engine.wire import (
@@ -59,26 +59,6 @@ _START = (
 
 Post = Callable[[Callable[[], None]], object]
 OnLoading = Callable[[int, int], None]
-
-
-class State(Enum):
-    """Where an engine's process is in its life."""
-
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"  # given up; `failure` says why
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Pulse:
-    """What is known of the process: silent counts the seconds since it last answered a ping."""
-
-    state: State
-    pid: int | None
-    silent: float
-    computing: bool  # whether it has used a core since then
-    restarts: int
 
 
 class ProcessTicket:
@@ -206,9 +186,7 @@ class _Supervisor:
     @property
     def capacity(self) -> Capacity:
         if self._capacity is None:
-            raise self._failure or EngineError(
-                "the model is being loaded", hint="wait for it to be ready"
-            )
+            raise self._refusal()
         return self._capacity
 
     def wait_ready(self, timeout: float | None) -> None:
@@ -273,9 +251,8 @@ class _Supervisor:
         return not self._thread.is_alive()
 
     def _refusal(self) -> QwickError:
-        """Return a fresh error: one that is raised again and again would collect tracebacks."""
         if self._failure is not None:
-            return type(self._failure)(self._failure.message, hint=self._failure.hint)
+            return self._failure.again()
         if self._closing:
             return EngineError("the engine is closed", hint="load the model again")
         return EngineError("the engine is being started", hint="ask again in a moment")

@@ -24,9 +24,10 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Force:
-    """Append these ids without sampling (at most up to max_tokens), then sample on."""
+    """Append these ids without sampling (at most up to max_tokens), then sample on, or stop."""
 
     ids: tuple[int, ...]
+    stop: bool = False
 
 
 class Steer(Protocol):

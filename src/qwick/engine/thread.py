@@ -19,15 +19,17 @@ import weakref
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from qwick.engine.capacity import Capacity
+from qwick.engine.client import Pulse, State
 from qwick.engine.engine import Engine
 from qwick.engine.request import Deliver, Finished, FinishReason, Request, Timings
-from qwick.engine.stats import Stats
+from qwick.engine.stats import Snapshot, Stats
 from qwick.errors import EngineError, QwickError, ResourceError
 
 EXIT_SECONDS = 10.0  # a step takes far less; a hung one may not keep the process
 
 
-class Ticket:
+class ThreadTicket:
     """One submitted request, to be cancelled with."""
 
     def __init__(self, loop: _Loop) -> None:
@@ -41,7 +43,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class _Submit:
-    ticket: Ticket
+    ticket: ThreadTicket
     request: Request
     deliver: Deliver
     submitted: float
@@ -49,7 +51,7 @@ class _Submit:
 
 @dataclass(frozen=True, slots=True)
 class _Cancel:
-    ticket: Ticket
+    ticket: ThreadTicket
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,30 @@ class EngineThread:
         return self._loop.engine.stats
 
     @property
+    def capacity(self) -> Capacity:
+        """What the engine can hold."""
+        return self._loop.engine.capacity
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The engine's state of now."""
+        return self._loop.engine.snapshot()
+
+    @property
+    def pulse(self) -> Pulse:
+        """Whether it is closed: a thread does not die by itself."""
+        return Pulse(State.CLOSED if self.closed else State.READY, None, 0.0, False, 0)
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Return at once, for the model is loaded; EngineError when closed."""
+        self._loop.check_open()
+
+    @property
     def closed(self) -> bool:
         """Whether new requests are refused."""
         return self._loop.refusal is not None
 
-    def submit(self, request: Request, deliver: Deliver) -> Ticket:
+    def submit(self, request: Request, deliver: Deliver) -> ThreadTicket:
         """Queue a request; `deliver` gets its events, exactly one Finished last.
 
         Raises as `Capacity.check`, at once and on this thread; EngineError when closed.
@@ -96,7 +117,7 @@ class EngineThread:
         loop = self._loop
         loop.check_open()
         loop.engine.capacity.check(request)
-        ticket = Ticket(loop)
+        ticket = ThreadTicket(loop)
         command = _Submit(ticket, request, deliver, loop.engine.clock())
         with loop.lock:
             loop.check_open()

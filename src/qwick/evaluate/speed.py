@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 
 from qwick.engine.engine import TOKEN_BUDGET, Engine
-from qwick.engine.request import Event, Finished, Request, Sampling
+from qwick.engine.request import Event, Finished, Request, Sampling, Tokens
 from qwick.errors import EngineError, UsageError
 from qwick.model.decoder import Decoder
 from qwick.native import ops
@@ -219,7 +219,7 @@ def _answer(
     def heard(event: Event) -> None:
         if isinstance(event, Finished):
             ends.append(event)
-        else:
+        elif isinstance(event, Tokens):
             ids.extend(event.ids)
 
     engine.submit(request, heard)

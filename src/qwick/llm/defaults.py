@@ -5,8 +5,6 @@ Knows the keys of a generation_config.json and the table of families; no engine,
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +12,6 @@ from typing import Any
 from qwick.engine.request import Sampling
 from qwick.errors import ConfigError, ContextLengthError, ParameterError, shown
 from qwick.family import Family, SamplingDefaults
-
-FIELDS = tuple(field.name for field in dataclasses.fields(Sampling))
-NAMESPACE = "namespace"  # the keyword that becomes Request.namespace
 
 # The keys of transformers' GenerationConfig (5.18, configuration_utils.py), each in one of three
 # tables. A key in none of them means nothing to transformers either.
@@ -182,23 +177,3 @@ def stop_ids_of(generation: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _refused(key: str, value: object, allowed: str) -> ConfigError:
     return ConfigError(f"generation_config.json says {key}={shown(value)}; allowed: {allowed}")
-
-
-def split_keywords(
-    given: Mapping[str, Any], template_variables: Iterable[str]
-) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Return (sampling, template variables, namespace); ParameterError for any other keyword.
-
-    (No template has a variable called namespace: in Jinja that is a function.)
-    """
-    variables = set(template_variables)
-    others = dict(given)
-    namespace = others.pop(NAMESPACE, None)
-    sampling = {name: others.pop(name) for name in FIELDS if name in others}
-    for name in others:
-        if name not in variables:
-            known = [*FIELDS, NAMESPACE, *sorted(variables)]
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            raise ParameterError(f"there is no parameter {shown(name)}", hint=hint)
-    return sampling, others, "" if namespace is None else namespace

@@ -1,4 +1,4 @@
-"""From a name, a folder or a file to the parts of a `Qwen`: model, tokenizer, template, defaults.
+"""From a name, a folder or a file to the parts of a `Qwen`: the model and the texts.
 
 Asks hub, formats, choose and model in turn, and has no logic of theirs. Knows no requests.
 """
@@ -6,36 +6,112 @@ Asks hub, formats, choose and model in turn, and has no logic of theirs. Knows n
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qwick import settings
-from qwick.engine.engine import LOGIT_ROWS, TOKEN_BUDGET
+from qwick.engine.engine import LOGIT_ROWS, TOKEN_BUDGET, Engine
 from qwick.engine.model import Model
 from qwick.errors import ConfigError, FormatError
 from qwick.family import family_of
 from qwick.llm.defaults import Defaults, stop_ids_of
+from qwick.llm.steers import SteerFactory
+from qwick.llm.texts import Texts
 from qwick.text.template import ChatTemplate
 from qwick.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from qwick.engine.process import EngineProcess
     from qwick.formats.checkpoint import Checkpoint
     from qwick.hub.listener import Listener
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint ready to be run; `name` is what its replies call it."""
+    """A checkpoint ready to be run."""
 
     model: Model
-    tokenizer: Tokenizer
-    template: ChatTemplate | None
-    defaults: Defaults
-    name: str
+    texts: Texts
     cache_tokens: int
+
+    def engine(self, *, prefix_reuse: bool = True, drafts: bool = True) -> Engine:
+        """Return an engine for it."""
+        return Engine(
+            self.model,
+            n_vocab=self.texts.tokenizer.n_tokens,
+            cache_tokens=self.cache_tokens,
+            steer_factory=SteerFactory(self.texts.tokenizer),
+            prefix_reuse=prefix_reuse,
+            drafts=drafts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a checkpoint is run: arguments of `Qwen.load`, as they travel to an engine's process."""
+
+    threads: int | None = None
+    ctx: int | None = None
+    kv: str | None = None
+    prefix_reuse: bool = True
+    drafts: bool = True
+
+
+def build_engine(progress: Callable[[int, int], None], *, path: Path, options: Options) -> Engine:
+    """Load a checkpoint from disk and return its engine: what an engine's process begins with."""
+
+    from qwick.hub.listener import LOADING, SilentListener
+
+    class Told(SilentListener):
+        def progress(self, what: str, done: int, total: int) -> None:
+            if what == LOADING:
+                progress(done, total)
+
+    loaded = load(path, threads=options.threads, ctx=options.ctx, kv=options.kv, listener=Told())
+    return loaded.engine(prefix_reuse=options.prefix_reuse, drafts=options.drafts)
+
+
+def start_process(
+    model: str | os.PathLike[str] | None,
+    options: Options,
+    listener: Listener | None,
+    **watching: Any,
+) -> tuple[EngineProcess, Texts]:
+    """Return a ready engine in a process of its own, and the texts; errors as `Qwen.load`.
+
+    watching: post and stuck_seconds of EngineProcess.
+    """
+    from qwick import hub
+    from qwick.engine.process import EngineProcess
+
+    if listener is None:
+        listener = hub.StderrListener()
+    hub.check_listener(listener)
+    path = hub.resolve(model, listener)
+    engine = EngineProcess(
+        partial(build_engine, path=path, options=options),
+        **watching,
+        on_loading=partial(listener.progress, hub.LOADING),
+    )
+    try:
+        texts = load_texts(path)  # while it loads
+        engine.wait_ready()
+    except BaseException:
+        engine.close()
+        raise
+    return engine, texts
+
+
+def load_texts(path: Path) -> Texts:
+    """Read what of a checkpoint on disk needs none of its weights."""
+    from qwick.formats.open import open_checkpoint
+
+    with open_checkpoint(path) as checkpoint:
+        return _load_texts(checkpoint, _name_of(checkpoint, path))
 
 
 def load(
@@ -70,20 +146,21 @@ def load(
         )
         name = _name_of(checkpoint, path)
         # Packing leaves the interpreter free, and so does most of this.
-        text = beside.submit(_load_text, checkpoint, name)
+        texts_later = beside.submit(_load_texts, checkpoint, name)
         decoder = load_model(
             checkpoint,
             context=plan.context,
             kv=kv,
             progress=partial(listener.progress, hub.LOADING),
         )
-        tokenizer, template, defaults = text.result()
+        texts = texts_later.result()
+    tokenizer = texts.tokenizer
     if tokenizer.n_tokens > decoder.arch.vocab:
         raise FormatError(
             f"{path}: the tokenizer has {tokenizer.n_tokens} ids, the model only "
             f"{decoder.arch.vocab}"
         )
-    return Loaded(decoder, tokenizer, template, defaults, name, plan.cache_tokens)
+    return Loaded(decoder, texts, plan.cache_tokens)
 
 
 def _name_of(checkpoint: Checkpoint, path: Path) -> str:
@@ -100,10 +177,7 @@ def _name_of(checkpoint: Checkpoint, path: Path) -> str:
     return checkpoint.name or path.stem
 
 
-def _load_text(
-    checkpoint: Checkpoint, name: str
-) -> tuple[Tokenizer, ChatTemplate | None, Defaults]:
-    """Build all that needs the checkpoint's texts and none of its weights."""
+def _load_texts(checkpoint: Checkpoint, name: str) -> Texts:
     tokenizer = Tokenizer.from_data(checkpoint.tokenizer)
     source = checkpoint.chat_template
     template = None if source is None else ChatTemplate(source)
@@ -115,4 +189,5 @@ def _load_text(
             f"tokenizer's ids end at {tokenizer.n_tokens - 1}"
         )
     stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids(family.stops), *named)))
-    return tokenizer, template, Defaults(family, checkpoint.generation, stop_ids)
+    defaults = Defaults(family, checkpoint.generation, stop_ids)
+    return Texts(tokenizer, template, defaults, name)

@@ -11,29 +11,23 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qwick.engine.engine import Engine
-from qwick.engine.model import Model
-from qwick.engine.request import SEED_BITS, Deliver, Request, Sampling, Scores, perplexity_of
+from qwick.engine.client import EngineClient, Ticket
+from qwick.engine.request import SEED_BITS, Deliver, Request, Scores, perplexity_of
 from qwick.engine.stats import Stats
-from qwick.engine.steer import SteerSpec
-from qwick.engine.thread import EngineThread, Ticket
+from qwick.engine.thread import EngineThread
 from qwick.errors import EngineError, ParameterError
-from qwick.family import Thinking
-from qwick.llm.defaults import Defaults, split_keywords
-from qwick.llm.load import load
-from qwick.llm.reply import Assembler, Reply, StopSteer
+from qwick.llm.defaults import Defaults
+from qwick.llm.load import Options, load, start_process
+from qwick.llm.reply import Assembler, Reply
 from qwick.llm.stream import AsyncStream, Stream, Submit
-from qwick.text.chat import Prompt, encode_chat
-from qwick.text.template import ChatTemplate
+from qwick.llm.texts import Asked, Messages, RawPrompt, Texts, Tools
 from qwick.text.tokenizer import Tokenizer
 from qwick.values import check_switch, whole
 
 if TYPE_CHECKING:
     from qwick.hub.listener import Listener
 
-Messages = str | Sequence[Mapping[str, Any]]
 MAX_CHOICES = 128  # as in the OpenAI API (n)
-_FIM_MIDDLE = "<|fim_middle|>"  # a prompt with this token is a fill-in-the-middle one
 
 
 class Qwen:
@@ -52,43 +46,26 @@ class Qwen:
     another has asked.
 
     Chat methods take messages (dicts with role and content) or one string, the user's; `tools`; and
-    the variables of the checkpoint's template (`enable_thinking`, ...) as keywords. They raise
+    as keywords the variables of the checkpoint's template, and
+
+    enable_thinking      True or False, where the checkpoint can do both; default: its own habit
+    thinking_budget      most tokens of thinking; default: three quarters of max_tokens, if given
+    tool_choice          "auto", "none", "required", or {"name": ...} of one tool
+    parallel_tool_calls  whether one answer may hold several calls; default: True
+    grammar              a `text.grammar.Grammar` that the answer, after any thinking, must match
+    progress             True: chunks tell how far a long prompt is
+    extra_stop_ids       ids that end the answer beside those of the checkpoint
+
+    What the model thinks is in `Reply.thinking`, the calls it wishes for in `Reply.tool_calls`. Raw
+    prompts take the last three only. All raise
     ParameterError, ContextLengthError and other UsageErrors before anything is computed,
     RequestCancelled when the model is closed meanwhile, EngineError when the engine fails.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        template: ChatTemplate | None,
-        defaults: Defaults,
-        *,
-        name: str,
-        cache_tokens: int | None = None,
-        prefix_reuse: bool = True,
-        drafts: bool = True,
-    ) -> None:
-        """Start an engine for the parts of a loaded checkpoint; `load` is the way for users."""
-        self.name = name
-        self.context = model.context
-        self.tokenizer = tokenizer
-        self._template = template
-        self._defaults = defaults
-
-        def build_steer(spec: SteerSpec) -> StopSteer:
-            return StopSteer(tokenizer, spec.stop, spec.min_tokens)
-
-        self._engine = EngineThread(
-            Engine(
-                model,
-                n_vocab=tokenizer.n_tokens,
-                cache_tokens=cache_tokens,
-                steer_factory=build_steer,
-                prefix_reuse=prefix_reuse,
-                drafts=drafts,
-            )
-        )
+    def __init__(self, engine: EngineClient, texts: Texts) -> None:
+        """Put a running engine and the texts of its checkpoint together; users take `load`."""
+        self._engine = engine
+        self.texts = texts
 
     @classmethod
     def load(
@@ -100,6 +77,7 @@ class Qwen:
         kv: str | None = None,
         prefix_reuse: bool = True,
         drafts: bool = True,
+        own_process: bool = False,
         listener: Listener | None = None,
     ) -> Qwen:
         """Load a checkpoint: a catalogue name (fetched if need be), a folder, a .gguf file, None.
@@ -112,25 +90,23 @@ class Qwen:
         Qwen1.5 to Qwen2.5, bf16 for Qwen3; default: QWICK_KV, or auto.
         prefix_reuse: use again what was computed for an earlier prompt or answer; False: compute
         every prompt whole. drafts: where a text repeats itself, guess several tokens ahead
-        and compute them together; the answers are the same without. listener: hears about a fetch,
-        and how many bytes of the weights are ready; default: hub.StderrListener.
+        and compute them together; the answers are the same without. own_process: the engine gets a
+        process of its own, so that a busy interpreter here does not slow it down; it is replaced
+        when it dies or hangs. listener: hears about a fetch, and how many bytes of the weights are
+        ready; default: hub.StderrListener.
 
         Raises ModelNotFoundError, DownloadError, FormatError, UnsupportedError, ParameterError, and
         ResourceError when it does not fit into memory.
         """
         check_switch("prefix_reuse", prefix_reuse)
         check_switch("drafts", drafts)
-        parts = load(model, threads=threads, ctx=ctx, kv=kv, listener=listener)
-        return cls(
-            parts.model,
-            parts.tokenizer,
-            parts.template,
-            parts.defaults,
-            name=parts.name,
-            cache_tokens=parts.cache_tokens,
-            prefix_reuse=prefix_reuse,
-            drafts=drafts,
-        )
+        check_switch("own_process", own_process)
+        if own_process:
+            options = Options(threads, ctx, kv, prefix_reuse, drafts)
+            return cls(*start_process(model, options, listener))
+        loaded = load(model, threads=threads, ctx=ctx, kv=kv, listener=listener)
+        engine = loaded.engine(prefix_reuse=prefix_reuse, drafts=drafts)
+        return cls(EngineThread(engine), loaded.texts)
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -138,7 +114,7 @@ class Qwen:
         self,
         messages: Messages,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         **keywords: Any,
     ) -> Reply:
         """Answer a conversation."""
@@ -148,7 +124,7 @@ class Qwen:
         self,
         messages: Messages,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         **keywords: Any,
     ) -> Stream:
         """Answer a conversation piece by piece; `.reply` comes with the end, `.close()` cancels."""
@@ -158,7 +134,7 @@ class Qwen:
         self,
         messages: Messages,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         **keywords: Any,
     ) -> Reply:
         """Answer a conversation; cancelling the task cancels the request."""
@@ -168,7 +144,7 @@ class Qwen:
         self,
         messages: Messages,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         **keywords: Any,
     ) -> AsyncStream:
         """Answer a conversation piece by piece with `async for`; begins with the first piece."""
@@ -178,7 +154,7 @@ class Qwen:
         self,
         conversations: Sequence[Messages],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         **keywords: Any,
     ) -> list[Reply]:
         """Answer many conversations together, in their order. One that fails cancels the rest."""
@@ -189,7 +165,7 @@ class Qwen:
         messages: Messages,
         n: int,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         **keywords: Any,
     ) -> list[Reply]:
         """Answer a conversation `n` times (1 to 128); with a seed, answer i has seed + i.
@@ -198,30 +174,30 @@ class Qwen:
         """
         return _read_choices(partial(self._chat, messages, tools), n, keywords)
 
-    def complete(self, prompt: str, **keywords: Any) -> Reply:
-        """Continue a raw prompt. Control tokens written in it are control tokens.
+    def complete(self, prompt: RawPrompt, **keywords: Any) -> Reply:
+        """Continue a raw prompt: text, in which control tokens are control tokens, or ids.
 
         A fill-in-the-middle prompt also stops at the family's further stop tokens for that.
         """
         return self.stream_complete(prompt, **keywords).read()
 
-    def stream_complete(self, prompt: str, **keywords: Any) -> Stream:
+    def stream_complete(self, prompt: RawPrompt, **keywords: Any) -> Stream:
         """Continue a raw prompt piece by piece, as `stream` answers."""
         return Stream(*self._raw(prompt, keywords))
 
-    async def acomplete(self, prompt: str, **keywords: Any) -> Reply:
+    async def acomplete(self, prompt: RawPrompt, **keywords: Any) -> Reply:
         """Continue a raw prompt; cancelling the task cancels the request."""
         return await self.astream_complete(prompt, **keywords).read()
 
-    def astream_complete(self, prompt: str, **keywords: Any) -> AsyncStream:
+    def astream_complete(self, prompt: RawPrompt, **keywords: Any) -> AsyncStream:
         """Continue a raw prompt piece by piece, as `astream` answers."""
         return AsyncStream(lambda: _in_thread(self._raw, prompt, keywords))
 
-    def complete_batch(self, prompts: Sequence[str], **keywords: Any) -> list[Reply]:
+    def complete_batch(self, prompts: Sequence[RawPrompt], **keywords: Any) -> list[Reply]:
         """Continue many raw prompts together, in their order. One that fails cancels the rest."""
         return _read_all(partial(self._raw, p, keywords) for p in _many(prompts))
 
-    def complete_choices(self, prompt: str, n: int, **keywords: Any) -> list[Reply]:
+    def complete_choices(self, prompt: RawPrompt, n: int, **keywords: Any) -> list[Reply]:
         """Continue a raw prompt `n` times, as `choices` answers."""
         return _read_choices(partial(self._raw, prompt), n, keywords)
 
@@ -229,21 +205,30 @@ class Qwen:
         self,
         messages: Messages,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
+        add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """Return the text that a conversation becomes, byte for byte the template's."""
-        return self._render(messages, tools, variables).text
+        """Return the text that a conversation becomes, byte for byte the template's.
+
+        Keywords are those of `chat`. add_generation_prompt: whether it ends where an answer begins.
+        """
+        return self.texts.render(
+            messages, tools, variables, add_generation_prompt=add_generation_prompt
+        ).text
 
     def render_ids(
         self,
         messages: Messages,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
+        add_generation_prompt: bool = True,
         **variables: Any,
     ) -> list[int]:
         """Return the ids that the model sees; control tokens in the messages are plain text."""
-        return self._render(messages, tools, variables).ids
+        return self.texts.render(
+            messages, tools, variables, add_generation_prompt=add_generation_prompt
+        ).ids
 
     def score(self, ids: Sequence[int], *, namespace: str = "") -> Scores:
         """Return, for each id but the first, its log probability after those before it.
@@ -277,9 +262,29 @@ class Qwen:
         return self._engine.stats
 
     @property
+    def name(self) -> str:
+        """What replies call the model."""
+        return self.texts.name
+
+    @property
+    def context(self) -> int:
+        """Tokens of one sequence, prompt and answer together."""
+        return self._engine.capacity.context
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back."""
+        return self.texts.tokenizer
+
+    @property
     def defaults(self) -> Defaults:
         """What holds when a caller says nothing."""
-        return self._defaults
+        return self.texts.defaults
+
+    @property
+    def engine(self) -> EngineClient:
+        """What computes the answers."""
+        return self._engine
 
     def close(self, *, cancel: bool = True) -> None:
         """Cancel what runs (or let it finish), stop the engine, give back weights and cache.
@@ -297,62 +302,26 @@ class Qwen:
         self.close()
 
     def _chat(
-        self,
-        messages: Messages,
-        tools: Sequence[Mapping[str, Any]] | None,
-        keywords: Mapping[str, Any],
+        self, messages: Messages, tools: Tools | None, keywords: Mapping[str, Any]
     ) -> tuple[Assembler, Submit]:
-        options = frozenset[str]() if self._template is None else self._template.options
-        sampling, variables, namespace = split_keywords(keywords, options)
-        prompt = self._render(messages, tools, variables)
-        thinking = self._defaults.family.thinking is Thinking.ALWAYS or (
-            self._defaults.family.thinking is Thinking.HYBRID
-            and variables.get("enable_thinking", True) is not False
-        )
-        return self._request(prompt.ids, sampling, namespace, thinking=thinking)
+        return self._ask(self.texts.chat(messages, tools, keywords, context=self.context))
 
-    def _raw(self, prompt: str, keywords: Mapping[str, Any]) -> tuple[Assembler, Submit]:
-        sampling, _, namespace = split_keywords(keywords, ())
-        ids = self.tokenizer.encode(prompt, parse_special=True)
-        extra: tuple[int, ...] = ()
-        if self.tokenizer.id_of(_FIM_MIDDLE) in ids:
-            extra = self.tokenizer.stop_ids(self._defaults.family.fim_stops)
-        return self._request(ids, sampling, namespace, extra_stop_ids=extra)
+    def _raw(self, prompt: RawPrompt, keywords: Mapping[str, Any]) -> tuple[Assembler, Submit]:
+        return self._ask(self.texts.raw(prompt, keywords, context=self.context))
 
-    def _request(
-        self,
-        ids: list[int],
-        said: Mapping[str, Any],
-        namespace: str,
-        *,
-        thinking: bool = False,
-        extra_stop_ids: tuple[int, ...] = (),
-    ) -> tuple[Assembler, Submit]:
-        sampling: Sampling = self._defaults.sampling(
-            said,
-            thinking=thinking,
-            prompt=len(ids),
-            room=self.context - len(ids),
-            extra_stop_ids=extra_stop_ids,
-        )
-        request = Request(ids, sampling=sampling, namespace=namespace)
-
+    def _ask(self, asked: Asked) -> tuple[Assembler, Submit]:
         def submit(deliver: Deliver) -> Ticket:
-            return self._engine.submit(request, deliver)
+            return self._engine.submit(asked.request, deliver)
 
-        return Assembler(self.tokenizer, sampling.stop, self.name, sampling.min_tokens), submit
+        return asked.assembler(), submit
 
-    def _render(
-        self,
-        messages: Messages,
-        tools: Sequence[Mapping[str, Any]] | None,
-        variables: Mapping[str, Any],
-    ) -> Prompt:
-        if isinstance(messages, str):
-            if not messages:
-                raise ParameterError("the prompt is empty; allowed: 1 character or more")
-            messages = [{"role": "user", "content": messages}]
-        return encode_chat(self.tokenizer, self._template, messages, tools=tools, **variables)
+    def astream_asked(self, asked: Asked) -> AsyncStream:
+        """Answer what `texts.chat` or `texts.raw` made a request of, as `astream` answers."""
+
+        async def prepared() -> tuple[Assembler, Submit]:
+            return self._ask(asked)
+
+        return AsyncStream(prepared)
 
 
 def _in_thread(
@@ -405,7 +374,7 @@ def _read_choices(
             stream.close()
 
 
-def _scores_of(requests: Sequence[Request], engine: EngineThread) -> list[Scores]:
+def _scores_of(requests: Sequence[Request], engine: EngineClient) -> list[Scores]:
     from queue import SimpleQueue
 
     inboxes = [SimpleQueue[Any]() for _ in requests]

@@ -6,13 +6,21 @@ engine, only its events.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from qwick.engine.request import Finished, FinishReason, TokenLogprob, Tokens
-from qwick.engine.steer import Verdict
+from qwick.engine.request import (
+    Finished,
+    FinishReason,
+    Progress,
+    Sampling,
+    TokenLogprob,
+    Tokens,
+)
 from qwick.errors import EngineError, RequestCancelled
+from qwick.text.router import CallArguments, CallStart, Content, Piece, Router, Thinking
 from qwick.text.stops import StopMatcher
 
 if TYPE_CHECKING:
@@ -24,12 +32,13 @@ class Usage:
     """Tokens; the one that ended the answer counts, though it is not in the text.
 
     cached_tokens: those of the prompt's that were not computed, because an earlier prompt or
-    answer began with the same.
+    answer began with the same. reasoning_tokens: those of the completion's that were thinking.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -66,21 +75,54 @@ class Logprob:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call that the model wishes for; arguments: JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of a call: with its id and name first, then more of its arguments' JSON text."""
+
+    index: int
+    arguments: str
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer: whole characters, never part of a stop string."""
+    """A piece of an answer: whole characters, never part of a stop string.
+
+    text: of the answer proper. thinking: of what comes before it. calls: of calls of tools.
+    logprobs: of the ids behind this piece. progress: of the prompt; then there is nothing else.
+    """
 
     text: str
-    logprobs: tuple[Logprob | None, ...] | None = None  # of the ids behind this piece
+    thinking: str = ""
+    calls: tuple[CallDelta, ...] = ()
+    logprobs: tuple[Logprob | None, ...] | None = None
+    progress: Progress | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.text or self.thinking or self.calls or self.logprobs or self.progress)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A finished answer.
 
-    finish_reason: "stop" (a stop id or string), "length" (max_tokens or the context) or
-    "repetition" (loop_detection). stop: the stop string that was met, if one was. seed: the one in
-    use, None for greedy. ids: as generated, without the stop id. logprobs: one per id, None for an
-    id that was forced.
+    text: the answer proper. finish_reason: "stop" (a stop id or string), "length" (max_tokens or
+    the context), "tool_calls" or "repetition" (loop_detection). stop: the stop string that was met,
+    if one was. seed: the one in use, None for greedy. ids: as generated, without the stop id.
+    logprobs: one per id, None for an id that was forced. thinking: what came before the answer.
+    tool_calls: what the model wishes to be called. troubles: what was wrong with the calls as the
+    model wrote them, in words.
     """
 
     text: str
@@ -92,6 +134,9 @@ class Reply:
     ids: tuple[int, ...]
     stop: str | None = None
     logprobs: tuple[Logprob | None, ...] | None = None
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    troubles: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The text."""
@@ -101,7 +146,8 @@ class Reply:
         """Return everything as plain data for JSON."""
         found = asdict(self)
         found["usage"]["total_tokens"] = self.usage.total_tokens
-        found["ids"] = list(self.ids)
+        for name in ("ids", "tool_calls", "troubles"):
+            found[name] = list(found[name])
         if self.logprobs is not None:
             found["logprobs"] = [p and _logprob_dict(p) for p in self.logprobs]
         return found
@@ -117,56 +163,47 @@ def _logprob_dict(p: Logprob) -> Mapping[str, Any]:
     }
 
 
-class StopSteer:
-    """Ends an answer in the engine with the token that completes a stop string.
-
-    Text of the first min_tokens tokens belongs to none.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...], min_tokens: int = 0) -> None:
-        self._stream = tokenizer.stream()
-        self._matcher = StopMatcher(strings)
-        self._early = min_tokens
-
-    def mask(self) -> None:
-        """Allow every id."""
-
-    def accept(self, token: int) -> Verdict:
-        """Stop when the text so far holds a stop string."""
-        text = self._stream.push(token)
-        if self._early > 0:
-            self._early -= 1
-            return Verdict.GO
-        _, hit = self._matcher.push(text)
-        return Verdict.STOP if hit else Verdict.GO
-
-
 class Assembler:
-    """Takes the events of one request, gives text."""
+    """Takes the events of one request, gives text, told apart by a router."""
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: tuple[str, ...], model: str, min_tokens: int = 0
+        self, tokenizer: Tokenizer, sampling: Sampling, model: str, router: Router
     ) -> None:
-        self._min_tokens = min_tokens  # as in StopSteer
+        self._min_tokens = sampling.min_tokens  # as in StopSteer
         self._tokenizer = tokenizer
         self._stream = tokenizer.stream()
-        self._matcher = StopMatcher(stop)
+        self._matcher = StopMatcher(sampling.stop)
         self._model = model
+        self._router = router
         self._ids: list[int] = []
         self._logprobs: list[Logprob | None] | None = None
-        self._pieces: list[str] = []
+        self._reasoning = 0
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+        self._calls: list[tuple[str, str, list[str]]] = []  # id, name, pieces of arguments
+        self._troubles: list[str] = []
+
+    @property
+    def generated(self) -> int:
+        """Ids so far."""
+        return len(self._ids)
 
     def push(self, event: Tokens) -> Chunk:
-        """Return what may be shown after these ids; its text may be empty."""
-        early = max(0, self._min_tokens - len(self._ids))
-        self._ids += event.ids
-        pieces = [self._stream.push(id) for id in event.ids]
-        safe, _ = self._matcher.push("".join(pieces[early:]))
+        """Return what may be shown after these ids; it may be empty."""
+        pieces: list[Piece] = []
+        for id in event.ids:
+            thinking = self._router.thinking
+            text = self._stream.push(id)
+            if len(self._ids) >= self._min_tokens:
+                text, _ = self._matcher.push(text)
+            self._ids.append(id)
+            pieces += self._router.push(text)
+            self._reasoning += thinking or self._router.thinking
         logprobs = None
         if event.logprobs is not None:
             logprobs = tuple(None if p is None else self._named(p) for p in event.logprobs)
             self._logprobs = [*(self._logprobs or ()), *logprobs]
-        return self._show("".join(pieces[:early]) + safe, logprobs)
+        return self._show(pieces, logprobs)
 
     def finish(self, event: Finished) -> tuple[Chunk, Reply]:
         """Return the rest of the text and the reply; raises what ended the request otherwise."""
@@ -175,39 +212,68 @@ class Assembler:
         if event.reason is FinishReason.ERROR:
             raise event.error or EngineError("the request failed")
         safe, _ = self._matcher.push(self._stream.flush())
-        chunk = self._show(safe + self._matcher.flush(), None)
-        t = event.timings
-        computed = event.prompt_tokens - event.cached_tokens
+        rest = [*self._router.push(safe + self._matcher.flush()), *self._router.flush()]
+        chunk = self._show(rest, None)
+        reason = event.reason.value
+        if self._calls and event.reason is FinishReason.STOP:
+            reason = "tool_calls"
         reply = Reply(
-            text="".join(self._pieces),
-            finish_reason=event.reason.value,
-            usage=Usage(event.prompt_tokens, event.completion_tokens, event.cached_tokens),
-            timings=Timings(
-                queue=t.queue,
-                prefill=t.prefill,
-                decode=t.decode,
-                ttft=t.queue + t.prefill,
-                prefill_tok_s=computed / t.prefill if t.prefill > 0 else 0.0,
-                decode_tok_s=max(0, event.completion_tokens - 1) / t.decode
-                if t.decode > 0
-                else 0.0,
-                drafted=t.drafted,
-                accepted=t.accepted,
+            text="".join(self._text),
+            finish_reason=reason,
+            usage=Usage(
+                event.prompt_tokens, event.completion_tokens, event.cached_tokens, self._reasoning
             ),
+            timings=_timings(event),
             seed=event.seed,
             model=self._model,
             ids=tuple(self._ids),
             stop=self._matcher.matched,
             logprobs=None if self._logprobs is None else tuple(self._logprobs),
+            thinking="".join(self._thinking),
+            tool_calls=tuple(ToolCall(id, name, "".join(a)) for id, name, a in self._calls),
+            troubles=tuple(self._troubles),
         )
         return chunk, reply
 
-    def _show(self, text: str, logprobs: tuple[Logprob | None, ...] | None) -> Chunk:
-        if text:
-            self._pieces.append(text)
-        return Chunk(text, logprobs)
+    def _show(self, pieces: list[Piece], logprobs: tuple[Logprob | None, ...] | None) -> Chunk:
+        text: list[str] = []
+        thinking: list[str] = []
+        calls: list[CallDelta] = []
+        for piece in pieces:
+            if isinstance(piece, Content):
+                text.append(piece.text)
+            elif isinstance(piece, Thinking):
+                thinking.append(piece.text)
+            elif isinstance(piece, CallStart):
+                id = f"call_{secrets.token_hex(12)}"
+                self._calls.append((id, piece.name, []))
+                calls.append(CallDelta(piece.index, "", id, piece.name))
+            elif isinstance(piece, CallArguments):
+                self._calls[piece.index][2].append(piece.text)
+                calls.append(CallDelta(piece.index, piece.text))
+            else:
+                self._troubles.append(piece.message)
+        self._text += text
+        self._thinking += thinking
+        return Chunk("".join(text), "".join(thinking), tuple(calls), logprobs)
 
     def _named(self, p: TokenLogprob) -> Logprob:
         decode = self._tokenizer.decode
         top = tuple((id, decode([id]), logprob) for id, logprob in p.top)
         return Logprob(p.id, decode([p.id]), p.logprob, top)
+
+
+def _timings(event: Finished) -> Timings:
+    t = event.timings
+    computed = event.prompt_tokens - event.cached_tokens
+    later = max(0, event.completion_tokens - 1)
+    return Timings(
+        queue=t.queue,
+        prefill=t.prefill,
+        decode=t.decode,
+        ttft=t.queue + t.prefill,
+        prefill_tok_s=computed / t.prefill if t.prefill > 0 else 0.0,
+        decode_tok_s=later / t.decode if t.decode > 0 else 0.0,
+        drafted=t.drafted,
+        accepted=t.accepted,
+    )

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from qwick.engine.request import Deliver, Event, Finished
-from qwick.engine.thread import Ticket
-from qwick.errors import RequestCancelled, UsageError
+from qwick.engine.client import Ticket
+from qwick.engine.request import Deliver, Event, Progress, Tokens
+from qwick.errors import QwickError, RequestCancelled, UsageError
 from qwick.llm.reply import Assembler, Chunk, Reply
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class _Answer:
             raise UsageError("the answer is not complete", hint="read the stream to its end first")
         return self._reply
 
+    @property
+    def generated(self) -> int:
+        """Ids of the answer that have arrived."""
+        return 0 if self._assembler is None else self._assembler.generated
+
     def _cancel(self) -> None:
         self._closed = True
         self._model = None
@@ -47,7 +52,9 @@ class _Answer:
     def _take(self, event: Event) -> Chunk:
         if self._assembler is None:  # never: events come after the request was sent
             raise UsageError("the stream has not begun", hint="iterate over it first")
-        if not isinstance(event, Finished):
+        if isinstance(event, Progress):
+            return Chunk("", progress=event)
+        if isinstance(event, Tokens):
             return self._assembler.push(event)
         self._closed = True
         self._model = None
@@ -75,7 +82,7 @@ class Stream(_Answer):
         """Wait for the next piece; raises EngineError or RequestCancelled if it ended so."""
         while not self._closed:
             chunk = self._take(self._events.get())
-            if chunk.text or chunk.logprobs:
+            if not chunk.empty:
                 return chunk
         raise StopIteration
 
@@ -110,7 +117,7 @@ class AsyncStream(_Answer):
         super().__init__()
         self._prepare = prepare
         self._reading = False
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[Event | QwickError | None] = asyncio.Queue()
 
     def __aiter__(self) -> AsyncStream:
         return self
@@ -129,8 +136,14 @@ class AsyncStream(_Answer):
                 finally:
                     self._closed |= self._ticket is None
             while not self._closed:
-                chunk = self._take(await self._events.get())
-                if chunk.text or chunk.logprobs:
+                event = await self._events.get()
+                if event is None:
+                    return Chunk("")
+                if isinstance(event, QwickError):
+                    self._cancel()
+                    raise event
+                chunk = self._take(event)
+                if not chunk.empty:
                     return chunk
         except CancelledError:
             self._cancel()
@@ -145,13 +158,17 @@ class AsyncStream(_Answer):
             return
         self._model = submit
         from asyncio import get_running_loop
+        from threading import get_ident
 
-        loop, events = get_running_loop(), self._events
+        loop, events, home = get_running_loop(), self._events, get_ident()
         tickets: list[
             Ticket
         ] = []  # and not self, which the engine would then keep from being dropped
 
         def deliver(event: Event) -> None:
+            if get_ident() == home:  # an engine that posts its events to this loop
+                events.put_nowait(event)
+                return
             try:
                 loop.call_soon_threadsafe(events.put_nowait, event)
             except RuntimeError:  # the loop is closed: nobody will ever read this
@@ -171,6 +188,14 @@ class AsyncStream(_Answer):
         if self._reply is None:
             raise RequestCancelled("the stream was closed before its end")
         return self._reply
+
+    def interrupt(self, error: QwickError | None = None) -> None:
+        """Let the task that waits go on: with an empty chunk, or raising `error`, which cancels.
+
+        From the event loop's thread. Whoever must say something while a long prompt is computed
+        (a server to its client) uses the first.
+        """
+        self._events.put_nowait(error)
 
     async def aclose(self) -> None:
         """Cancel the request unless it has ended; the iterator is empty from now on."""

@@ -8,12 +8,36 @@ block themselves, some close it at once, others leave it to the model. Works on 
 from __future__ import annotations
 
 import enum
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qwick.values import check_kind
 
-__all__ = ["ThinkingSplitter"]
+__all__ = ["EARLY_END", "ThinkingSplitter", "soft_switch"]
 
 OPEN, CLOSE = "<think>", "</think>"
+
+# What ends a thinking that has used up its budget: QwenLM/Qwen3,
+# docs/source/getting_started/thinking_budget.md.
+EARLY_END = (
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the "
+    "thinking directly now.\n</think>\n\n"
+)
+_SWITCH = re.compile(r"(?<!\S)/(no_)?think(?!\S)")
+
+
+def soft_switch(messages: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Return what the last `/think` or `/no_think` of system and user texts says; None: neither.
+
+    Only a word of its own counts. (QwenLM/Qwen3, quickstart: the most recent one is followed.)
+    """
+    for message in reversed(messages):
+        if message.get("role") in ("system", "user") and isinstance(message.get("content"), str):
+            found = _SWITCH.findall(message["content"])
+            if found:
+                return not found[-1]
+    return None
 
 
 class _Part(enum.Enum):
@@ -41,6 +65,16 @@ class ThinkingSplitter:
             self._part = _Part.ANSWER
         self._held = ""
         self._fresh = self._part is _Part.THINKING  # line ends that come now are dropped
+
+    @property
+    def answering(self) -> bool:
+        """Whether the thinking is over, or there was none."""
+        return self._part is _Part.ANSWER
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a block is open."""
+        return self._part is _Part.THINKING
 
     def push(self, text: str) -> list[tuple[bool, str]]:
         """Return what `text` completes, in order: (whether it is thinking, its characters)."""

@@ -183,6 +183,11 @@ class Detokenizer:
         data = self._tokenizer.token_bytes(id)
         return "" if id in self._skip else self._decoder.decode(data)
 
+    @property
+    def pending(self) -> bool:
+        """Whether bytes wait for the rest of their character."""
+        return bool(self._decoder.getstate()[0])
+
     def flush(self) -> str:
         """Return U+FFFD for bytes still waiting to become a character, and start afresh."""
         rest = self._decoder.decode(b"", True)

@@ -1,0 +1,353 @@
+"""A checkpoint's texts: what makes requests of questions, and readers of their answers.
+
+Needs no weights and no engine: a server has these in one process and the engine in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from qwick.engine.request import SEED_BITS, Request, Sampling
+from qwick.errors import ParameterError, UnsupportedError
+from qwick.family import Thinking, ToolFormat
+from qwick.llm.reply import Assembler
+from qwick.llm.steers import Guide
+from qwick.llm.wishes import ToolChoice, Wishes, read_wishes
+from qwick.text.chat import Prompt, encode_chat
+from qwick.text.router import Router
+from qwick.text.thinking import EARLY_END, OPEN, ThinkingSplitter, soft_switch
+
+if TYPE_CHECKING:
+    from qwick.llm.defaults import Defaults
+    from qwick.text.grammar import Grammar
+    from qwick.text.template import ChatTemplate
+    from qwick.text.tokenizer import Tokenizer
+
+Messages = str | Sequence[Mapping[str, Any]]
+RawPrompt = str | Sequence[int]
+Tools = Sequence[Mapping[str, Any]]
+
+FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+SWITCH = "enable_thinking"  # the variable by which templates of hybrid checkpoints are told
+THINKING_SHARE = 0.75  # of max_tokens may be thinking, unless the caller sets a budget
+_CALL_END = "</tool_call>"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question ready to be sent, and how the events of its answer are read."""
+
+    request: Request
+    texts: Texts
+    prompt: str | None  # text of a conversation that may begin with thinking; None: it cannot
+    called: _Called
+
+    def assembler(self) -> Assembler:
+        """Return what reads one answer's events."""
+        splitter = None if self.prompt is None else ThinkingSplitter(self.prompt)
+        router = Router(splitter, self.called.reader())
+        return Assembler(self.texts.tokenizer, self.request.sampling, self.texts.name, router)
+
+    def choice(self, number: int) -> Asked:
+        """Return the same question for one of several answers: with a seed, each has its own."""
+        sampling = self.request.sampling
+        if sampling.seed is None or number == 0:
+            return self
+        seed = (sampling.seed + number) % 2**SEED_BITS
+        request = replace(self.request, sampling=replace(sampling, seed=seed))
+        return replace(self, request=request)
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Tokenizer, template and defaults of one checkpoint, and what its replies call it."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    defaults: Defaults
+    name: str
+
+    # -- questions -----------------------------------------------------------------------------
+
+    def chat(
+        self,
+        messages: Messages,
+        tools: Tools | None,
+        keywords: Mapping[str, Any],
+        *,
+        context: int,
+    ) -> Asked:
+        """Make a request of a conversation; context: the tokens that a sequence may have."""
+        wishes = read_wishes(keywords, self._options)
+        called = _Called.of(self.defaults.family.tools, self.template, tools, wishes)
+        prompt, thinks = self._prompt(messages, called, wishes)
+        text, ids = prompt.text, prompt.ids
+        if thinks and wishes.thinking_budget == 0:  # of a checkpoint that cannot be told not to
+            text += EARLY_END
+            ids = ids + self.tokenizer.encode(EARLY_END, parse_special=True)
+        sampling = self._sampling(wishes, ids, context, thinks=thinks, stops=called.stops)
+        guide = Guide(
+            prompt_end=text[-64:] if thinks else None,
+            thinking_budget=_budget(wishes, sampling) if thinks else None,
+            grammar=_grammar(wishes, called),
+            jump=sampling.logprobs is None,
+            last=(_CALL_END,) if called.tools and not wishes.parallel_tool_calls else (),
+        )
+        request = Request(
+            ids,
+            sampling=sampling,
+            namespace=wishes.namespace,
+            guide=None if guide == Guide(prompt_end=guide.prompt_end, jump=guide.jump) else guide,
+            progress=wishes.progress,
+        )
+        return Asked(request, self, text if thinks or self._knows_blocks else None, called)
+
+    def raw(self, prompt: RawPrompt, keywords: Mapping[str, Any], *, context: int) -> Asked:
+        """Make a request of a raw prompt, text or ids; control tokens written in it are such."""
+        wishes = read_wishes(keywords, (), chat=False)
+        if isinstance(prompt, str):
+            ids: Sequence[int] = self.tokenizer.encode(prompt, parse_special=True)
+        else:
+            ids = Request(prompt).ids  # which refuses what is no list of ids
+        extra: tuple[int, ...] = ()
+        if self.tokenizer.id_of(FIM[2]) in ids:
+            extra = self.tokenizer.stop_ids(self.defaults.family.fim_stops)
+        sampling = self._sampling(wishes, ids, context, thinks=False, fim_stop_ids=extra)
+        guide = None
+        if wishes.grammar is not None:
+            guide = Guide(grammar=wishes.grammar, jump=sampling.logprobs is None)
+        request = Request(
+            ids,
+            sampling=sampling,
+            namespace=wishes.namespace,
+            guide=guide,
+            progress=wishes.progress,
+        )
+        return Asked(request, self, None, _NO_TOOLS)
+
+    def fill_in(self, prefix: str, suffix: str) -> str:
+        """Return the raw prompt that asks for what is between two texts.
+
+        UnsupportedError for a checkpoint that has not learned it. The format is that of
+        QwenLM/Qwen2.5-Coder, README.
+        """
+        known = self.defaults.family.fim_stops and all(self.tokenizer.id_of(t) for t in FIM)
+        if not known:
+            raise UnsupportedError(
+                f"{self.name} cannot fill in between two texts (suffix)",
+                hint="leave the suffix out, or take a Coder checkpoint",
+            )
+        return f"{FIM[0]}{prefix}{FIM[1]}{suffix}{FIM[2]}"
+
+    def render(
+        self,
+        messages: Messages,
+        tools: Tools | None,
+        given: Mapping[str, Any],
+        *,
+        add_generation_prompt: bool = True,
+    ) -> Prompt:
+        """Return a conversation as the model sees it."""
+        wishes = read_wishes(given, self._options)
+        called = _Called.of(self.defaults.family.tools, self.template, tools, wishes)
+        return self._prompt(messages, called, wishes, add_generation_prompt)[0]
+
+    # -- thinking ------------------------------------------------------------------------------
+
+    @property
+    def thinking(self) -> Thinking:
+        """Whether this checkpoint thinks: by its family, or because its template can switch it."""
+        if SWITCH in self._options and self.defaults.family.thinking is Thinking.NONE:
+            return Thinking.HYBRID
+        return self.defaults.family.thinking
+
+    @property
+    def _knows_blocks(self) -> bool:
+        return self.template is not None and OPEN in self.template.source
+
+    def _thinks(self, messages: Messages, wishes: Wishes) -> bool:
+        """Return whether the answer may begin with thinking; refuse what cannot be switched."""
+        wanted, can = wishes.enable_thinking, self.thinking
+        if wanted is True and can is Thinking.NONE:
+            raise UnsupportedError(
+                f"{SWITCH} is True; {self.name} has no thinking", hint="leave it out, or False"
+            )
+        if wanted is False and can is Thinking.ALWAYS:
+            raise UnsupportedError(
+                f"{SWITCH} is False; {self.name} always thinks",
+                hint="leave it out, and set thinking_budget to keep it short",
+            )
+        if wishes.thinking_budget and (can is Thinking.NONE or wanted is False):
+            raise UnsupportedError(
+                f"thinking_budget is {wishes.thinking_budget}; this answer has no thinking",
+                hint="leave it out",
+            )
+        if can is not Thinking.HYBRID:
+            return can is Thinking.ALWAYS
+        if wanted is not None and SWITCH not in self._options:
+            raise UnsupportedError(
+                f"{SWITCH} is {wanted}; the chat template of {self.name} has no such switch",
+                hint="write /think or /no_think into the message",
+            )
+        if wanted is False or wishes.thinking_budget == 0:
+            return False
+        said = None
+        if self.defaults.family.soft_switch and not isinstance(messages, str):
+            said = soft_switch(messages)
+        elif self.defaults.family.soft_switch:
+            said = soft_switch([{"role": "user", "content": messages}])
+        return said is not False
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    @property
+    def _options(self) -> frozenset[str]:
+        return frozenset() if self.template is None else self.template.options
+
+    def _prompt(
+        self,
+        messages: Messages,
+        called: _Called,
+        wishes: Wishes,
+        add_generation_prompt: bool = True,
+    ) -> tuple[Prompt, bool]:
+        if isinstance(messages, str):
+            if not messages:
+                raise ParameterError("the prompt is empty; allowed: 1 character or more")
+            messages = [{"role": "user", "content": messages}]
+        thinks = self._thinks(messages, wishes)
+        variables = dict(wishes.variables)
+        if SWITCH in self._options:
+            if wishes.enable_thinking is False or wishes.thinking_budget == 0:
+                variables[SWITCH] = False
+            elif wishes.enable_thinking:
+                variables[SWITCH] = True
+        prompt = encode_chat(
+            self.tokenizer,
+            self.template,
+            called.messages(messages),
+            tools=called.for_template,
+            add_generation_prompt=add_generation_prompt,
+            **variables,
+        )
+        return prompt, thinks
+
+    def _sampling(
+        self,
+        wishes: Wishes,
+        ids: Sequence[int],
+        context: int,
+        *,
+        thinks: bool,
+        stops: tuple[str, ...] = (),
+        fim_stop_ids: tuple[int, ...] = (),
+    ) -> Sampling:
+        sampling = self.defaults.sampling(
+            wishes.sampling,
+            thinking=thinks,
+            prompt=len(ids),
+            room=context - len(ids),
+            extra_stop_ids=fim_stop_ids,
+        )
+        further = wishes.extra_stop_ids
+        if not (stops or further):
+            return sampling
+        stop_ids = tuple(dict.fromkeys((*sampling.stop_ids, *further)))
+        return replace(sampling, stop=(*sampling.stop, *stops), stop_ids=stop_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """The tools of one question: how they are described to this checkpoint, and read back."""
+
+    format: ToolFormat
+    tools: tuple[Mapping[str, Any], ...]  # empty: none may be called
+    choice: ToolChoice
+    in_template: bool
+
+    @classmethod
+    def of(
+        cls,
+        format: ToolFormat,
+        template: ChatTemplate | None,
+        tools: Tools | None,
+        wishes: Wishes,
+    ) -> _Called:
+        choice = wishes.tool_choice
+        if not tools or choice.mode == "none":
+            if choice.mode == "required":
+                raise ParameterError(
+                    "tool_choice asks for a call, and there are no tools; allowed: auto or none"
+                )
+            return cls(format, (), choice, True)
+        from qwick.text.tools import check_tool_definitions
+
+        checked = tuple(check_tool_definitions(tools))
+        names = [tool["function"]["name"] for tool in checked]
+        if choice.name is not None and choice.name not in names:
+            raise ParameterError(
+                f"tool_choice names {choice.name!r:.100}; allowed: {', '.join(names)}"
+            )
+        in_template = template is None or "tools" in template.variables
+        if in_template and format is ToolFormat.NONE:
+            format = ToolFormat.HERMES  # what templates of the family describe
+        return cls(format, checked, choice, in_template)
+
+    @property
+    def for_template(self) -> Tools | None:
+        return self.tools if self.tools and self.in_template else None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        from qwick.text.tools import stop_strings
+
+        return tuple(stop_strings(self.format)) if self.tools else ()
+
+    def messages(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        if self.in_template:
+            return messages
+        from qwick.text.tools import with_tools
+
+        return with_tools(self.format, messages, self.tools)
+
+    def reader(self) -> Any:
+        if not self.tools:
+            return None
+        from qwick.text.tools import ToolReader
+
+        return ToolReader(self.format, self.tools)
+
+
+_NO_TOOLS = _Called(ToolFormat.NONE, (), ToolChoice(), True)
+
+
+def _grammar(wishes: Wishes, called: _Called) -> Grammar | None:
+    if called.tools and called.choice.mode == "required":
+        if wishes.grammar is not None:
+            raise ParameterError(
+                "tool_choice asks for a call, and the answer is to match a grammar; allowed: one"
+                " of the two"
+            )
+        from qwick.text.grammar import Grammar
+
+        names = None if called.choice.name is None else [called.choice.name]
+        return Grammar.tool_calls(
+            called.format, called.tools, names=names, parallel=wishes.parallel_tool_calls
+        )
+    if called.tools and wishes.grammar is not None:
+        raise UnsupportedError(
+            "tools that may be called and a grammar for the answer exclude each other",
+            hint="set tool_choice to none, or leave the grammar out",
+        )
+    return wishes.grammar
+
+
+def _budget(wishes: Wishes, sampling: Sampling) -> int | None:
+    """Return the tokens that thinking may take, so that some of max_tokens is left to answer."""
+    if wishes.thinking_budget is not None:
+        return wishes.thinking_budget
+    if sampling.max_tokens is None:
+        return None
+    return max(1, int(sampling.max_tokens * THINKING_SHARE))

@@ -1,0 +1,172 @@
+"""A verdict over what was recorded: healthy, degraded or unhealthy, why, and what to do.
+
+Pure. Thresholds can be set; their defaults are what people put up with, not what a model can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qwick.monitor.records import Averages
+from qwick.values import real
+
+LEAST = 3  # answers from which times are judged
+BAD = 3.0  # so many times beyond a threshold: unhealthy, not just degraded
+MANY_ERRORS = 0.1  # of the requests
+FULL = 0.9  # of the pages of keys and values in use
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When a server is no longer healthy.
+
+    latency: seconds, of the mean answer. memory: MB beyond the weights of the loaded models: the
+    server, its caches, and what may leak. speed: tokens per second of an answer.
+    """
+
+    latency: float = 10.0
+    memory: float = 1000.0
+    speed: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for what is no threshold."""
+        real("latency", self.latency, 0.001, 1e6)
+        real("memory", self.memory, 1.0, 1e9)
+        real("speed", self.speed, 0.0, 1e6)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """A served model at this moment."""
+
+    name: str
+    state: str  # cold, loading, ready, failed, closed
+    running: int = 0
+    waiting: int = 0
+    cache_used: float = 0.0  # share of the pages of keys and values, 0 to 1
+    restarts: int = 0
+    silent: float = 0.0  # seconds since the engine's last sign of life
+    computing: bool = False
+    context: int | None = None
+    pid: int | None = None
+    memory: int | None = None  # bytes of the engine's process
+    weights: int = 0  # bytes of them that are its checkpoint
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """healthy, degraded (slow, or nearly full) or unhealthy (does not answer, or hardly)."""
+
+    status: str
+    reasons: tuple[str, ...]
+    recommendations: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "status": self.status,
+            "reasons": list(self.reasons),
+            "recommendations": list(self.recommendations),
+        }
+
+
+class _Judge:
+    def __init__(self) -> None:
+        self.worst = 0
+        self.reasons: list[str] = []
+        self.advice: list[str] = []
+
+    def find(self, grade: int, reason: str, *advice: str) -> None:
+        self.worst = max(self.worst, grade)
+        self.reasons.append(reason)
+        self.advice += [step for step in advice if step not in self.advice]
+
+
+def verdict(
+    averages: Averages,
+    models: Mapping[str, ModelFacts],
+    thresholds: Thresholds,
+    *,
+    memory: int | None,
+) -> Verdict:
+    """Judge; memory: bytes of server and engines together, None where that cannot be told."""
+    judge = _Judge()
+    for model in models.values():
+        _judge_model(judge, model)
+    _judge_answers(judge, averages, thresholds)
+    if memory is not None:
+        beyond = (memory - sum(model.weights for model in models.values())) / 1e6
+        if beyond > thresholds.memory:
+            judge.find(
+                1,
+                f"{beyond:.0f} MB are in use beyond the weights; the threshold is "
+                f"{thresholds.memory:.0f} MB",
+                "serve with a smaller context (--ctx), or raise --memory-above",
+            )
+    status = ("healthy", "degraded", "unhealthy")[judge.worst]
+    return Verdict(status, tuple(judge.reasons), tuple(judge.advice))
+
+
+def _judge_model(judge: _Judge, model: ModelFacts) -> None:
+    if model.state in ("failed", "closed"):
+        judge.find(
+            2,
+            f"{model.name} is {model.state}",
+            "see the server's log; `qwick doctor` looks at the machine",
+        )
+    if model.state == "ready" and model.silent > 10 and not model.computing:
+        judge.find(
+            2,
+            f"the engine of {model.name} has been silent for {model.silent:.0f} s",
+            "it is replaced after --stuck-after seconds; report it if it comes back",
+        )
+    if model.restarts:
+        judge.find(
+            1,
+            f"the engine of {model.name} was replaced {model.restarts} times",
+            "see the server's log for why, and report it",
+        )
+    if model.waiting:
+        judge.find(
+            1,
+            f"{model.waiting} requests wait for {model.name}",
+            "limit what keys may have at once (`qwick keys create --concurrent`), or serve a "
+            "smaller checkpoint",
+        )
+    if model.cache_used > FULL:
+        judge.find(
+            1,
+            f"{model.cache_used:.0%} of the cache of {model.name} are in use",
+            "ask for fewer tokens at once, or serve with 8-bit pages (QWICK_KV=int8)",
+        )
+
+
+def _judge_answers(judge: _Judge, averages: Averages, thresholds: Thresholds) -> None:
+    if averages.count and averages.errors / averages.count > MANY_ERRORS:
+        judge.find(
+            2,
+            f"{averages.errors} of the last {averages.count} requests failed",
+            "see the server's log for the errors",
+        )
+    if averages.count - averages.cancelled < LEAST:
+        return
+    latency, speed = averages.latency_mean, averages.tokens_per_second
+    if latency is not None and latency > thresholds.latency:
+        judge.find(
+            2 if latency > BAD * thresholds.latency else 1,
+            f"answers take {latency:.1f} s on average; the threshold is {thresholds.latency:g} s",
+            "ask for fewer tokens (max_tokens), or stream the answers",
+        )
+    if speed is not None and speed < thresholds.speed:
+        judge.find(
+            2 if speed * BAD < thresholds.speed else 1,
+            f"answers come at {speed:.1f} tokens/s on average; the threshold is "
+            f"{thresholds.speed:g}",
+            "serve a smaller checkpoint, or let fewer answers be computed at once (--places)",
+        )

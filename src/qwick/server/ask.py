@@ -1,0 +1,177 @@
+"""The one internal request: what every dialect is turned into, and the answer's pieces.
+
+A dialect makes an `Ask`; `prepare` makes engine requests of it, and a `Flight` yields the pieces of
+all answers as they come, whoever the client is. Knows no JSON and no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwick.errors import EngineError, QwickError, RequestCancelled
+from qwick.llm import Qwen, Reply
+from qwick.llm.reply import Chunk
+from qwick.llm.stream import AsyncStream
+from qwick.llm.texts import Asked
+
+Piece = tuple[int, Chunk | Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One prompt: a conversation, or a raw prompt (text or ids).
+
+    keywords: those of `Qwen.chat` or `Qwen.complete`.
+    """
+
+    keywords: Mapping[str, Any]
+    messages: Sequence[Mapping[str, Any]] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    prompt: str | Sequence[int] = ""
+
+    def prepare(self, qwen: Qwen) -> Asked:
+        """Return it as the engine takes it; raises UsageErrors for what cannot be."""
+        if self.messages is None:
+            asked = qwen.texts.raw(self.prompt, self.keywords, context=qwen.context)
+        else:
+            asked = qwen.texts.chat(self.messages, self.tools, self.keywords, context=qwen.context)
+        qwen.engine.capacity.check(asked.request)
+        return asked
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of a client, in no dialect.
+
+    kind: "chat" or "completion", for the records. prompts: the questions that differ. choices: how
+    many answers each gets; with a seed, answer i has seed + i.
+    """
+
+    kind: str
+    model: str
+    prompts: Sequence[Question]
+    choices: int = 1
+    max_tokens: int | None = None
+    characters: int = 0  # of all its texts
+    user: str | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a flight has used so far; times are of time.monotonic."""
+
+    first: float | None = None  # when the first piece came
+    last: float | None = None  # when the last one came
+    gaps: list[float] = field(default_factory=list)  # seconds between pieces
+    replies: list[Reply] = field(default_factory=list)
+
+
+class Flight:
+    """One Ask under way. For one event loop."""
+
+    def __init__(self, asked: Sequence[Asked], choices: int) -> None:
+        self.tally = Tally()
+        self._asked = asked
+        self._choices = choices
+        self._streams: list[AsyncStream] = []
+        self._failure: QwickError | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, each counted once."""
+        return sum(len(asked.request.ids) for asked in self._asked)
+
+    @property
+    def generated(self) -> int:
+        """Tokens of all answers so far, also of those that were broken off."""
+        return sum(stream.generated for stream in self._streams)
+
+    def nudge(self) -> None:
+        """Let the reader go on with an empty chunk."""
+        for stream in self._streams[:1]:
+            stream.interrupt()
+
+    def abort(self, error: QwickError) -> None:
+        """End all answers within a step; the reader gets `error`."""
+        if self._failure is None:
+            self._failure = error
+            for stream in self._streams:
+                stream.interrupt(error)
+
+    async def pieces(self, qwen: Qwen) -> AsyncIterator[Piece]:
+        """Yield (choice, chunk) as they come and (choice, reply) at the end of each.
+
+        Choices are numbered prompt by prompt. Raises what ends an answer, which ends all.
+        """
+        try:
+            if len(self._asked) * self._choices == 1:
+                async for piece in self._one(qwen, 0):
+                    yield piece
+            else:
+                async for piece in self._many(qwen):
+                    yield piece
+        except RequestCancelled as error:
+            raise self._failure or EngineError(
+                "the answer was cancelled by the server", hint="ask again"
+            ) from error
+        finally:
+            for stream in self._streams:
+                await stream.aclose()
+
+    async def _one(self, qwen: Qwen, index: int) -> AsyncIterator[Piece]:
+        prompt, number = divmod(index, self._choices)
+        stream = qwen.astream_asked(self._asked[prompt].choice(number))
+        self._streams.append(stream)
+        if self._failure is not None:
+            stream.interrupt(self._failure)
+        async for chunk in stream:
+            if not chunk.empty and chunk.progress is None:
+                self._note()
+            yield index, chunk
+        self.tally.replies.append(stream.reply)
+        yield index, stream.reply
+
+    async def _many(self, qwen: Qwen) -> AsyncIterator[Piece]:
+        """Run them together; of one prompt's choices the first begins alone: others find it."""
+        queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+        begun = [asyncio.Event() for _ in self._asked]
+        left = len(self._asked) * self._choices
+
+        async def run(index: int) -> None:
+            prompt, number = divmod(index, self._choices)
+            try:
+                if number:
+                    await begun[prompt].wait()
+                async for piece in self._one(qwen, index):
+                    if not (isinstance(piece[1], Chunk) and piece[1].empty):
+                        begun[prompt].set()
+                    queue.put_nowait(piece)
+            except BaseException as error:
+                queue.put_nowait(error)
+            finally:
+                begun[prompt].set()
+
+        tasks = [asyncio.create_task(run(index)) for index in range(left)]
+        try:
+            while left:
+                piece = await queue.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                left -= isinstance(piece[1], Reply)
+                yield piece
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _note(self) -> None:
+        now, tally = time.monotonic(), self.tally
+        if tally.first is None:
+            tally.first = now
+        elif tally.last is not None:
+            tally.gaps.append(now - tally.last)
+        tally.last = now

@@ -1,0 +1,121 @@
+"""/v1/completions: the pieces of a continued text as OpenAI's completion objects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from qwick.llm import Logprob, Reply
+from qwick.llm.reply import Chunk
+from qwick.server.openai.bodies import CompletionBody
+from qwick.server.openai.writing import (
+    DONE,
+    dumped,
+    event,
+    failed_event,
+    finite,
+    progress_json,
+    timings_of,
+    usage_json,
+    usage_of,
+    warnings_of,
+)
+from qwick.server.problems import Problem
+
+
+class CompletionWriter:
+    """Writes one answer; see `desk.Writer`. prompts: their texts, where they are to be echoed."""
+
+    def __init__(self, body: CompletionBody, request_id: str, prompts: Sequence[str] = ()) -> None:
+        self._choices = body.n or 1
+        self._echo = list(prompts)
+        options = body.stream_options
+        self._usage = options is not None and options.include_usage is True
+        self._running_usage = options is not None and options.continuous_usage_stats is True
+        self._begun = time.monotonic()
+        self._head = {
+            "id": f"cmpl-{request_id}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": body.model,
+        }
+        self._lengths: dict[int, int] = {}  # characters of each choice so far
+
+    def chunk(self, index: int, chunk: Chunk) -> bytes:
+        """Return the event of a piece."""
+        if chunk.progress is not None:
+            progress = progress_json(chunk.progress, self._begun)
+            return event({**self._part([]), "prompt_progress": progress})
+        text = chunk.text if index in self._lengths else self._before(index) + chunk.text
+        offset = self._lengths.get(index, 0)
+        self._lengths[index] = offset + len(text)
+        return event(self._part([_choice(index, text, None, chunk.logprobs, offset)]))
+
+    def reply(self, index: int, reply: Reply) -> bytes:
+        """Return the event that ends one answer."""
+        text = "" if index in self._lengths else self._before(index)
+        choice = _choice(index, text, reply.finish_reason, None, 0)
+        part = self._part([{**choice, **warnings_of(reply)}])
+        if self._running_usage:
+            part["usage"] = usage_json(reply.usage)
+        return event({**part, "timings": timings_of(reply)})
+
+    def end(self, replies: Sequence[Reply]) -> bytes:
+        """Return the usage, if it is wanted, and the end mark."""
+        if not self._usage:
+            return DONE
+        return event({**self._part([]), "usage": usage_of(replies, self._choices)}) + DONE
+
+    def failed(self, problem: Problem) -> bytes:
+        """Return the error and the end mark."""
+        return failed_event(problem)
+
+    def whole(self, replies: Sequence[Reply]) -> bytes:
+        """Return the whole answer."""
+        choices = []
+        for index, reply in enumerate(replies):
+            before = self._before(index)
+            text = before + reply.text
+            choice = _choice(index, text, reply.finish_reason, reply.logprobs, len(before))
+            choices.append({**choice, **warnings_of(reply)})
+        return dumped(
+            {
+                **self._head,
+                "choices": choices,
+                "usage": usage_of(replies, self._choices),
+                "timings": timings_of(replies[0]),
+            }
+        )
+
+    def _before(self, index: int) -> str:
+        return self._echo[index // self._choices] if self._echo else ""
+
+    def _part(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        part = {**self._head, "choices": choices}
+        if self._usage:
+            part["usage"] = None
+        return part
+
+
+def _choice(
+    index: int,
+    text: str,
+    reason: str | None,
+    logprobs: Sequence[Logprob | None] | None,
+    offset: int,
+) -> dict[str, Any]:
+    found = None
+    if logprobs is not None:
+        known = [p for p in logprobs if p is not None]
+        offsets = []
+        for p in known:
+            offsets.append(offset)
+            offset += len(p.token)
+        found = {
+            "tokens": [p.token for p in known],
+            "token_logprobs": [finite(p.logprob) for p in known],
+            "top_logprobs": [{t: finite(value) for _, t, value in p.top} for p in known],
+            "text_offset": offsets,
+        }
+    return {"index": index, "text": text, "finish_reason": reason, "logprobs": found}

@@ -1,0 +1,215 @@
+"""The answers as the OpenAPI document describes them. Only described: JSON is written by hand.
+
+Types come from the official client's (openai 3.57, types/chat/chat_completion.py and
+chat_completion_chunk.py), with what others add: reasoning_content and reasoning, timings,
+prompt_progress.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+Finish = Literal["stop", "length", "tool_calls", "repetition"]
+
+
+class PromptDetails(BaseModel):
+    """Of the prompt's tokens, those that were not computed again."""
+
+    cached_tokens: int
+
+
+class CompletionDetails(BaseModel):
+    """Of the answer's tokens, those of its thinking."""
+
+    reasoning_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
+
+
+class Timings(BaseModel):
+    """How fast it was, named as llama.cpp does."""
+
+    prompt_n: int
+    cache_n: int
+    prompt_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_second: float
+    draft_n: int
+    draft_n_accepted: int
+    queue_ms: float
+
+
+class TopLogprob(BaseModel):
+    """A token and its log probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """The token that was taken, and the most probable ones there."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(BaseModel):
+    """Of each token of an answer."""
+
+    content: list[TokenLogprob] | None
+    refusal: None = None
+
+
+class Function(BaseModel):
+    """The name of a tool and the JSON text of its arguments."""
+
+    name: str
+    arguments: str
+
+
+class Call(BaseModel):
+    """A call that the model wishes for."""
+
+    id: str
+    type: Literal["function"]
+    function: Function
+
+
+class Message(BaseModel):
+    """An answer."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[Call] | None = None
+
+
+class Choice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    message: Message
+    finish_reason: Finish
+    logprobs: Logprobs | None
+    warnings: list[str] | None = None
+
+
+class ChatCompletion(BaseModel):
+    """A whole answer of /v1/chat/completions."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    timings: Timings
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
+
+
+class CompletionLogprobs(BaseModel):
+    """Of each token of a completion."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """One of the completions."""
+
+    index: int
+    text: str
+    finish_reason: Finish
+    logprobs: CompletionLogprobs | None
+    warnings: list[str] | None = None
+
+
+class Completion(BaseModel):
+    """A whole answer of /v1/completions."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    timings: Timings
+    system_fingerprint: str | None = None
+
+
+class ModelMeta(BaseModel):
+    """What is known of a loaded model."""
+
+    context: int
+    vocabulary: int
+    thinking: str
+    modalities: list[str]
+
+
+class Model(BaseModel):
+    """A served model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    state: str
+    max_model_len: int | None
+    meta: ModelMeta | None
+
+
+class ModelList(BaseModel):
+    """All served models."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Tokenized(BaseModel):
+    """A text as token ids."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+    pieces: list[str] | None = None
+
+
+class Detokenized(BaseModel):
+    """Token ids as text: under vLLM's name and llama.cpp's."""
+
+    prompt: str
+    content: str
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong, and the way out."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    n_prompt_tokens: int | None = None
+    n_ctx: int | None = None
+
+
+class Error(BaseModel):
+    """An error in the OpenAI form."""
+
+    error: ErrorDetail

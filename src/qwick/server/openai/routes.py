@@ -1,0 +1,179 @@
+"""The routes of the OpenAI dialect: thin, for everything is done by desk, asking and writing."""
+
+from __future__ import annotations
+
+from asyncio import to_thread
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from qwick.errors import ParameterError, PermissionDeniedError
+from qwick.server.caller import Caller
+from qwick.server.desk import Desk
+from qwick.server.documents import answers, takes
+from qwick.server.models import Hosted
+from qwick.server.openai import replies
+from qwick.server.openai.asking import chat_ask, completion_ask, plain_messages, plain_tools
+from qwick.server.openai.bodies import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    Sampled,
+    TokenizeBody,
+)
+from qwick.server.openai.chat import ChatWriter
+from qwick.server.openai.completions import CompletionWriter
+from qwick.server.openai.fields import INERT_HEADER, REFUSED, inert_fields
+from qwick.server.reading import read_body
+
+MODALITIES = ["text"]
+
+
+def routes(desk: Desk) -> APIRouter:
+    """Return the dialect's routes, over a desk."""
+    router = APIRouter()
+
+    @router.post(
+        "/v1/chat/completions", **takes(ChatBody), **answers(replies.ChatCompletion, events=True)
+    )
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation; with stream, piece by piece as server-sent events."""
+        body = await read_body(request, ChatBody, REFUSED)
+        caller: Caller = request.state.caller
+        headers = _inert(body)
+        hosted = _hosted(desk, caller, body.model)
+        ask = chat_ask(body, caller)
+        writer = ChatWriter(body, caller.request_id)
+        stream = bool(body.stream)
+        return await desk.respond(caller, hosted, ask, writer, stream=stream, headers=headers)
+
+    @router.post(
+        "/v1/completions", **takes(CompletionBody), **answers(replies.Completion, events=True)
+    )
+    async def completions(request: Request) -> Response:
+        """Continue a raw text, or fill in between two; with stream, as server-sent events."""
+        body = await read_body(request, CompletionBody, REFUSED)
+        caller: Caller = request.state.caller
+        headers = _inert(body)
+        hosted = _hosted(desk, caller, body.model)
+        fill_in: Any = None
+        prompts: list[str] = []
+        if body.suffix is not None or body.echo:
+            texts = (await desk.models.ready(hosted)).texts
+            fill_in = texts.fill_in
+            if body.echo:
+                prompts = _echoed(body, texts.tokenizer)
+        ask = completion_ask(body, caller, fill_in)
+        writer = CompletionWriter(body, caller.request_id, prompts)
+        stream = bool(body.stream)
+        return await desk.respond(caller, hosted, ask, writer, stream=stream, headers=headers)
+
+    @router.get("/v1/models", **answers(replies.ModelList))
+    async def list_models(request: Request) -> Response:
+        """List the served models."""
+        caller: Caller = request.state.caller
+        allowed = caller.limits.models
+        data = [
+            _model(hosted)
+            for name, hosted in desk.models.hosted.items()
+            if allowed is None or name in allowed
+        ]
+        return JSONResponse({"object": "list", "data": data})
+
+    @router.get("/v1/models/{model:path}", **answers(replies.Model))
+    async def get_model(request: Request, model: str) -> Response:
+        """Describe one served model."""
+        return JSONResponse(_model(_hosted(desk, request.state.caller, model)))
+
+    @router.post("/tokenize", **takes(TokenizeBody), **answers(replies.Tokenized))
+    async def tokenize(request: Request) -> Response:
+        """Return the token ids of a text, or of a conversation as the model sees it."""
+        body = await read_body(request, TokenizeBody, {})
+        hosted = _hosted(desk, request.state.caller, body.model)
+        qwen = await desk.models.ready(hosted)
+        said = body.model_fields_set & {"prompt", "content", "messages"}
+        if len(said) != 1:
+            raise ParameterError(
+                f"{' and '.join(sorted(said)) or 'no text'} is given; allowed: one of prompt, "
+                "content and messages"
+            )
+
+        def encoded() -> list[int]:
+            if body.messages is None:
+                text = body.content if body.prompt is None else body.prompt
+                return qwen.tokenizer.encode(text or "", parse_special=body.parse_special)
+            return qwen.texts.render(
+                plain_messages(body.messages),
+                plain_tools(body.tools) or None,
+                body.chat_template_kwargs or {},
+                add_generation_prompt=body.add_generation_prompt,
+            ).ids
+
+        ids = await to_thread(encoded)
+        found: dict[str, Any] = {
+            "tokens": ids,
+            "count": len(ids),
+            "max_model_len": qwen.context,
+        }
+        if body.with_pieces:
+            found["pieces"] = [qwen.tokenizer.decode([id]) for id in ids]
+        return JSONResponse(found)
+
+    @router.post("/detokenize", **takes(DetokenizeBody), **answers(replies.Detokenized))
+    async def detokenize(request: Request) -> Response:
+        """Return the text of token ids."""
+        body = await read_body(request, DetokenizeBody, {})
+        hosted = _hosted(desk, request.state.caller, body.model)
+        tokenizer = (await desk.models.ready(hosted)).tokenizer
+        text = await to_thread(tokenizer.decode, body.tokens)
+        return JSONResponse({"prompt": text, "content": text})
+
+    return router
+
+
+def _inert(body: Sampled) -> dict[str, str]:
+    found = inert_fields(body)
+    return {INERT_HEADER: ", ".join(found)} if found else {}
+
+
+def _hosted(desk: Desk, caller: Caller, name: str | None) -> Hosted:
+    """Return a model that this caller may use; None is the first one."""
+    hosted = desk.models.first if name is None else desk.models.find(name)
+    allowed = caller.limits.models
+    if allowed is not None and hosted.name not in allowed:
+        raise PermissionDeniedError(
+            f"model is {hosted.name!r}; allowed with this key: {', '.join(allowed)}"
+        )
+    return hosted
+
+
+def _echoed(body: CompletionBody, tokenizer: Any) -> list[str]:
+    """Return the prompts as text."""
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    if prompt and isinstance(prompt[0], int):
+        return [tokenizer.decode(prompt)]
+    return [p if isinstance(p, str) else tokenizer.decode(p) for p in prompt]
+
+
+def _model(hosted: Hosted) -> dict[str, Any]:
+    qwen = hosted.qwen
+    meta = None
+    if qwen is not None:
+        meta = {
+            "context": qwen.context,
+            "vocabulary": qwen.tokenizer.n_tokens,
+            "thinking": qwen.texts.thinking.value,
+            "modalities": MODALITIES,
+        }
+    return {
+        "id": hosted.name,
+        "object": "model",
+        "created": hosted.created,
+        "owned_by": "qwick",
+        "state": hosted.state,
+        "max_model_len": None if qwen is None else qwen.context,
+        "meta": meta,
+    }

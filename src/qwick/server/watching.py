@@ -1,0 +1,134 @@
+"""The routes for whoever watches: is it alive, can it answer, how has it been.
+
+`/health` says that the process lives; `/ready` that the first model's decode loop answers;
+`/health_generate` that every loaded model can generate. `/metrics` is Prometheus's, `/v1/monitor`
+the same for people and programs, with a verdict.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from qwick.errors import OverloadedError, QwickError
+from qwick.server.ask import Ask, Question
+from qwick.server.caller import Caller
+from qwick.server.desk import Desk
+from qwick.server.documents import answers
+from qwick.server.models import Hosted
+from qwick.server.observing import Observer
+from qwick.server.problems import problem_of
+
+PROMPTS = (
+    "Say hello.",
+    "What is 12 times 12?",
+    "Name three colours.",
+    "Write a Python function that adds two numbers.",
+    "Translate to French: good morning.",
+)
+PROBE_TOKENS = 48
+LATE_SECONDS = 10.0  # without a sign of life, and not computing: not ready
+
+
+def routes(desk: Desk, observer: Observer) -> APIRouter:
+    """Return the routes, over a desk and what has been observed."""
+    router = APIRouter()
+
+    @router.get("/health", **answers())
+    @router.get("/v1/health", include_in_schema=False)
+    @router.get("/ping", include_in_schema=False)
+    async def health() -> Response:
+        """Tell that the server's process is alive."""
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/ready", **answers())
+    async def ready() -> Response:
+        """Tell whether requests are answered: the first model is loaded, and its loop beats."""
+        check_ready(desk.models.first)
+        return JSONResponse({"status": "ready"})
+
+    @router.get("/health_generate", **answers())
+    async def health_generate(request: Request) -> Response:
+        """Let every loaded model generate one token."""
+        caller: Caller = request.state.caller
+        times: dict[str, float] = {}
+        for name, hosted in desk.models.hosted.items():
+            if hosted.qwen is None and hosted is not desk.models.first:
+                continue
+            times[name] = await generate(desk, caller, hosted)
+        return JSONResponse({"status": "ok", "seconds": times})
+
+    @router.get("/metrics", **answers(text=True))
+    async def metrics() -> Response:
+        """Return the metrics in Prometheus's text format."""
+        body, kind = observer.metrics()
+        return Response(body, media_type=None, headers={"content-type": kind})
+
+    @router.get("/v1/monitor", **answers())
+    async def monitor() -> Response:
+        """Return what is known of the server, its models and its last requests, with a verdict."""
+        return JSONResponse(observer.report(desk.visits))
+
+    @router.post("/v1/monitor/probe", **answers())
+    async def probe(request: Request) -> Response:
+        """Put a few short prompts to the first model, and return how it did."""
+        caller: Caller = request.state.caller
+        return JSONResponse(await probed(desk, observer, caller))
+
+    @router.get("/version", **answers())
+    async def version(request: Request) -> Response:
+        """Return the version."""
+        return JSONResponse({"version": request.app.version})
+
+    return router
+
+
+def check_ready(hosted: Hosted) -> None:
+    """Raise OverloadedError unless a model can take requests now."""
+    qwen = hosted.qwen
+    if qwen is None:
+        raise OverloadedError(f"{hosted.name} is {hosted.state}", retry_after=5.0)
+    pulse = qwen.engine.pulse
+    if hosted.state != "ready":
+        raise OverloadedError(f"the engine of {hosted.name} is {hosted.state}", retry_after=5.0)
+    if pulse.silent > LATE_SECONDS and not pulse.computing:
+        raise OverloadedError(
+            f"the engine of {hosted.name} has been silent for {pulse.silent:.0f} s",
+            retry_after=5.0,
+        )
+
+
+async def probed(desk: Desk, observer: Observer, caller: Caller) -> dict[str, Any]:
+    """Put the prompts to the first model, one after the other, as visits like any other."""
+    hosted = desk.models.first
+    records = []
+    for number, prompt in enumerate(PROMPTS):
+        name = f"{caller.request_id}-{number}"
+        question = Question(
+            {"max_tokens": PROBE_TOKENS, "namespace": "probe"},
+            messages=[{"role": "user", "content": prompt}],
+        )
+        ask = Ask("probe", hosted.name, [question], max_tokens=PROBE_TOKENS)
+        await desk.complete(replace(caller, request_id=name), hosted, ask)
+        record = observer.last_record(name)
+        if record is not None:
+            records.append(record)
+    return observer.probed(records)
+
+
+async def generate(desk: Desk, caller: Caller, hosted: Hosted) -> float:
+    """Let a model generate a token, past the queue, and return the seconds it took."""
+    begun = time.monotonic()
+    keywords: dict[str, Any] = {"max_tokens": 1, "temperature": 0, "namespace": "health"}
+    ask = Ask("probe", hosted.name, [Question(keywords, prompt="1 + 1 =")], max_tokens=1)
+    try:
+        qwen = await desk.models.ready(hosted)
+        await qwen.astream_asked(ask.prompts[0].prepare(qwen)).read()
+    except QwickError as error:
+        message = problem_of(error).error["message"]
+        raise OverloadedError(f"{hosted.name} cannot generate: {message}") from error
+    return round(time.monotonic() - begun, 4)

@@ -1,0 +1,147 @@
+"""What an answer must match, as plain data: made from what a caller gives, bounded and checked.
+
+Whatever is not a schema or Lark is written as one of them here. Nothing is compiled; knows no
+tokens.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qwick.errors import ParameterError
+from qwick.family import ToolFormat
+from qwick.text.grammar.lark import ANY_LAYOUT, quoted, read_lark, with_layout
+from qwick.text.grammar.schema import MAX_TEXT, read_schema
+from qwick.text.grammar.tool_calls import Tools, write_tool_calls
+from qwick.text.tokenizer import check_text
+from qwick.values import check_kind, refused
+
+__all__ = ["Grammar", "Kind"]
+
+MAX_SOURCE = 1 << 15  # bytes of a regular expression or a grammar that a caller writes
+MAX_RULES = 300  # of llama.cpp's notation; its conversion takes the square of them
+
+
+class Kind(enum.Enum):
+    """The notation of a grammar's text."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must match from its first character to its last.
+
+    kind, text: the notation, and what is written in it. name: what messages call it. generated:
+    whether the text was written here, not by a caller. Use the constructors; each raises
+    ParameterError or UnsupportedError for what cannot be, as far as it can be told without
+    compiling (`Vocabulary.check` tells the rest).
+    """
+
+    kind: Kind
+    text: str
+    name: str = "grammar"
+    generated: bool = False
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any] | bool) -> Grammar:
+        """Return the grammar of JSON by a schema (2020-12; older drafts where they agree).
+
+        Properties come in the schema's order. The formats date-time, time, date, duration, email,
+        hostname, ipv4, ipv6, uuid and uri are held to, others are annotations. A keyword that
+        cannot be held to is refused by name. Nothing is fetched.
+        """
+        read = read_schema(schema, "schema")
+        return cls(Kind.JSON_SCHEMA, with_layout(read, ANY_LAYOUT), "schema", True)
+
+    @classmethod
+    def json_object(cls) -> Grammar:
+        """Return the grammar of any JSON object."""
+        return cls.json_schema({"type": "object"})
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        r"""Return the grammar of texts that a regular expression matches as a whole.
+
+        In the syntax of Rust's regex crate, which has no look-around and no back references; `\d`
+        is 0 to 9.
+        """
+        return cls(Kind.REGEX, _source(pattern, "regex"), "regex")
+
+    @classmethod
+    def lark(cls, text: str) -> Grammar:
+        """Return a grammar written in Lark as llguidance reads it; the first rule is `start`.
+
+        JSON schemas in it (`%json`) are held to as those of `json_schema`. Tags such as
+        `<tool_call>` are written as text. Special tokens, `stop` and `temperature` are not to be
+        had.
+        """
+        return cls(Kind.LARK, read_lark(_source(text, "grammar"), "grammar"), "grammar")
+
+    @classmethod
+    def gbnf(cls, text: str) -> Grammar:
+        """Return a grammar written in llama.cpp's notation, GBNF; the first rule is `root`."""
+        from llguidance.gbnf_to_lark import gbnf_to_lark
+
+        rules = _source(text, "grammar").count("::=")
+        if rules > MAX_RULES:
+            raise ParameterError(f"grammar has {rules} rules; allowed: up to {MAX_RULES}")
+        try:
+            lark = gbnf_to_lark(text)
+        except Exception as error:  # its own, plain ones, and whatever a hostile text brings about
+            reason = str(error)[:200] if not isinstance(error, RecursionError) else "too deep"
+            raise ParameterError(
+                f"grammar cannot be read as GBNF: {reason}; allowed: what llama.cpp reads"
+            ) from None
+        return cls(Kind.LARK, read_lark(lark, "grammar"), "grammar")
+
+    @classmethod
+    def choice(cls, texts: Sequence[str]) -> Grammar:
+        """Return the grammar of answers that are one of these texts."""
+        check_kind("choice", texts, (list, tuple), "a list of texts")
+        for i, text in enumerate(texts):
+            check_text(text, f"choice[{i}]")
+        if not any(texts):
+            raise refused("choice", texts, "at least one text that is not empty")
+        lark = f"start: CHOICE\nCHOICE: {' | '.join(quoted(text) for text in texts)}\n"
+        return cls(Kind.LARK, _bounded(lark, "choice", MAX_TEXT), "choice", True)
+
+    @classmethod
+    def tool_calls(
+        cls,
+        format: ToolFormat,
+        tools: Tools,
+        *,
+        names: Collection[str] | None = None,
+        parallel: bool = False,
+        text: bool = False,
+    ) -> Grammar:
+        """Return the grammar of an answer that calls tools, in a family's format.
+
+        tools: OpenAI's definitions. names: of those that may be called; None: all. parallel:
+        whether more than one call may come. text: whether a text may come before the first. The
+        arguments follow `parameters`, a JSON schema; without it, or with strict set to false, they
+        are any JSON object. Raises UnsupportedError for a family that calls no tools.
+        """
+        lark = write_tool_calls(format, tools, names, parallel, text)
+        return cls(Kind.LARK, lark, "tools", True)
+
+
+def _source(text: object, name: str) -> str:
+    """Return a caller's regular expression or grammar, if it is not too long."""
+    checked = check_text(text, name)
+    if not checked.strip():
+        raise refused(name, checked, "a text that is not empty")
+    return _bounded(checked, name, MAX_SOURCE)
+
+
+def _bounded(text: str, name: str, most: int) -> str:
+    size = len(text.encode())
+    if size > most:
+        raise ParameterError(f"{name} has {size} bytes; allowed: up to {most}")
+    return text

@@ -1,0 +1,64 @@
+"""`ToolReader`: the reader of a family's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qwick.family import ToolFormat
+from qwick.text.tools.marked import QWEN_AGENT, REACT, MarkedReader
+from qwick.text.tools.pieces import CallArguments, CallStart, Content, Piece, Trouble
+from qwick.text.tools.tagged import TaggedReader
+from qwick.text.tools.values import parameter_schemas
+from qwick.values import check_kind
+
+
+class ToolReader:
+    """Takes an answer's text in pieces, gives content, calls and troubles.
+
+    What comes before the answer (thinking) must have been taken off. Joined, the pieces do not
+    depend on how the text was cut, and no text makes it fail: a call without a name is content, one
+    that is malformed or cut off is given as the model wrote it; both with a Trouble.
+    """
+
+    def __init__(self, format: ToolFormat, tools: Sequence[Mapping[str, Any]]) -> None:
+        check_kind("format", format, ToolFormat, "a ToolFormat")
+        check_kind("tools", tools, (list, tuple), "a list of tools")
+        self._reader: TaggedReader | MarkedReader | None = None
+        if format in (ToolFormat.HERMES, ToolFormat.XML):
+            schemas = parameter_schemas(tools)
+            self._reader = TaggedReader(schemas, loose=format is ToolFormat.HERMES)
+        elif format is not ToolFormat.NONE:
+            marks = QWEN_AGENT if format is ToolFormat.QWEN_AGENT else REACT
+            self._reader = MarkedReader(marks)
+
+    def push(self, text: str) -> list[Piece]:
+        """Return what `text` completes, in order."""
+        check_kind("text", text, str, "a str")
+        if self._reader is None:
+            return [Content(text)] if text else []
+        return self._reader.push(text)
+
+    def flush(self) -> list[Piece]:
+        """Return what was held back: the text has ended."""
+        return [] if self._reader is None else self._reader.flush()
+
+
+def read_calls(
+    format: ToolFormat, tools: Sequence[Mapping[str, Any]], text: str
+) -> tuple[str, list[tuple[str, str]], list[str]]:
+    """Return a whole answer's content, its calls (name, JSON text of arguments) and troubles."""
+    reader = ToolReader(format, tools)
+    content: list[str] = []
+    calls: list[tuple[str, list[str]]] = []
+    troubles: list[str] = []
+    for piece in (*reader.push(text), *reader.flush()):
+        if isinstance(piece, Content):
+            content.append(piece.text)
+        elif isinstance(piece, CallStart):
+            calls.append((piece.name, []))
+        elif isinstance(piece, CallArguments):
+            calls[piece.index][1].append(piece.text)
+        elif isinstance(piece, Trouble):
+            troubles.append(piece.message)
+    return "".join(content), [(name, "".join(parts)) for name, parts in calls], troubles

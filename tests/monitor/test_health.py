@@ -1,0 +1,71 @@
+"""The verdict: what makes a server degraded or unhealthy, and what is advised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from monitor.test_records import record
+from qwick.errors import ParameterError
+from qwick.monitor.health import ModelFacts, Thresholds, verdict
+from qwick.monitor.records import Averages
+
+MB = 10**6
+
+
+def judged(
+    answers: dict[str, Any], model: dict[str, Any], memory: int | None, **thresholds: float
+) -> tuple[str, str]:
+    averages = Averages.of([record(**answers) for _ in range(5)])
+    facts = ModelFacts("m", **{"state": "ready", "weights": 500 * MB, **model})
+    found = verdict(averages, {"m": facts}, Thresholds(**thresholds), memory=memory)
+    assert (found.status == "healthy") is not bool(found.reasons)
+    assert bool(found.reasons) == bool(found.recommendations)
+    return found.status, " ".join(found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("answers", "model", "memory", "thresholds", "status", "words"),
+    [
+        ({}, {}, 900 * MB, {}, "healthy", ""),
+        ({"total": 11.0}, {}, None, {}, "degraded", "11.0 s on average; the threshold is 10 s"),
+        ({"total": 31.0}, {}, None, {}, "unhealthy", "31.0 s"),
+        ({"total": 11.0}, {}, None, {"latency": 12.0}, "healthy", ""),
+        ({"tokens_per_second": 4.0}, {}, None, {}, "degraded", "4.0 tokens/s"),
+        ({"tokens_per_second": 1.0}, {}, None, {}, "unhealthy", "1.0 tokens/s"),
+        ({}, {}, 1501 * MB, {}, "degraded", "1001 MB are in use beyond the weights"),
+        ({}, {}, 1499 * MB, {}, "healthy", ""),
+        ({"status": 503}, {}, None, {}, "unhealthy", "5 of the last 5 requests failed"),
+        ({"status": 499}, {}, None, {}, "healthy", ""),
+        ({}, {"state": "failed"}, None, {}, "unhealthy", "m is failed"),
+        ({}, {"silent": 20.0}, None, {}, "unhealthy", "silent for 20 s"),
+        ({}, {"silent": 20.0, "computing": True}, None, {}, "healthy", ""),
+        ({}, {"restarts": 2}, None, {}, "degraded", "replaced 2 times"),
+        ({}, {"waiting": 3}, None, {}, "degraded", "3 requests wait for m"),
+        ({}, {"cache_used": 0.95}, None, {}, "degraded", "95% of the cache"),
+        ({}, {"state": "cold"}, None, {}, "healthy", ""),
+    ],
+)
+def test_the_table(
+    answers: dict[str, Any],
+    model: dict[str, Any],
+    memory: int | None,
+    thresholds: dict[str, float],
+    status: str,
+    words: str,
+) -> None:
+    found, reasons = judged(answers, model, memory, **thresholds)
+    assert found == status
+    assert words in reasons
+
+
+def test_one_slow_answer_is_no_verdict() -> None:
+    averages = Averages.of([record(total=100.0)])
+    assert verdict(averages, {}, Thresholds(), memory=None).status == "healthy"
+
+
+def test_thresholds_that_are_none() -> None:
+    for bad in ({"latency": 0.0}, {"memory": -1.0}, {"speed": float("nan")}):
+        with pytest.raises(ParameterError):
+            Thresholds(**bad)

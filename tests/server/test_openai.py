@@ -1,0 +1,332 @@
+"""The official openai client over a live server with the real default model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from server.live import MODEL, Server
+
+pytestmark = pytest.mark.model
+
+GREETING: Any = [{"role": "user", "content": "Say hi."}]
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Tell the weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+            },
+            "required": ["city", "unit"],
+            "additionalProperties": False,
+        },
+    },
+}
+TIME: Any = {"type": "function", "function": {"name": "get_time", "description": "Tell the time."}}
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="anything", max_retries=0) as found:
+        yield found
+
+
+def test_a_chat(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model=MODEL, messages=GREETING, temperature=0, max_tokens=20
+    )
+    assert reply.object == "chat.completion"
+    assert reply.model == MODEL
+    (choice,) = reply.choices
+    assert choice.message.role == "assistant"
+    assert choice.message.content
+    assert choice.finish_reason == "stop"
+    assert reply.usage is not None
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+    again = client.chat.completions.create(
+        model=MODEL, messages=GREETING, temperature=0, max_tokens=20
+    )
+    assert again.choices[0].message.content == choice.message.content
+    assert again.usage is not None
+    assert again.usage.prompt_tokens_details is not None
+    assert reply.model_extra is not None
+    assert reply.model_extra["timings"]["predicted_n"] == reply.usage.completion_tokens
+
+
+def test_a_long_prompt_is_found_again(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "Count these words: " + "word " * 200}]
+    first = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1)
+    second = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1)
+    for reply, least in ((first, 0), (second, 200)):
+        assert reply.usage is not None
+        assert reply.usage.prompt_tokens_details is not None
+        assert (reply.usage.prompt_tokens_details.cached_tokens or 0) >= least
+
+
+def test_a_stream_is_the_whole_answer(client: openai.OpenAI) -> None:
+    asked: Any = {"model": MODEL, "messages": GREETING, "temperature": 0, "max_tokens": 12}
+    whole = client.chat.completions.create(**asked)
+    stream = client.chat.completions.create(
+        **asked, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == (
+        whole.choices[0].finish_reason
+    )
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert whole.usage is not None
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert all(c.usage is None for c in chunks[:-1])
+    assert len({c.id for c in chunks}) == 1
+
+
+def test_several_choices_with_a_seed(client: openai.OpenAI) -> None:
+    asked: Any = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Name a colour."}],
+        "temperature": 1.5,
+        "top_p": 1.0,
+        "max_tokens": 12,
+        "seed": 5,
+        "n": 4,
+    }
+    replies = [client.chat.completions.create(**asked) for _ in range(2)]
+    texts = [[c.message.content for c in reply.choices] for reply in replies]
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 1
+    assert [c.index for c in replies[0].choices] == [0, 1, 2, 3]
+    streamed = ["", "", "", ""]
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts[0]
+
+
+def test_log_probabilities(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model=MODEL, messages=GREETING, temperature=0, max_tokens=6, logprobs=True, top_logprobs=3
+    )
+    logprobs = reply.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert "".join(p.token for p in logprobs.content) == reply.choices[0].message.content
+    for p in logprobs.content:
+        assert len(p.top_logprobs) == 3
+        assert p.logprob <= 0
+        assert p.token == p.top_logprobs[0].token
+        assert bytes(p.bytes or ()).decode() == p.token
+
+
+def test_stop_strings_and_bias(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "Count from 1 to 9, with commas."}]
+    reply = client.chat.completions.create(
+        model=MODEL, messages=messages, temperature=0, max_tokens=30, stop=["5"]
+    )
+    text = reply.choices[0].message.content or ""
+    assert "4" in text
+    assert "5" not in text
+    assert reply.choices[0].finish_reason == "stop"
+    biased = client.chat.completions.create(  # id 0 is "!"
+        model=MODEL, messages=messages, temperature=0, max_tokens=3, logit_bias={"0": 100}
+    )
+    assert biased.choices[0].message.content == "!!!"
+
+
+def test_a_completion_and_fill_in_the_middle(client: openai.OpenAI) -> None:
+    reply = client.completions.create(
+        model=MODEL, prompt="def add(a, b):\n    return", max_tokens=5, temperature=0, echo=True
+    )
+    assert reply.choices[0].text.startswith("def add(a, b):\n    return a + b")
+    reply = client.completions.create(
+        model=MODEL,
+        prompt="def add(a, b):\n    return",
+        suffix="\n\nprint(add(1, 2))",
+        max_tokens=16,
+        temperature=0,
+    )
+    assert reply.choices[0].text.strip() == "a + b"
+    assert reply.choices[0].finish_reason == "stop"
+    several = client.completions.create(
+        model=MODEL, prompt=["1 + 1 =", "2 + 2 ="], n=2, max_tokens=2, temperature=0, logprobs=1
+    )
+    assert [c.index for c in several.choices] == [0, 1, 2, 3]
+    assert several.choices[0].text == several.choices[1].text
+    found = several.choices[0].logprobs
+    assert found is not None
+    assert "".join(found.tokens or ()) == several.choices[0].text
+
+
+def test_models(client: openai.OpenAI) -> None:
+    (model,) = client.models.list().data
+    assert model.id == MODEL
+    assert client.models.retrieve(MODEL).id == MODEL
+
+
+def test_a_json_schema(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 20},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 10}, "maxItems": 2},
+        },
+        "required": ["name", "age", "tags"],
+        "additionalProperties": False,
+    }
+    for stream in (False, True):
+        asked: Any = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "Invent a person, as JSON."}],
+            "temperature": 0,
+            "max_tokens": 120,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "person", "schema": schema, "strict": True},
+            },
+        }
+        if stream:
+            chunks = client.chat.completions.create(**asked, stream=True)
+            text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        else:
+            text = client.chat.completions.create(**asked).choices[0].message.content or ""
+        person = json.loads(text)
+        assert set(person) == {"name", "age", "tags"}
+        assert 0 <= person["age"] <= 150
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_required_tool(client: openai.OpenAI, stream: bool) -> None:
+    asked: Any = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "What is the weather in Paris, in celsius?"}],
+        "temperature": 0,
+        "max_tokens": 80,
+        "tools": [WEATHER, TIME],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+    }
+    if stream:
+        name, arguments, id, reason = "", "", "", None
+        for chunk in client.chat.completions.create(**asked, stream=True):
+            for choice in chunk.choices:
+                reason = choice.finish_reason or reason
+                for call in choice.delta.tool_calls or ():
+                    assert call.function is not None
+                    id += call.id or ""
+                    name += call.function.name or ""
+                    arguments += call.function.arguments or ""
+    else:
+        (choice,) = client.chat.completions.create(**asked).choices
+        (made,) = choice.message.tool_calls or ()
+        assert made.type == "function"
+        name, arguments, id = made.function.name, made.function.arguments, made.id
+        reason = choice.finish_reason
+    assert reason == "tool_calls"
+    assert name in ("get_weather", "get_time")
+    assert id.startswith("call_")
+    assert isinstance(json.loads(arguments), dict)
+
+
+def test_a_named_tool_and_its_result(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "Weather in Rome?"}]
+    reply = client.chat.completions.create(
+        model=MODEL,
+        messages=messages,
+        temperature=0,
+        max_tokens=80,
+        tools=[TIME, WEATHER],
+        tool_choice={"type": "function", "function": {"name": "get_weather"}},
+    )
+    message = reply.choices[0].message
+    call = (message.tool_calls or [])[0]
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+    assert set(json.loads(call.function.arguments)) == {"city", "unit"}
+    messages += [
+        message.model_dump(),
+        {"role": "tool", "tool_call_id": call.id, "content": "sunny, 31 degrees"},
+    ]
+    answer = client.chat.completions.create(
+        model=MODEL, messages=messages, temperature=0, max_tokens=40, tools=[TIME, WEATHER]
+    )
+    assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
+
+
+def test_errors_are_those_of_the_client(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="gpt-4o", messages=GREETING)
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(model=MODEL, messages=GREETING, temperature=3)
+    assert wrong.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as unknown:
+        client.chat.completions.create(model=MODEL, messages=GREETING, extra_body={"topk": 3})
+    assert unknown.value.param == "topk"
+    with pytest.raises(openai.BadRequestError) as long:
+        client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "word " * 40_000}]
+        )
+    assert long.value.code == "context_length_exceeded"
+    body: Any = long.value.body
+    assert body["n_ctx"] < body["n_prompt_tokens"]
+    picture: Any = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is this?"},
+                {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}},
+            ],
+        }
+    ]
+    with pytest.raises(openai.BadRequestError, match="this model reads: text"):
+        client.chat.completions.create(model=MODEL, messages=picture)
+
+
+def test_inert_fields_are_named(client: openai.OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(
+        model=MODEL,
+        messages=GREETING,
+        max_tokens=1,
+        store=False,
+        metadata={"a": "b"},
+        user="somebody",
+        service_tier="auto",
+    )
+    assert raw.headers["x-qwick-inert"] == "metadata, store, service_tier"
+
+
+def test_several_at_once_and_leaving(client: openai.OpenAI, server: Server) -> None:
+    """Half of the clients leave in the middle: the others get what each gets alone."""
+    alone = client.chat.completions.create(
+        model=MODEL, messages=GREETING, temperature=0, max_tokens=10
+    )
+
+    def ask(i: int) -> str | None:
+        asked: Any = {"model": MODEL, "messages": GREETING, "temperature": 0, "max_tokens": 10}
+        if i % 2:
+            with client.chat.completions.create(
+                **{**asked, "max_tokens": 500, "messages": [{"role": "user", "content": "Go on."}]},
+                stream=True,
+            ) as stream:
+                for _ in stream:
+                    return None
+        return client.chat.completions.create(**asked).choices[0].message.content
+
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(ask, range(16)))
+    assert [t for t in texts if t is not None] == [alone.choices[0].message.content] * 8
+    assert threading.active_count() < 50
