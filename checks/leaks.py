@@ -32,12 +32,12 @@ from llm.small import write_small
 from qwick.engine.live import Live
 from qwick.engine.request import Request
 from qwick.engine.sequence import Sequence
-from qwick.engine.thread import Ticket
+from qwick.engine.thread import ThreadTicket
 from qwick.errors import QwickError
 from qwick.llm import Qwen
 from qwick.llm.stream import AsyncStream, Stream
 
-KINDS = (Live, Request, Sequence, Ticket, Stream, AsyncStream)
+KINDS = (Live, Request, Sequence, ThreadTicket, Stream, AsyncStream)
 BYTES_A_REQUEST = 200  # what the resident memory may grow by: the allocator's own unrest
 SLACK = 2_000_000  # beside it, for runs too short to tell
 PATIENCE = 5.0  # seconds
@@ -58,7 +58,7 @@ def state() -> dict[str, Any]:
     while True:
         gc.collect()
         alive = Counter(kind for kind in map(type, gc.get_objects()) if kind in KINDS)
-        if alive[Ticket] == 0 or time.monotonic() > latest:
+        if alive[ThreadTicket] == 0 or time.monotonic() > latest:
             break
         time.sleep(0.01)
     return {

@@ -23,10 +23,14 @@ from qwick.cli.main import VERBS
 from qwick.cli.main import qwick as command_line
 from qwick.native import ops
 from qwick.quant.types import StoredType
+from qwick.server.observing import PATHS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "qwick"
-ELSEWHERE = {"Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF"}  # looks like a path and is none of ours
+ELSEWHERE = {  # looks like a path and is none of ours
+    *("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "application/json", "/think", "/no_think"),
+    *PATHS,  # a server's routes
+}
 COMMANDS = {f"/{name}" for name in chat_commands.COMMANDS} | {"//word", "/word"}  # of a chat
 PAGES = [
     *ROOT.glob("*.md"),

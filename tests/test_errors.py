@@ -47,6 +47,7 @@ OTHERS = {
         "engine/pages.py",
         "server/keyfile.py",
         "settings.py",
+        "text/tools/values.py",
     },
     "WrongBytesError": {"hub/partial.py"},
     "_BusyError": {"hub/upkeep.py"},

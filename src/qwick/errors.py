@@ -221,7 +221,9 @@ class RefusedError(QwickError):
     exit_code = 9
     way_out = "change the request"
 
-    def __init__(self, message: str, *, status: int, code: str, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, status: int = 400, code: str = "refused"
+    ) -> None:
         super().__init__(message, hint=hint)
         self.status = status  # type: ignore[misc]
         self.code = code

@@ -158,7 +158,7 @@ API_KEY: Setting[str | None] = Setting(
     str,
     lambda: None,
     "a key of `qwick keys create`",
-    "the key for `qwick monitor`",
+    "the key for qwick monitor",
 )
 
 ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, KV, OFFLINE, HISTORY, STATE, API_KEY)

@@ -36,12 +36,19 @@ def judged(
         ({"tokens_per_second": 1.0}, {}, None, {}, "unhealthy", "1.0 tokens/s"),
         ({}, {}, 1501 * MB, {}, "degraded", "1001 MB are in use beyond the weights"),
         ({}, {}, 1499 * MB, {}, "healthy", ""),
-        ({"status": 503}, {}, None, {}, "unhealthy", "5 of the last 5 requests failed"),
+        (
+            *({"status": 503}, {}, None, {}, "unhealthy"),
+            "5 of the last 5 requests failed, 100%; the threshold is 10%",
+        ),
+        ({"status": 503}, {}, None, {"errors": 0.5}, "degraded", "the threshold is 50%"),
+        ({"status": 503}, {}, None, {"errors": 1.0}, "healthy", ""),
         ({"status": 499}, {}, None, {}, "healthy", ""),
         ({}, {"state": "failed"}, None, {}, "unhealthy", "m is failed"),
         ({}, {"silent": 20.0}, None, {}, "unhealthy", "silent for 20 s"),
         ({}, {"silent": 20.0, "computing": True}, None, {}, "healthy", ""),
+        ({}, {"restarts": 1}, None, {}, "degraded", "replaced once"),
         ({}, {"restarts": 2}, None, {}, "degraded", "replaced 2 times"),
+        ({}, {"waiting": 1}, None, {}, "degraded", "1 request waits for m"),
         ({}, {"waiting": 3}, None, {}, "degraded", "3 requests wait for m"),
         ({}, {"cache_used": 0.95}, None, {}, "degraded", "95% of the cache"),
         ({}, {"state": "cold"}, None, {}, "healthy", ""),
@@ -65,7 +72,21 @@ def test_one_slow_answer_is_no_verdict() -> None:
     assert verdict(averages, {}, Thresholds(), memory=None).status == "healthy"
 
 
+def test_one_failed_request_is_no_verdict() -> None:
+    averages = Averages.of([record(status=500)])
+    assert verdict(averages, {}, Thresholds(), memory=None).status == "healthy"
+
+
+def test_the_worst_finding_is_the_status_and_advice_comes_once() -> None:
+    slow = Averages.of([record(total=11.0)] * 3)
+    models = {n: ModelFacts(n, "failed") for n in ("a", "b")}
+    found = verdict(slow, models, Thresholds(), memory=None)
+    assert found.status == "unhealthy"
+    assert len(found.reasons) == 3
+    assert len(found.recommendations) == len(set(found.recommendations)) == 2
+
+
 def test_thresholds_that_are_none() -> None:
-    for bad in ({"latency": 0.0}, {"memory": -1.0}, {"speed": float("nan")}):
+    for bad in ({"latency": 0.0}, {"memory": -1.0}, {"speed": float("nan")}, {"errors": 1.1}):
         with pytest.raises(ParameterError):
             Thresholds(**bad)

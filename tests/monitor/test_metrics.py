@@ -199,8 +199,8 @@ def test_two_servers_in_one_process_count_apart() -> None:
     assert b"other_created" in generate_latest(registry)
 
 
-# What the dashboard of vLLM 0.10 asks for (examples/online_serving/prometheus_grafana), and what
-# newer ones call it.
+# What vLLM's dashboard asks for (examples/online_serving/prometheus_grafana/grafana.json), and
+# what newer ones call it.
 DASHBOARD = (
     *("e2e_request_latency_seconds_bucket", "e2e_request_latency_seconds_sum"),
     *("e2e_request_latency_seconds_count", "prompt_tokens_total", "generation_tokens_total"),
@@ -230,100 +230,18 @@ def test_observing_is_cheap() -> None:
     assert min(times) < 0.1
 
 
+VLLM_BUCKETS = {
+    TTFT: "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 "
+    "2560",
+    PER_TOKEN: "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1 2.5 5 7.5 10 20 40 80",
+    LATENCY: "0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680",
+}
+
+
 def test_buckets_are_vllms() -> None:
     """As vllm/v1/metrics/loggers.py has them."""
-    assert (
-        tuple(
-            map(
-                float,
-                [
-                    "0.001",
-                    "0.005",
-                    "0.01",
-                    "0.02",
-                    "0.04",
-                    "0.06",
-                    "0.08",
-                    "0.1",
-                    "0.25",
-                    "0.5",
-                    "0.75",
-                    "1",
-                    "2.5",
-                    "5",
-                    "7.5",
-                    "10",
-                    "20",
-                    "40",
-                    "80",
-                    "160",
-                    "640",
-                    "2560",
-                ],
-            )
-        )
-        == TTFT
-    )
-    assert (
-        tuple(
-            map(
-                float,
-                [
-                    ".01",
-                    ".025",
-                    ".05",
-                    ".075",
-                    ".1",
-                    ".15",
-                    ".2",
-                    ".3",
-                    ".4",
-                    ".5",
-                    ".75",
-                    "1",
-                    "2.5",
-                    "5",
-                    "7.5",
-                    "10",
-                    "20",
-                    "40",
-                    "80",
-                ],
-            )
-        )
-        == PER_TOKEN
-    )
-    assert (
-        tuple(
-            map(
-                float,
-                [
-                    ".3",
-                    ".5",
-                    ".8",
-                    "1",
-                    "1.5",
-                    "2",
-                    "2.5",
-                    "5",
-                    "10",
-                    "15",
-                    "20",
-                    "30",
-                    "40",
-                    "50",
-                    "60",
-                    "120",
-                    "240",
-                    "480",
-                    "960",
-                    "1920",
-                    "7680",
-                ],
-            )
-        )
-        == LATENCY
-    )
+    for ours, theirs in VLLM_BUCKETS.items():
+        assert list(ours) == [float(word) for word in theirs.split()]
     assert COUNTS[:5] == (1, 2, 5, 10, 20)
     assert COUNTS[-2:] == (100_000, 200_000)
 

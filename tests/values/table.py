@@ -7,7 +7,7 @@ what is not is stated in docs/reference/errors.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from qwick.llm import Qwen
 from qwick.machine import cgroup, cpu, limits
 from qwick.quant import decode, encode, types
 from qwick.text import chat, messages, stops, template, thinking
+from qwick.text.grammar import Grammar
 from values.kinds import (
     CONVERSATION,
     JSON,
@@ -52,6 +53,7 @@ MODULES = (
     *("qwick.machine.cpu", "qwick.machine.cgroup", "qwick.machine.limits"),
     *("qwick.quant.decode", "qwick.quant.encode", "qwick.quant.types"),
     *("qwick.text.tokenizer", "qwick.text.template", "qwick.text.chat", "qwick.text.messages"),
+    "qwick.text.grammar.grammar",
     *(
         "qwick.text.stops",
         "qwick.text.thinking",
@@ -64,6 +66,11 @@ INNER = (  # and all below them
     *("qwick.cli", "qwick.native", "qwick.model", "qwick.engine", "qwick.formats", "qwick.hub"),
     *("qwick.llm", "qwick.machine.arm", "qwick.text.recognise", "qwick.evaluate.editing"),
     *("qwick.evaluate.reference", "qwick.evaluate.sandbox_child", "qwick.values", "qwick.__main__"),
+    # Parts of `qwick serve`; what strangers may send it is tried by tests/server.
+    *("qwick.server", "qwick.monitor", "qwick.text.router", "qwick.text.tools"),
+    *("qwick.text.grammar.lark", "qwick.text.grammar.matcher", "qwick.text.grammar.schema"),
+    *("qwick.text.grammar.tool_calls", "qwick.text.grammar.vocabulary"),
+    "qwick.text.grammar.xml_values",
 )
 
 LISTENER = or_none(instance(hub.SilentListener()))
@@ -98,7 +105,14 @@ ASKED = {"max_tokens": whole(2), "stop": STOP, "namespace": NAMESPACE, **SAID}
 ASKED["max_tokens"] = or_none(ASKED["max_tokens"])
 CHAT = {"messages": MESSAGES, "tools": TOOLS, **ASKED}
 TONE = {"tone": JSON}
-RAW = {"prompt": text("x", "<|im_end|>"), **ASKED}
+RAW = {
+    "prompt": Kind(
+        ("x", "<|im_end|>", [1, 2]), lambda v: is_text(v) or isinstance(v, list | tuple)
+    ),
+    **ASKED,
+}
+GENERATED = {"add_generation_prompt": SWITCH}
+SOME_TOOL = [{"type": "function", "function": {"name": "f"}}]
 COUNT = whole(2, 1)
 NO_MEMORY = cpu.Memory(1, 1, "machine")
 ROOT = Kind((Path("/"), "/"), path().takes)
@@ -142,6 +156,7 @@ TABLE: dict[str, Case] = {
             "kv": or_none(text("f32", "int8")),
             "prefix_reuse": SWITCH,
             "drafts": SWITCH,
+            "own_process": SWITCH,
             "listener": LISTENER,
         },
         _close,
@@ -165,10 +180,10 @@ TABLE: dict[str, Case] = {
     ),
     "llm.qwen.Qwen.complete_choices": Case(lambda w: w.qwen.complete_choices, RAW | {"n": COUNT}),
     "llm.qwen.Qwen.render": Case(
-        lambda w: w.qwen.render, {"messages": MESSAGES, "tools": TOOLS, **TONE}
+        lambda w: w.qwen.render, {"messages": MESSAGES, "tools": TOOLS, **GENERATED, **TONE}
     ),
     "llm.qwen.Qwen.render_ids": Case(
-        lambda w: w.qwen.render_ids, {"messages": MESSAGES, "tools": TOOLS, **TONE}
+        lambda w: w.qwen.render_ids, {"messages": MESSAGES, "tools": TOOLS, **GENERATED, **TONE}
     ),
     "llm.qwen.Qwen.score": Case(lambda w: w.qwen.score, {"ids": IDS, "namespace": text("")}),
     "llm.qwen.Qwen.perplexity": Case(
@@ -190,6 +205,8 @@ TABLE: dict[str, Case] = {
             "kind": text("generate", "score"),
             "sampling": instance(Sampling()),
             "namespace": text(""),
+            "guide": Kind((None, "anything"), lambda _: True),
+            "progress": SWITCH,
         },
     ),
     "engine.request.check_namespace": Case(
@@ -309,6 +326,29 @@ TABLE: dict[str, Case] = {
         lambda _: thinking.ThinkingSplitter("a").push, {"text": text("a")}
     ),
     "text.thinking.ThinkingSplitter.flush": Case(lambda _: thinking.ThinkingSplitter("a").flush),
+    "text.grammar.grammar.Grammar.json_schema": Case(
+        lambda _: Grammar.json_schema,
+        {"schema": Kind(({"type": "integer"}, True), lambda v: isinstance(v, bool | Mapping))},
+    ),
+    "text.grammar.grammar.Grammar.json_object": Case(lambda _: Grammar.json_object),
+    "text.grammar.grammar.Grammar.regex": Case(lambda _: Grammar.regex, {"pattern": text("a+")}),
+    "text.grammar.grammar.Grammar.lark": Case(lambda _: Grammar.lark, {"text": text('start: "a"')}),
+    "text.grammar.grammar.Grammar.gbnf": Case(
+        lambda _: Grammar.gbnf, {"text": text('root ::= "a"')}
+    ),
+    "text.grammar.grammar.Grammar.choice": Case(
+        lambda _: Grammar.choice, {"texts": Kind((["a"],), lambda v: isinstance(v, list | tuple))}
+    ),
+    "text.grammar.grammar.Grammar.tool_calls": Case(
+        lambda _: Grammar.tool_calls,
+        {
+            "format": instance(family.ToolFormat.HERMES),
+            "tools": Kind((SOME_TOOL,), lambda v: isinstance(v, list | tuple)),
+            "names": or_none(items(["f"])),
+            "parallel": SWITCH,
+            "text": SWITCH,
+        },
+    ),
     # -- files and formats
     "formats.open.open_checkpoint": Case(
         lambda w: lambda path: formats_open.open_checkpoint(w.file if path is None else path),
@@ -370,6 +410,7 @@ TABLE: dict[str, Case] = {
 }
 # Plain data that qwick makes and hands out: whoever builds one by hand may put anything into it.
 PLAIN = {
+    *("engine.request.Progress", "text.grammar.grammar.Grammar"),
     *("llm.qwen.Qwen", "llm.stream.Stream", "llm.stream.AsyncStream", "llm.reply.Reply"),
     *("llm.reply.Chunk", "llm.reply.Logprob", "llm.reply.Timings", "llm.reply.Usage"),
     *("engine.request.TokenLogprob", "engine.request.Scores", "engine.request.Timings"),
@@ -388,6 +429,8 @@ PLAIN = {
 }
 # What only other parts of qwick call, with what they have checked.
 UNCHECKED = {
+    "llm.qwen.Qwen.astream_asked",  # takes what `Texts` has made
+    *("llm.stream.AsyncStream.interrupt", "text.thinking.soft_switch"),
     *("text.tokenizer.Tokenizer.from_data", "engine.request.perplexity_of"),
     # Takes what `check_json` has let through.
     *("text.messages.map_strings", "text.messages.strings_of", "hub.listener.check_listener"),

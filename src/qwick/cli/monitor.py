@@ -1,8 +1,13 @@
-"""`qwick monitor`: a running server, live in the terminal, or once for a script."""
+"""`qwick monitor`: a running server, live in the terminal, or once for a script.
+
+Knows a server by its HTTP answers alone, and trusts nothing in them: they are shown as plain text,
+and what is no report is an error.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,15 +15,12 @@ import click
 from qwick import settings
 from qwick.cli.show import json_option, print_json, size_text
 from qwick.cli.visible import one_line
-from qwick.errors import (
-    AuthenticationError,
-    EngineError,
-    PermissionDeniedError,
-)
+from qwick.errors import AuthenticationError, EngineError, PermissionDeniedError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 __all__ = ["monitor"]
 
@@ -27,6 +29,9 @@ PROBE_TIMEOUT = 600.0
 SHOWN = 8  # requests
 UNHEALTHY = 1  # exit code of a verdict other than healthy
 COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
+# What another shape of JSON raises.
+NO_REPORT = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+LATEST = 253_402_300_000.0  # the year 9999, in seconds since 1970
 
 
 @click.command(short_help="Watch a server.")
@@ -41,21 +46,23 @@ COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 def monitor(
     url: str, key: str | None, interval: float, once: bool, probe: bool, as_json: bool
 ) -> None:
-    """Show models, speed, the last requests and a verdict of the server at --url, until Ctrl-C."""
-    key = settings.API_KEY.get() if key is None else key
-    if probe:
-        found = _ask(url, "/v1/monitor/probe", key, post=True)
-    elif once or as_json:
-        found = _ask(url, "/v1/monitor", key)
-    else:
+    """Show models, speed, the last requests and a verdict of the server at --url, until Ctrl-C.
+
+    With --once, --json or --probe it is shown once, and the exit code is 1 unless the verdict is
+    healthy.
+    """
+    key = (settings.API_KEY.get() if key is None else key) or None
+    if not (once or probe or as_json):
         _watch(url, key, interval)
         return
+    found = _ask(url, "/v1/monitor/probe" if probe else "/v1/monitor", key, post=probe)
+    view = _view(found, url)
     if as_json:
         print_json(found)
     else:
         from rich.console import Console
 
-        Console().print(_probe_view(found) if probe else _view(found, url))
+        Console().print(view)
     if found["verdict"]["status"] != "healthy":
         raise SystemExit(UNHEALTHY)
 
@@ -65,28 +72,42 @@ def _ask(url: str, path: str, key: str | None, *, post: bool = False) -> dict[st
     import httpx
 
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    if key is not None and not (key.isascii() and key.isprintable()):
+        message = "the key is none of a qwick server: those have plain letters and digits"
+        raise AuthenticationError(message, hint="give a key: --key, or QWICK_API_KEY")
     try:
+        host = httpx.URL(url).host
         response = httpx.request(
             "POST" if post else "GET",
             url.rstrip("/") + path,
             headers=headers,
             timeout=PROBE_TIMEOUT if post else TIMEOUT,
+            # A proxy that the environment names has no way to this machine, and need see no key.
+            trust_env=not (host in ("localhost", "::1") or host.startswith("127.")),
         )
         found = response.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise EngineError(
-            f"no qwick server answers at {url}: {one_line(str(error) or type(error).__name__)}",
-            hint="`qwick serve` starts one; --url says where it is",
-        ) from None
-    if response.status_code == 200 and isinstance(found, dict):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
+        raise _none(url, str(error) or type(error).__name__) from None
+    if not isinstance(found, dict):
+        raise _none(url, "its answer is no report")
+    if response.status_code == 200:
         return found
-    told = found.get("error", {}) if isinstance(found, dict) else {}
-    message = one_line(str(told.get("message", f"status {response.status_code}")))
+    told = found.get("error")
+    if not isinstance(told, dict) or not isinstance(told.get("message"), str):
+        raise _none(url, f"its answer has the status {response.status_code}")
+    message = one_line(told["message"])
     if response.status_code == 401:
         raise AuthenticationError(message, hint="give a key: --key, or QWICK_API_KEY")
     if response.status_code == 403:
         raise PermissionDeniedError(message, hint="give an admin's key: --key, or QWICK_API_KEY")
     raise EngineError(message, hint="see the server's log")
+
+
+def _none(url: str, why: str) -> EngineError:
+    return EngineError(
+        f"no qwick server answers at {one_line(url)}: {one_line(why)}",
+        hint="`qwick serve` starts one; --url says where it is",
+    )
 
 
 def _watch(url: str, key: str | None, interval: float) -> None:
@@ -99,35 +120,36 @@ def _watch(url: str, key: str | None, interval: float) -> None:
             try:
                 live.update(_view(_ask(url, "/v1/monitor", key), url), refresh=True)
             except EngineError as error:  # it may come back
-                live.update(f"[red]{error.message}[/]", refresh=True)
+                live.update(_text(error.message, "red"), refresh=True)
 
 
 def _view(found: dict[str, Any], url: str) -> RenderableType:
+    """Return what a report, or that of a probe, looks like; EngineError where it is neither."""
     from rich.console import Group
+
+    try:
+        parts: list[RenderableType] = [_verdict(found["verdict"])]
+        if "rows" in found:  # a probe
+            return Group(*parts, _averages(found["averages"]), _last(found["rows"]))
+        parts += [_models(found["models"]), _averages(found["averages"]), _last(found["last"])]
+        return Group(_head(found["server"], url), *parts)
+    except NO_REPORT:
+        raise _none(url, "its answer is no report") from None
+
+
+def _head(server: dict[str, Any], url: str) -> RenderableType:
     from rich.text import Text
 
-    server = found["server"]
-    head = Text.assemble(
-        ("qwick ", "bold"),
+    told = (
         f"{server['version']} at {url} · up {_span(server['uptime'])} · "
-        f"{_bytes(server['memory'])} · {server['under_way']} under way",
+        f"{_bytes(server['memory'])} · {server['under_way']} under way"
     )
-    parts = [head, _verdict(found["verdict"]), _models(found["models"])]
-    parts += [_averages(found["averages"]), _last(found["last"])]
-    return Group(*parts)
-
-
-def _probe_view(found: dict[str, Any]) -> RenderableType:
-    from rich.console import Group
-
-    return Group(_verdict(found["verdict"]), _averages(found["averages"]), _last(found["rows"]))
+    return Text.assemble(("qwick ", "bold"), one_line(told))
 
 
 def _verdict(found: dict[str, Any]) -> RenderableType:
-    from rich.text import Text
-
     status = str(found["status"])
-    text = Text(one_line(status), style=f"bold {COLOURS.get(status, 'white')}")
+    text = _text(status, f"bold {COLOURS.get(status, 'white')}")
     for reason in found["reasons"]:
         text.append(f"\n  {one_line(reason)}", style="not bold")
     for step in found["recommendations"]:
@@ -136,25 +158,24 @@ def _verdict(found: dict[str, Any]) -> RenderableType:
 
 
 def _models(models: list[dict[str, Any]]) -> Table:
-    table = _table("model", "state", "running", "waiting", "cache", "memory", "restarts")
-    for model in models:
-        table.add_row(
-            one_line(model["name"]),
-            one_line(model["state"]),
-            str(model["running"]),
-            str(model["waiting"]),
+    rows = (
+        (
+            model["name"],
+            model["state"],
+            model["running"],
+            model["waiting"],
             f"{model['cache_used']:.0%}",
             _bytes(model["memory"]),
-            str(model["restarts"]),
+            model["restarts"],
         )
-    return table
+        for model in models
+    )
+    return _table(("model", "state", "running", "waiting", "cache", "memory", "restarts"), rows)
 
 
 def _averages(found: dict[str, Any]) -> RenderableType:
-    from rich.text import Text
-
     speed = found["tokens_per_second"]
-    return Text(
+    return _text(
         f"last {found['count']}: {'-' if speed is None else f'{speed:.1f}'} tok/s · first token "
         f"{_ms(found['ttft_p50'])} (p95 {_ms(found['ttft_p95'])}) · per token "
         f"{_ms(found['tpot_p50'])} (p95 {_ms(found['tpot_p95'])}) · whole "
@@ -164,29 +185,40 @@ def _averages(found: dict[str, Any]) -> RenderableType:
 
 
 def _last(records: list[dict[str, Any]]) -> Table:
-    table = _table("at", "model", "status", "end", "prompt", "cached", "answer", "first", "tok/s")
-    for record in records[:SHOWN]:
-        table.add_row(
-            time.strftime("%H:%M:%S", time.localtime(record["time"])),
-            one_line(record["model"]),
-            str(record["status"]),
-            one_line(record["finish"]),
-            str(record["prompt_tokens"]),
-            str(record["cached_tokens"]),
-            str(record["completion_tokens"]),
+    rows = (
+        (
+            time.strftime("%H:%M:%S", time.localtime(min(max(0.0, record["time"]), LATEST))),
+            record["model"],
+            record["status"],
+            record["finish"],
+            record["prompt_tokens"],
+            record["cached_tokens"],
+            record["completion_tokens"],
             _ms(record["ttft"]),
             f"{record['tokens_per_second']:.1f}",
         )
-    return table
+        for record in records[:SHOWN]
+    )
+    header = ("at", "model", "status", "end", "prompt", "cached", "answer", "first", "tok/s")
+    return _table(header, rows)
 
 
-def _table(*columns: str) -> Table:
+def _table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
+    for column in header:
         table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*(_text(str(cell)) for cell in row))
     return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Return a text of whoever as it is: rich would take [words] in a str for markup."""
+    from rich.text import Text
+
+    return Text(one_line(text), style=style)
 
 
 def _ms(seconds: float | None) -> str:

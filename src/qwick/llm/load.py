@@ -23,6 +23,7 @@ from qwick.llm.steers import SteerFactory
 from qwick.llm.texts import Texts
 from qwick.text.template import ChatTemplate
 from qwick.text.tokenizer import Tokenizer
+from qwick.values import check_kind, whole
 
 if TYPE_CHECKING:
     from qwick.engine.process import EngineProcess
@@ -59,6 +60,13 @@ class Options:
     kv: str | None = None
     prefix_reuse: bool = True
     drafts: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what could not even travel; the rest is checked where it is used."""
+        for name, most in (("threads", settings.MAX_THREADS), ("ctx", 1 << 40)):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1, most)
+        check_kind("kv", self.kv, (str, type(None)), "auto, int8, bf16, f32, or none")
 
 
 def build_engine(progress: Callable[[int, int], None], *, path: Path, options: Options) -> Engine:

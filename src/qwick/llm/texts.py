@@ -16,8 +16,10 @@ from qwick.llm.reply import Assembler
 from qwick.llm.steers import Guide
 from qwick.llm.wishes import ToolChoice, Wishes, read_wishes
 from qwick.text.chat import Prompt, encode_chat
+from qwick.text.messages import check_messages, check_tools
 from qwick.text.router import Router
 from qwick.text.thinking import EARLY_END, OPEN, ThinkingSplitter, soft_switch
+from qwick.values import check_kind
 
 if TYPE_CHECKING:
     from qwick.llm.defaults import Defaults
@@ -107,6 +109,7 @@ class Texts:
     def raw(self, prompt: RawPrompt, keywords: Mapping[str, Any], *, context: int) -> Asked:
         """Make a request of a raw prompt, text or ids; control tokens written in it are such."""
         wishes = read_wishes(keywords, (), chat=False)
+        check_kind("prompt", prompt, (str, list, tuple), "a text, or a list of token ids")
         if isinstance(prompt, str):
             ids: Sequence[int] = self.tokenizer.encode(prompt, parse_special=True)
         else:
@@ -167,7 +170,7 @@ class Texts:
     def _knows_blocks(self) -> bool:
         return self.template is not None and OPEN in self.template.source
 
-    def _thinks(self, messages: Messages, wishes: Wishes) -> bool:
+    def _thinks(self, messages: Sequence[Mapping[str, Any]], wishes: Wishes) -> bool:
         """Return whether the answer may begin with thinking; refuse what cannot be switched."""
         wanted, can = wishes.enable_thinking, self.thinking
         if wanted is True and can is Thinking.NONE:
@@ -193,12 +196,9 @@ class Texts:
             )
         if wanted is False or wishes.thinking_budget == 0:
             return False
-        said = None
-        if self.defaults.family.soft_switch and not isinstance(messages, str):
-            said = soft_switch(messages)
-        elif self.defaults.family.soft_switch:
-            said = soft_switch([{"role": "user", "content": messages}])
-        return said is not False
+        if not self.defaults.family.soft_switch:
+            return True
+        return soft_switch(check_messages(messages)) is not False
 
     # -- parts ---------------------------------------------------------------------------------
 
@@ -276,7 +276,7 @@ class _Called:
         wishes: Wishes,
     ) -> _Called:
         choice = wishes.tool_choice
-        if not tools or choice.mode == "none":
+        if not check_tools(tools) or choice.mode == "none":
             if choice.mode == "required":
                 raise ParameterError(
                     "tool_choice asks for a call, and there are no tools; allowed: auto or none"

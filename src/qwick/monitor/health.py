@@ -12,10 +12,10 @@ from typing import Any
 from qwick.monitor.records import Averages
 from qwick.values import real
 
-LEAST = 3  # answers from which times are judged
+LEAST = 3  # requests from which errors and times are judged
 BAD = 3.0  # so many times beyond a threshold: unhealthy, not just degraded
-MANY_ERRORS = 0.1  # of the requests
 FULL = 0.9  # of the pages of keys and values in use
+SILENT = 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +23,25 @@ class Thresholds:
     """When a server is no longer healthy.
 
     latency: seconds, of the mean answer. memory: MB beyond the weights of the loaded models: the
-    server, its caches, and what may leak. speed: tokens per second of an answer.
+    server, its caches, and what may leak. speed: tokens per second of an answer. errors: share of
+    the requests that failed, 0 to 1.
     """
 
     latency: float = 10.0
     memory: float = 1000.0
     speed: float = 5.0
+    errors: float = 0.1
 
     def __post_init__(self) -> None:
         """Raise ParameterError for what is no threshold."""
         real("latency", self.latency, 0.001, 1e6)
         real("memory", self.memory, 1.0, 1e9)
         real("speed", self.speed, 0.0, 1e6)
+        real("errors", self.errors, 0.0, 1.0)
+
+    def to_dict(self) -> dict[str, float]:
+        """Return every threshold by name."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,38 +127,42 @@ def _judge_model(judge: _Judge, model: ModelFacts) -> None:
             f"{model.name} is {model.state}",
             "see the server's log; `qwick doctor` looks at the machine",
         )
-    if model.state == "ready" and model.silent > 10 and not model.computing:
+    if model.state == "ready" and model.silent > SILENT and not model.computing:
         judge.find(
             2,
-            f"the engine of {model.name} has been silent for {model.silent:.0f} s",
+            f"the engine of {model.name} has been silent for {model.silent:.0f} s; the limit is "
+            f"{SILENT:.0f} s",
             "it is replaced after --stuck-after seconds; report it if it comes back",
         )
     if model.restarts:
         judge.find(
             1,
-            f"the engine of {model.name} was replaced {model.restarts} times",
+            f"the engine of {model.name} was replaced {_times(model.restarts)}",
             "see the server's log for why, and report it",
         )
     if model.waiting:
         judge.find(
             1,
-            f"{model.waiting} requests wait for {model.name}",
+            f"{_requests(model.waiting, 'wait')} for {model.name}",
             "limit what keys may have at once (`qwick keys create --concurrent`), or serve a "
             "smaller checkpoint",
         )
     if model.cache_used > FULL:
         judge.find(
             1,
-            f"{model.cache_used:.0%} of the cache of {model.name} are in use",
+            f"{model.cache_used:.0%} of the cache of {model.name} are in use; the limit is "
+            f"{FULL:.0%}",
             "ask for fewer tokens at once, or serve with 8-bit pages (QWICK_KV=int8)",
         )
 
 
 def _judge_answers(judge: _Judge, averages: Averages, thresholds: Thresholds) -> None:
-    if averages.count and averages.errors / averages.count > MANY_ERRORS:
+    failed = averages.errors / max(1, averages.count)
+    if averages.count >= LEAST and failed > thresholds.errors:
         judge.find(
-            2,
-            f"{averages.errors} of the last {averages.count} requests failed",
+            2 if failed > BAD * thresholds.errors else 1,
+            f"{averages.errors} of the last {averages.count} requests failed, {failed:.0%}; the "
+            f"threshold is {thresholds.errors:.0%}",
             "see the server's log for the errors",
         )
     if averages.count - averages.cancelled < LEAST:
@@ -170,3 +181,11 @@ def _judge_answers(judge: _Judge, averages: Averages, thresholds: Thresholds) ->
             f"{thresholds.speed:g}",
             "serve a smaller checkpoint, or let fewer answers be computed at once (--places)",
         )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _requests(count: int, verb: str) -> str:
+    return f"1 request {verb}s" if count == 1 else f"{count} requests {verb}"

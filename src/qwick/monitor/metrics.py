@@ -1,8 +1,8 @@
 """Metrics for Prometheus, with vLLM's names and buckets under our prefix.
 
-Names, labels and buckets are those of vLLM 0.10 (vllm/v1/metrics/loggers.py), so dashboards made
-for it work by a change of the prefix, or with `compat` as they are. Label values come from sets
-that are known beforehand: whoever asks cannot make a new series.
+Names, labels and buckets are those of vLLM (vllm/v1/metrics/loggers.py), so dashboards made for it
+work by a change of the prefix, or with `compat` as they are. Label values come from sets that are
+known beforehand: whoever asks cannot make a new series.
 
 Counted in plain numbers, and made into Prometheus's families when somebody looks: an answer of
 thousands of tokens is counted on the event loop that all answers share. For one thread.
@@ -87,7 +87,7 @@ _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
     "request_params_n": ("Answers asked for.", (1, 2, 5, 10, 20)),
     "request_params_max_tokens": ("max_tokens asked for.", COUNTS),
 }
-# Names before vLLM 0.9 and 0.11, which many dashboards still have: told with `compat` only.
+# Names of older vLLM, which its published dashboards still have: told with `compat` only.
 _OLD_NAMES = {
     "kv_cache_usage_perc": "gpu_cache_usage_perc",
     "inter_token_latency_seconds": "time_per_output_token_seconds",

@@ -116,7 +116,8 @@ def check_order(pieces: list[Piece]) -> None:
 
 
 FRAGMENTS = st.sampled_from(
-    ["<tool_call>", "</tool_call>", "\n", '{"name": "now"', ', "arguments": {', "}", "}}", "<tools>",
+    ["<tool_call>", "</tool_call>", "\n", '{"name": "now"', ', "arguments": {', "}", "}}",
+     "<tools>",
      "```", "```json\n", "<function=now>", "<function=", "<parameter=city>", "</parameter>",
      "</function>", "[", "]", ",", '"', "\\", "text", " ", "✿FUNCTION✿", "✿ARGS✿", ": now",
      "✿RETURN✿", "Action:", "Action Input:", "Final Answer:", "é", "\r\n"]

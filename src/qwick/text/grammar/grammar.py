@@ -96,7 +96,7 @@ class Grammar:
         except Exception as error:  # its own, plain ones, and whatever a hostile text brings about
             reason = str(error)[:200] if not isinstance(error, RecursionError) else "too deep"
             raise ParameterError(
-                f"grammar cannot be read as GBNF: {reason}; allowed: what llama.cpp reads"
+                f"grammar cannot be read as GBNF: {reason}; allowed: rules in its notation"
             ) from None
         return cls(Kind.LARK, read_lark(lark, "grammar"), "grammar")
 
