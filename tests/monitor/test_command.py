@@ -279,11 +279,6 @@ def test_a_real_server(server: Server) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.xfail(
-    strict=True,
-    reason="EngineProcess.snapshot is that of the process that died until the next one tells its "
-    "own, so the old counters are counted once more",
-)
 def test_counters_of_a_real_engine_go_on_when_it_is_replaced(server: Server) -> None:
     """Nothing is counted twice while the next one is loaded, or lost when it counts from 0."""
     with server.client() as client:

@@ -150,7 +150,7 @@ def parse_bytes(name: str, text: str) -> int:
     type=click.FloatRange(1),
     default=1000.0,
     show_default=True,
-    help="MB above which the monitor calls it degraded.",
+    help="MB beyond the weights above which the monitor calls it degraded.",
 )
 @click.option(
     "--speed-below",
@@ -158,6 +158,13 @@ def parse_bytes(name: str, text: str) -> int:
     default=5.0,
     show_default=True,
     help="Tokens per second below which the monitor calls it degraded.",
+)
+@click.option(
+    "--errors-above",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Share of failed requests above which the monitor calls it unhealthy.",
 )
 @click.option("--metrics-compat", is_flag=True, help="Export metrics under vLLM's names too.")
 @offline_option
@@ -203,7 +210,9 @@ def serve(models: tuple[str, ...], **given: Any) -> None:
             body_seconds=given["body_seconds"],
             write_seconds=given["write_seconds"],
         ),
-        thresholds=Thresholds(given["slow_above"], given["memory_above"], given["speed_below"]),
+        thresholds=Thresholds(
+            given["slow_above"], given["memory_above"], given["speed_below"], given["errors_above"]
+        ),
         version=__version__,
         user_limits=_user_limits(given["user_requests"], given["user_tokens"]),
     )

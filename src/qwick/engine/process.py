@@ -273,6 +273,7 @@ class _Supervisor:
                 if never or quick_deaths >= QUICK_DEATHS:
                     failure = cause
                     break
+                self.snapshot = Snapshot()  # the next one counts from 0
                 self._restarts += 1
                 self._end_life(State.LOADING, cause)
         except QwickError as error:

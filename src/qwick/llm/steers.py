@@ -130,7 +130,7 @@ class GuidedSteer:
         if self._stops.accept(token) is Verdict.STOP:
             return Verdict.STOP
         if self._thinks:
-            return self._think()
+            return self._think(token)
         if self._matcher is not None:
             self._matcher.accept(token)
         return self._go_on(self._stops.text)
@@ -150,7 +150,7 @@ class GuidedSteer:
         bits[id // 8] = 1 << (id % 8)
         return bits
 
-    def _think(self) -> Verdict | Force:
+    def _think(self, token: int) -> Verdict | Force:
         thought, budget = self._thought, self._guide.thinking_budget
         assert thought is not None
         was_open = thought.thinking
@@ -159,8 +159,9 @@ class GuidedSteer:
         if thought.answering:
             if self._matcher is None:
                 return self._go_on("".join(text for thinking, text in found if not thinking))
-            if not was_open:  # no block came, though one was to come first
-                return Verdict.GO
+            if not was_open:  # no block came, where none could be asked for
+                self._matcher.accept(token)
+                return self._go_on(self._stops.text)
             # The line ends that templates put there: a grammar need not know of them.
             return self._force("\n\n")
         spent = budget is not None and self._thought_tokens >= budget

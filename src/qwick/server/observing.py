@@ -133,6 +133,7 @@ class Observer:
         for name, hosted in self._models.hosted.items():
             qwen = hosted.qwen
             if qwen is None:
+                self._metrics.engine(name, None, waiting=hosted.queue.waiting)
                 continue
             pulse = qwen.engine.pulse
             self._metrics.engine(
@@ -166,11 +167,7 @@ class Observer:
             "models": [facts.to_dict() for facts in models.values()],
             "verdict": found.to_dict(),
             "averages": averages.to_dict(),
-            "thresholds": {
-                "latency": thresholds.latency,
-                "memory": thresholds.memory,
-                "speed": thresholds.speed,
-            },
+            "thresholds": thresholds.to_dict(),
             "last": [record.to_dict() for record in self._records.last(LAST)],
         }
 

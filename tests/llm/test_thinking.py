@@ -1,0 +1,219 @@
+"""Thinking through the real engine loop: ids of real formats replayed, with budgets and grammars.
+
+No checkpoint that thinks can be had here, so a model says what it is told to say; everything else
+is as with a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.toy import ToyModel
+from llm.small import TOKENIZER, small_qwen
+from qwick.errors import UnsupportedError
+from qwick.llm import Qwen, Reply
+from qwick.text.grammar import Grammar
+from qwick.text.thinking import EARLY_END
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+# As Qwen3 of 2504 ends its prompts, Qwen3-Thinking-2507, and Qwen2.5.
+HYBRID = TURNS + (
+    "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}"
+)
+OPENED = TURNS + "<|im_start|>assistant\n<think>\n"
+PLAIN = TURNS + "<|im_start|>assistant\n"
+END = TOKENIZER.id_of("<|im_end|>")
+
+
+class Scripted(ToyModel):
+    """Finds the next id of its script by far the most probable, whatever came before."""
+
+    def __init__(self, script: str) -> None:
+        super().__init__(n_vocab=TOKENIZER.n_tokens, context=2048, page_size=16, exact_rows=1)
+        assert END is not None
+        self._left = [*TOKENIZER.encode(script, parse_special=True), END]
+        self.change_logits = self._say
+
+    def _say(self, logits: NDArray[np.float32]) -> None:
+        for row in logits:
+            row[self._left.pop(0) if len(self._left) > 1 else self._left[0]] = 1e3
+
+
+def asked(
+    script: str, family: str, template: str, *, stream: bool = False, **keywords: Any
+) -> tuple[Reply, Sequence[str]]:
+    """Return a reply, and its streamed pieces: thinking and text apart."""
+    with small_qwen(
+        family=family, template=template, model=Scripted(script), context=2048, cache_tokens=4096
+    ) as qwen:
+        given = {"temperature": 0, **keywords}
+        if not stream:
+            reply = qwen.chat("Hi.", **given)
+            return reply, (reply.thinking, reply.text)
+        return streamed(qwen, given)
+
+
+def streamed(qwen: Qwen, given: dict[str, Any]) -> tuple[Reply, Sequence[str]]:
+    thinking, text = "", ""
+    with qwen.stream("Hi.", **given) as stream:
+        for chunk in stream:
+            assert not (chunk.thinking and text), "thinking after the answer began"
+            thinking += chunk.thinking
+            text += chunk.text
+        return stream.reply, (thinking, text)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("family", "template", "script", "keywords", "thinking", "text"),
+    [
+        ("qwen3", HYBRID, "<think>\nI ponder.\n</think>\n\nYes.", {}, "I ponder.", "Yes."),
+        ("qwen3", HYBRID, "<think>\n\n</think>\n\nYes.", {}, "", "Yes."),
+        ("qwen3", HYBRID, "Yes.", {"enable_thinking": False}, "", "Yes."),
+        ("qwen3", HYBRID, "Yes.", {"thinking_budget": 0}, "", "Yes."),
+        ("qwen3", HYBRID, "Yes, at once.", {}, "", "Yes, at once."),
+        ("qwen3", HYBRID, "<think>\nnever", {"max_tokens": 12}, "neve", ""),
+        ("qwen3-thinking-2507", OPENED, "I ponder.\n</think>\n\nYes.", {}, "I ponder.", "Yes."),
+        ("qwq", OPENED, "é\n</think>\n\n<think> is a tag.", {}, "é", "<think> is a tag."),
+        ("qwen2.5", PLAIN, "<think> is a tag.", {}, "", "<think> is a tag."),
+    ],
+)
+def test_formats(
+    family: str,
+    template: str,
+    script: str,
+    keywords: dict[str, Any],
+    thinking: str,
+    text: str,
+    stream: bool,
+) -> None:
+    reply, pieces = asked(script, family, template, stream=stream, **keywords)
+    assert pieces == (thinking, text)
+    assert (reply.thinking, reply.text) == (thinking, text)
+    assert (reply.usage.reasoning_tokens > 0) is bool(thinking or "<think>\n\n" in script)
+    assert reply.usage.reasoning_tokens <= reply.usage.completion_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("budget", [1, 7, 30])
+def test_a_budget_ends_the_thinking(stream: bool, budget: int) -> None:
+    """The script goes on thinking: what follows the early end is read as the answer."""
+    reply, pieces = asked(
+        "<think>\n" + "x" * 40 + "</think>\n\nYes.",
+        "qwen3",
+        HYBRID,
+        stream=stream,
+        thinking_budget=budget,
+        max_tokens=400,
+    )
+    assert pieces == (reply.thinking, reply.text)
+    said = EARLY_END.removesuffix("\n</think>\n\n").lstrip("\n")
+    assert reply.thinking.endswith(said)
+    thought = reply.thinking.removesuffix(said).rstrip("\n")
+    assert len(thought) <= budget
+    assert reply.text.endswith("x</think>\n\nYes.")
+    early = len(TOKENIZER.encode(EARLY_END, parse_special=True))
+    assert abs(reply.usage.reasoning_tokens - (budget + early)) <= 2
+
+
+def test_without_a_budget_some_of_max_tokens_is_left_to_answer() -> None:
+    reply, _ = asked("<think>\n" + "x" * 900, "qwen3", HYBRID, max_tokens=800)
+    assert "Considering the limited time" in reply.thinking
+    assert reply.text.startswith("x")
+    assert reply.finish_reason == "length"
+
+
+def test_a_half_character_is_not_cut_by_a_budget() -> None:
+    for budget in range(1, 8):
+        reply, _ = asked(
+            "<think>\n" + "é漢😀" * 5, "qwen3", HYBRID, thinking_budget=budget, max_tokens=300
+        )
+        assert "\ufffd" not in reply.thinking
+
+
+def test_a_budget_of_nothing_where_thinking_cannot_be_switched() -> None:
+    reply, _ = asked("Yes.", "qwq", OPENED, thinking_budget=0)
+    assert (reply.thinking, reply.text) == ("", "Yes.")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("family", "template", "keywords", "script", "thinking"),
+    [
+        ("qwen3", HYBRID, {}, "<think>\nfree text\n</think>42", "free text"),
+        ("qwen3", HYBRID, {}, "42", ""),  # the block is asked for first
+        ("qwen3", HYBRID, {"enable_thinking": False}, "42", ""),
+        ("qwq", OPENED, {}, "free text\n</think>42", "free text"),
+        ("qwen2.5", PLAIN, {}, "42", ""),
+    ],
+)
+def test_a_grammar_begins_after_the_thinking(
+    family: str,
+    template: str,
+    keywords: dict[str, Any],
+    script: str,
+    thinking: str,
+    stream: bool,
+) -> None:
+    if family == "qwen3" and script == "42" and not keywords:
+        # This vocabulary spells the tag in letters, so it cannot be demanded as a token.
+        assert TOKENIZER.id_of("<think>") is None
+    reply, pieces = asked(
+        script, family, template, stream=stream, grammar=Grammar.regex("[0-9]{2}"), **keywords
+    )
+    assert pieces == (thinking, "42")
+    assert reply.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_within_the_thinking_is_none(stream: bool) -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    template = HYBRID.replace("{% for", "{% if tools %}tools{% endif %}{% for", 1)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    reply, _ = asked(
+        f"<think>\nI may write {call}\n</think>\n\n{call}",
+        "qwen3",
+        template,
+        stream=stream,
+        tools=tools,
+    )
+    assert [c.name for c in reply.tool_calls] == ["f"]
+    assert call in reply.thinking
+    assert reply.text == ""
+    assert reply.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("family", "template", "keywords", "words"),
+    [
+        ("qwen2.5", PLAIN, {"enable_thinking": True}, "has no thinking"),
+        ("qwen2.5", PLAIN, {"thinking_budget": 5}, "this answer has no thinking"),
+        ("qwq", OPENED, {"enable_thinking": False}, "always thinks"),
+        ("qwen3", HYBRID, {"enable_thinking": False, "thinking_budget": 5}, "has no thinking"),
+        ("qwen3", PLAIN, {"enable_thinking": False}, "has no such switch"),
+    ],
+)
+def test_impossible_switches_are_refused(
+    family: str, template: str, keywords: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=words):
+        asked("x", family, template, **keywords)
+
+
+def test_the_last_soft_switch_in_the_messages_decides_what_is_sampled() -> None:
+    with small_qwen(family="qwen3", template=HYBRID) as qwen:
+
+        def temperature(*texts: str) -> float:
+            messages = [{"role": "user", "content": text} for text in texts]
+            asked = qwen.texts.chat(messages, None, {}, context=qwen.context)
+            return asked.request.sampling.temperature
+
+        assert temperature("a") == temperature("a /no_think", "b /think") == 0.6
+        assert temperature("a /no_think") == temperature("a /think", "b /no_think") == 0.7
+        assert temperature("see src/no_think.py") == 0.6
