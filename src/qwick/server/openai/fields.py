@@ -6,6 +6,7 @@ official client's types. A field that is inert and was given is named in the hea
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,3 +62,15 @@ def inert_fields(body: Sampled) -> list[str]:
             )
         found.append(name)
     return found
+
+
+def fates(body: type[Sampled]) -> list[tuple[str, str]]:
+    """Return what becomes of each field of a body, and of those that are refused, by name."""
+    found = dict.fromkeys(body.model_fields, "honoured")
+    found.update({name: f"inert: {reason}" for name, reason in INERT.items() if name in found})
+    for name, (values, reason) in INERT_VALUES.items():
+        if name in found:
+            allowed = " or ".join(f"`{json.dumps(value)}`" for value in values)
+            found[name] = f"inert if {allowed}, else refused: {reason}"
+    found.update({name: f"refused: {reason}" for name, reason in REFUSED.items()})
+    return sorted(found.items())
