@@ -1,4 +1,4 @@
-"""Thousands of requests to a live server, half of them cut off at random: nothing is left of them.
+"""Thousands of requests to a live server, half of them cut off at random: nothing may be left.
 
 `qwick serve` with the real default checkpoint answers chats, completions and streams from several
 clients at once; half of the clients leave at a random moment, before or within the answer.
