@@ -94,13 +94,15 @@ def one(server: Server, number: int, seed: int) -> str:
     leaves = number % 2 == 1
     timeout = httpx.Timeout(120, read=rng.random() * 0.5 if leaves and not stream else 120)
     try:
-        with httpx.Client(base_url=server.url, timeout=timeout) as client:
-            with client.stream("POST", path, json=body) as response:
-                after = rng.randint(0, 12) if leaves else 1 << 30
-                for count, _ in enumerate(response.iter_lines()):
-                    if count >= after:
-                        return "left"
-                return str(response.status_code)
+        with (
+            httpx.Client(base_url=server.url, timeout=timeout) as client,
+            client.stream("POST", path, json=body) as response,
+        ):
+            after = rng.randint(0, 12) if leaves else 1 << 30
+            for count, _ in enumerate(response.iter_lines()):
+                if count >= after:
+                    return "left"
+            return str(response.status_code)
     except httpx.ReadTimeout:
         return "left"
 
