@@ -101,6 +101,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(settings.HOME.name, str(tmp_path / "home"))
     monkeypatch.setenv(settings.OFFLINE.name, "1")
+    monkeypatch.setenv(settings.STATE.name, str(tmp_path / "state"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"piped")))
     yield
     ops.set_threads(before)
@@ -128,11 +129,17 @@ def test_any_text(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # `run` answers; the others meet a model that is not there once the options are read.
-    rest = {"run": [str(small), "hi", "--max-tokens", "2"], "bench": ["/nowhere/x.gguf"]}
+    rest = {
+        "run": [str(small), "hi", "--max-tokens", "2"],
+        "bench": ["/nowhere/x.gguf"],
+        "serve": ["/nowhere/x.gguf"],
+    }
     more = rest.get(words[0], []) if words else []
     for text in TEXTS:
         if option is None:
-            if words not in ((), ("models",), ("run",), ("bench",)) or text.startswith("-"):
+            if words not in ((), ("models",), ("run",), ("bench",), ("serve",)) or text.startswith(
+                "-"
+            ):
                 check([*words, text], capsys)
             continue
         if option == "--threads" and text.isdigit() and 8 < int(text[:5]) <= settings.MAX_THREADS:

@@ -312,7 +312,7 @@ def test_a_slow_reader_is_let_go(guarded: Server, good: str) -> None:
             stream=True,
             logprobs=True,
             top_logprobs=20,
-            n=4,
+            n=16,
             ignore_eos=True,
             temperature=1,
         )

@@ -75,7 +75,7 @@ def test_an_engine_that_is_killed_leaves_no_stream_without_an_end(tmp_path: Path
             assert client.post(CHAT, json=chat_body()).status_code == 200
             report = client.get("/v1/monitor").json()
             assert report["models"][0]["restarts"] == 1
-            assert "replaced 1 times" in report["verdict"]["reasons"][0]
+            assert "was replaced once" in report["verdict"]["reasons"][0]
         (again,) = server.engines()
         assert again != engine
 

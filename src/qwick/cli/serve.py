@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from qwick.cli.load import load_options
 from qwick.cli.offline import offline_option
 from qwick.errors import ParameterError, UsageError
+from qwick.values import a_path
 
 __all__ = ["serve"]
 
@@ -68,12 +68,8 @@ def parse_bytes(name: str, text: str) -> int:
     metavar="ORIGIN",
     help="A web page's origin that may use the server; * is all.",
 )
-@click.option(
-    "--tls-certificate", type=click.Path(path_type=Path), help="PEM file; with its key: TLS."
-)
-@click.option(
-    "--tls-key", type=click.Path(path_type=Path), help="PEM file of the certificate's key."
-)
+@click.option("--tls-certificate", metavar="FILE", help="PEM file; with its key: TLS.")
+@click.option("--tls-key", metavar="FILE", help="PEM file of the certificate's key.")
 @click.option(
     "--policy",
     is_flag=True,
@@ -196,7 +192,9 @@ def serve(models: tuple[str, ...], **given: Any) -> None:
         memory=None if given["memory"] is None else parse_bytes("--memory", given["memory"]),
         open_door=given["open_door"],
         cors_origins=given["cors_origins"],
-        tls=None if certificate is None else Tls(certificate, key),
+        tls=None
+        if certificate is None
+        else Tls(a_path("--tls-certificate", certificate), a_path("--tls-key", key)),
         policy=given["policy"],
         log_content=given["log_content"],
         drain_seconds=given["drain"],

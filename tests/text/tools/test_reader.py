@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from typing import Any
 
 import pytest
@@ -13,9 +14,12 @@ from hypothesis import strategies as st
 from qwick.errors import ParameterError
 from qwick.family import ToolFormat
 from qwick.text.tools import CallArguments, CallStart, Content, ToolReader, Trouble, read_calls
+from qwick.text.tools.json_call import JsonValue
+from qwick.text.tools.marked import MarkedReader
 from qwick.text.tools.pieces import Piece, joined
 from qwick.text.tools.tagged import TaggedReader
-from text.tools.corpus import CASES, TOOLS
+from qwick.text.tools.xml_call import XmlCall
+from text.tools.corpus import CASES, TOOLS, tool
 
 FORMATS = list(ToolFormat)
 
@@ -133,55 +137,24 @@ def test_fragments_in_any_order(format: ToolFormat, fragments: list[str]) -> Non
     check_order(pieces)
 
 
-@settings(deadline=None, max_examples=200)
-@given(st.lists(FRAGMENTS, max_size=20))
-def test_no_text_outside_of_calls_is_lost(fragments: list[str]) -> None:
-    """Where no call is found, the content is the text, but for line ends."""
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from([ToolFormat.HERMES, ToolFormat.XML]), st.lists(FRAGMENTS, max_size=20))
+def test_no_text_is_lost(format: ToolFormat, fragments: list[str]) -> None:
+    """Where no call is found, the content is the text, to the letter."""
     text = "".join(fragments)
-    content, calls, _ = read_calls(ToolFormat.HERMES, TOOLS, text)
+    content, calls, _ = read_calls(format, TOOLS, text)
     if not calls:
         assert content == text
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-@settings(deadline=None)
-@given(st.lists(st.dictionaries(st.text(max_size=8), JSON, max_size=4), min_size=1, max_size=3))
-def test_calls_come_back_as_they_were_written(arguments: list[dict[str, Any]]) -> None:
-    text = "\n".join(
-        "<tool_call>\n"
-        + json.dumps({"name": "edit", "arguments": a}, ensure_ascii=False)
-        + "\n</tool_call>"
-        for a in arguments
-    )
-    content, calls, troubles = read_calls(ToolFormat.HERMES, TOOLS, text)
-    assert (content, troubles) == ("", [])
-    assert [json.loads(a) for _, a in calls] == arguments
-
-
-PLAIN = st.text(st.characters(exclude_characters="<\r", exclude_categories=("Cs",)), max_size=40)
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(["path", "text"]), PLAIN), st.none() | st.integers())
-def test_xml_calls_come_back_as_they_were_written(texts: dict[str, str], line: int | None) -> None:
-    meant: dict[str, Any] = dict(texts)
-    if line is not None:
-        meant["line"] = line
-    parameters = "".join(
-        f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in meant.items()
-    )
-    text = f"<tool_call>\n<function=edit>\n{parameters}</function>\n</tool_call>"
-    content, calls, troubles = read_calls(ToolFormat.XML, TOOLS, text)
-    assert (content, troubles) == ("", [])
-    assert [(name, json.loads(a)) for name, a in calls] == [("edit", meant)]
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(FORMATS), st.lists(FRAGMENTS, max_size=20))
+def test_content_is_taken_from_the_text(format: ToolFormat, fragments: list[str]) -> None:
+    """In its order, and nothing twice."""
+    text = "".join(fragments)
+    left = iter(text)
+    content = read_calls(format, TOOLS, text)[0]
+    assert all(character in left for character in content)
 
 
 def test_arguments_are_streamed_as_they_come() -> None:
@@ -194,27 +167,161 @@ def test_arguments_are_streamed_as_they_come() -> None:
     assert joined(reader.push('say "hi" ')) == [CallArguments(0, 'say \\"hi\\" ')]
 
 
-def test_a_long_answer_takes_time_in_proportion() -> None:
-    """Marks that lead nowhere, many of them."""
-    for text in ("```\n" * 5000, "<tool_call>" * 3000, "{" * 20_000, '{"name":' * 3000):
-        reader = ToolReader(ToolFormat.HERMES, TOOLS)
-        pieces = joined([*reader.push(text), *reader.flush()])
-        assert "".join(p.text for p in pieces if isinstance(p, Content)) == text
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        (ToolFormat.HERMES, "```\n" * 5000),
+        (ToolFormat.HERMES, "<tool_call>" * 3000),
+        (ToolFormat.HERMES, "{" * 20_000),
+        (ToolFormat.HERMES, '{"name":' * 3000),
+        (ToolFormat.HERMES, '<tool_call>{"x":[' * 2000),
+        (ToolFormat.HERMES, '<tool_call>{"x":["' * 2000),
+        (ToolFormat.HERMES, "\n" * 30_000 + "a"),
+        (ToolFormat.XML, "<function=" * 3000),
+        (ToolFormat.QWEN_AGENT, "a" + " " * 30_000 + "b"),
+        (ToolFormat.REACT, "Action Input:\n" * 3000),
+    ],
+)
+def test_what_leads_nowhere_is_read_once(format: ToolFormat, text: str) -> None:
+    """Twice the text takes twice the steps: counted, not timed."""
+    steps = [steps_of(format, text[: len(text) // 2]), steps_of(format, text)]
+    assert steps[1] <= 2.2 * steps[0]
+    assert read_calls(format, TOOLS, text)[:2] == (text, [])
 
 
-def test_a_broken_reader_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that loses what it holds back when the text is cut there."""
+def steps_of(format: ToolFormat, text: str) -> int:
+    """Return how often a function was called while a text was read."""
+    count = 0
+
+    def profile(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    sys.setprofile(profile)
+    try:
+        read_calls(format, TOOLS, text)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_names_are_told_before_the_arguments_end() -> None:
+    for format, text in (
+        (ToolFormat.HERMES, '<tool_call>\n{"name": "now"'),
+        (ToolFormat.HERMES, '```json\n{"name": "now"'),
+        (ToolFormat.XML, "<tool_call>\n<function=now>"),
+        (ToolFormat.QWEN_AGENT, "✿FUNCTION✿: now\n✿ARGS✿"),
+        (ToolFormat.REACT, "Action: now\nAction Input:"),
+    ):
+        assert ToolReader(format, TOOLS).push(text)[-1] == CallStart(0, "now")
+
+
+def test_only_what_may_be_a_mark_is_held_back() -> None:
+    reader = ToolReader(ToolFormat.HERMES, TOOLS)
+    assert reader.push("a <b <too") == [Content("a <b ")]
+    assert reader.push("ls") == []
+    assert reader.push(" x") == [Content("<tools x")]
+    reader = ToolReader(ToolFormat.XML, TOOLS)
+    reader.push("<tool_call>\n<function=edit>\n<parameter=text>\n")
+    assert reader.push("if a <b:\n</p") == [CallArguments(0, "if a <b:")]
+    assert reader.push("> c") == [CallArguments(0, "\\n</p> c")]
+
+
+def test_hostile_schemas() -> None:
+    """Schemas come from callers: none may crash or stop the reading."""
+    many = [{"$ref": "#/properties/a"}] * 50
+    for schema in (
+        {"anyOf": 5},
+        {"anyOf": many, "oneOf": many},
+        {"$ref": "#/properties/a"},
+        {"$ref": "http://elsewhere/x"},
+        {"type": {"a": 1}},
+        {"type": "colour"},
+        {"enum": "abc"},
+        True,
+        [],
+        None,
+    ):
+        found = read_calls(
+            ToolFormat.XML,
+            [tool("g", a=schema)],
+            "<tool_call>\n<function=g>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
+        )
+        assert found == ("", [("g", '{"a": "1"}')], []), schema
+
+
+def forget_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = TaggedReader.push
 
-    def forgetful(self: TaggedReader, text: str) -> list[Piece]:
+    def push(self: TaggedReader, text: str) -> list[Piece]:
         found = honest(self, text)
-        if self._state == self._content and self._held.endswith("<tool"):
+        if self._state == self._content:
             self._held = ""
         return found
 
-    monkeypatch.setattr(TaggedReader, "push", forgetful)
-    with pytest.raises(AssertionError):
-        test_any_cutting_gives_the_same(*CASES[2][:2])
+    monkeypatch.setattr(TaggedReader, "push", push)
+
+
+def begin_anew_with_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = MarkedReader.push
+
+    def push(self: MarkedReader, text: str) -> list[Piece]:
+        self._line = True
+        return honest(self, text)
+
+    monkeypatch.setattr(MarkedReader, "push", push)
+
+
+def overlook_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = JsonValue.feed
+
+    def feed(self: JsonValue, character: str) -> bool:
+        self._escaped = False
+        return honest(self, character)
+
+    monkeypatch.setattr(JsonValue, "feed", feed)
+
+
+def keep_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = XmlCall._begin
+
+    def begin(self: XmlCall, parameter: str, *, at_line_end: bool) -> None:
+        honest(self, parameter, at_line_end=at_line_end)
+        self._begun = True
+
+    monkeypatch.setattr(XmlCall, "_begin", begin)
+
+
+def lose_the_last_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = TaggedReader._argue
+    monkeypatch.setattr(TaggedReader, "_argue", lambda self, text: honest(self, text[:-1]))
+
+
+def take_every_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TaggedReader, "_may_be_one", lambda *_: True)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        forget_what_is_held,
+        begin_anew_with_every_piece,
+        overlook_escapes,
+        keep_line_ends,
+        lose_the_last_character,
+        take_every_object,
+    ],
+)
+def test_a_broken_reader_is_caught(monkeypatch: pytest.MonkeyPatch, mutant: Any) -> None:
+    mutant(monkeypatch)
+    caught = 0
+    for case in CASES:
+        try:
+            test_what_it_means(*case)
+            test_any_cutting_gives_the_same(*case[:2])
+        except (AssertionError, ValueError):
+            caught += 1
+    assert caught
 
 
 def test_what_is_no_text_is_refused() -> None:
@@ -222,3 +329,10 @@ def test_what_is_no_text_is_refused() -> None:
         ToolReader(ToolFormat.HERMES, TOOLS).push(3)  # type: ignore[arg-type]
     with pytest.raises(ParameterError):
         ToolReader("hermes", TOOLS)  # type: ignore[arg-type]
+    for tools in ({}, [5], [{"function": 5}], [{"function": {}}]):
+        with pytest.raises(ParameterError, match="tools"):
+            ToolReader(ToolFormat.XML, tools)  # type: ignore[arg-type]
+
+
+def test_the_corpus_is_large() -> None:
+    assert len({case[1] for case in CASES}) >= 60

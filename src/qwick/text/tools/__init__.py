@@ -1,9 +1,11 @@
 """Calls of tools: read out of an answer's text while it arrives, in every format of the family.
 
     pieces.py       what a reader gives: content, calls, troubles
-    reader.py       `ToolReader`: finds where calls begin and end, and puts the rest together
+    reader.py       `ToolReader`, for every format
+    tagged.py       finds where calls between tags begin and end
     json_call.py    {"name": .., "arguments": {..}}, character by character
     xml_call.py     <function=NAME><parameter=P>VALUE</parameter></function>
+    values.py       VALUE made JSON by the tool's schema
     marked.py       formats of marked text: Qwen-Agent's flowers, and ReAct
     prompts.py      definitions and history for templates that have no place for tools
     definitions.py  definitions, checked

@@ -9,6 +9,7 @@ from typing import Any
 from qwick.errors import ParameterError, shown
 from qwick.text.messages import check_tools
 from qwick.text.tokenizer import check_text
+from qwick.values import check_kind, refused
 
 MAX_TOOLS = 128  # as in the OpenAI API
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
@@ -27,40 +28,39 @@ def check_tool_definitions(tools: object) -> list[dict[str, Any]]:
     names: set[str] = set()
     for i, tool in enumerate(found):
         where = f"tools[{i}]"
-        kind = tool.get("type", "function")
-        if kind != "function":
-            raise ParameterError(f"{where}.type is {shown(kind)}; allowed: function")
+        _known(tool, ("type", "function"), where)
+        if tool.get("type", "function") != "function":
+            raise refused(f"{where}.type", tool["type"], "function")
         function = tool.get("function")
         if not isinstance(function, Mapping):
-            raise ParameterError(f"{where}.function must be a mapping with name and parameters")
+            raise refused(f"{where}.function", function, "an object with a name")
         name = _checked(function, f"{where}.function")
         if name in names:
-            raise ParameterError(f"{where}.function.name is {name!r} again; allowed: each once")
+            raise refused(f"{where}.function.name", name, "names that no other tool has")
         names.add(name)
     return found
 
 
-def _checked(function: Mapping[str, Any], where: str) -> str:
-    unknown = [key for key in function if key not in _KEYS]
+def _known(found: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+    unknown = [key for key in found if key not in keys]
     if unknown:
         raise ParameterError(
-            f"{where} has the unknown key {shown(unknown[0])}; known: {', '.join(_KEYS)}"
+            f"{where} has the unknown key {shown(unknown[0])}; known: {', '.join(keys)}"
         )
+
+
+def _checked(function: Mapping[str, Any], where: str) -> str:
+    _known(function, _KEYS, where)
     name = function.get("name")
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise ParameterError(
-            f"{where}.name is {shown(name)}; allowed: 1 to 64 letters, digits, _, . and -"
-        )
+        raise refused(f"{where}.name", name, "1 to 64 letters, digits, _, . and -")
     if function.get("description") is not None:
         check_text(function["description"], f"{where}.description")
     parameters = function.get("parameters")
     if parameters is not None:
-        if not isinstance(parameters, Mapping):
-            raise ParameterError(f"{where}.parameters must be a JSON schema, an object")
+        check_kind(f"{where}.parameters", parameters, Mapping, "a JSON schema of an object")
         if parameters.get("type", "object") != "object":
-            raise ParameterError(
-                f"{where}.parameters.type is {shown(parameters['type'])}; allowed: object"
-            )
-    if not isinstance(function.get("strict"), bool | None):
-        raise ParameterError(f"{where}.strict is {shown(function['strict'])}; allowed: a switch")
+            raise refused(f"{where}.parameters.type", parameters["type"], "object")
+    strict = function.get("strict")
+    check_kind(f"{where}.strict", strict, (bool, type(None)), "true, false or null")
     return name

@@ -1,7 +1,7 @@
 """A call as a JSON object, read a character at a time: its name, and its arguments as they come.
 
-Lenient where models are careless (order of keys, a comma or a brace too few, arguments as a string)
-and literal about the arguments: their text is given as it was written. Knows no marks around it.
+Lenient where models are careless (order of keys, a brace too few, arguments as a string) and
+literal about the arguments: their text is given as it was written. Knows no marks around it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import enum
 import json
 
+from qwick.text.tools.values import refuse
+
 ARGUMENTS = ("arguments", "parameters")
+OTHERS = ("id", "type", "index")  # keys that say nothing about what is called
 MOST_KEY = 256  # characters of a key or a name; longer is no call
 
 
@@ -17,134 +20,166 @@ class Step(enum.Enum):
     """What a character did."""
 
     GO = "go"
-    DONE = "done"  # it closed the object
-    EARLY = "early"  # it does not belong to the object, which is complete but for its brace
-    BROKEN = "broken"  # it belongs to no object that is a call
+    DONE = "done"  # it closed the call
+    EARLY = "early"  # it does not belong to the call, which ends before it
+    BROKEN = "broken"  # it belongs to nothing that is a call
 
 
-class JsonCall:
-    """One call; `feed` its characters from the opening brace on.
-
-    name: once it is known. complete: whether the arguments are.
-    """
+class JsonValue:
+    """Finds the end of a JSON object, list or string; `feed` its characters from the first on."""
 
     def __init__(self) -> None:
-        self.name: str | None = None
-        self.complete = False
-        self._state = "start"
-        self._key = ""
-        self._text = ""  # of a string, or of a value that is being read
-        self._depth = 0
-        self._in_string = False
+        self.depth = 0
+        self.in_string = False
         self._escaped = False
-        self._fresh = ""  # of the arguments, not taken yet
-        self._as_string = False
 
-    def feed(self, character: str) -> Step:
-        """Read one more character."""
-        if self._state == "value":
-            return self._value(character)
-        if self._state in ("key", "name"):
-            return self._string(character)
-        if character.isspace():
-            return Step.GO
-        if self._state == "start":
-            self._state = "keys"
-            return Step.GO if character == "{" else Step.BROKEN
-        if self._state == "keys":
-            if character == '"':
-                self._state, self._text = "key", ""
-                return Step.GO
-            return Step.DONE if character == "}" else Step.BROKEN
-        if self._state == "colon":
-            self._state = "begin"
-            return Step.GO if character == ":" else Step.BROKEN
-        if self._state == "begin":
-            return self._begin(character)
-        # after a value
-        if character == ",":
-            self._state = "keys"
-            return Step.GO
-        if character == "}":
-            return Step.DONE
-        return Step.EARLY if self.name is not None and self.complete else Step.BROKEN
-
-    @property
-    def key(self) -> str:
-        """The key that was read last; before the first one, what every call has."""
-        return self._key or "name"
-
-    def take(self) -> str:
-        """Return the arguments' text since the last call."""
-        fresh, self._fresh = self._fresh, ""
-        return fresh
-
-    def _string(self, character: str) -> Step:
-        """Read a key, or the name."""
-        if self._escaped:
-            self._escaped = False
-        elif character == "\\":
-            self._escaped = True
-        elif character == '"':
-            text = _unquoted(self._text)
-            if text is None:
-                return Step.BROKEN
-            if self._state == "key":
-                self._key, self._state = text, "colon"
-            else:
-                self.name, self._state = text, "after"
-            return Step.GO if text or self._state != "after" else Step.BROKEN
-        self._text += character
-        return Step.GO if len(self._text) <= MOST_KEY else Step.BROKEN
-
-    def _begin(self, character: str) -> Step:
-        """Read the first character of a value."""
-        if self._key == "name":
-            self._state, self._text = "name", ""
-            return Step.GO if character == '"' else Step.BROKEN
-        self._state, self._depth, self._text = "value", 0, ""
-        self._as_string = character == '"'
-        return self._value(character)
-
-    def _value(self, character: str) -> Step:
-        """Read a value up to the bracket, quote or comma that ends it."""
-        wanted = self._key in ARGUMENTS and not self.complete
-        ended = False
-        if self._in_string:
+    def feed(self, character: str) -> bool:
+        """Read one more character; True if it completes the value."""
+        if self.in_string:
             if self._escaped:
                 self._escaped = False
             elif character == "\\":
                 self._escaped = True
             elif character == '"':
-                self._in_string = False
-                ended = self._depth == 0
+                self.in_string = False
+                return self.depth == 0
         elif character == '"':
-            self._in_string = True
+            self.in_string = True
         elif character in "{[":
-            self._depth += 1
-        elif character in "}]" and self._depth:
-            self._depth -= 1
-            ended = self._depth == 0
-        elif self._depth == 0 and (character in ",}]" or character.isspace()):
-            self._end(wanted)  # of a number or a word
-            return self.feed(character)
-        if wanted:
-            if self._as_string:
-                self._text += character
-            else:
-                self._fresh += character
-        if ended:
-            self._end(wanted)
+            self.depth += 1
+        elif character in "}]" and self.depth:
+            self.depth -= 1
+            return self.depth == 0
+        return False
+
+
+class JsonCall:
+    """One call; `feed` its characters from the opening brace on.
+
+    name: once it is known. key: the one that was read last. troubles: what was wrong.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.key = "name"  # before the first one, what every call has
+        self.troubles: list[str] = []
+        self._state = "start"
+        self._complete = False  # whether the arguments are
+        self._escaped = False
+        self._text: list[str] = []  # of a key, of a name, or of a value that is not passed on
+        self._value = JsonValue()
+        self._passing = False  # whether the value is the arguments, passed on while they come
+        self._fresh: list[str] = []
+
+    @property
+    def in_string(self) -> bool:
+        """Whether the next character belongs to a string among the values."""
+        return self._state == "value" and self._value.in_string
+
+    def feed(self, character: str) -> Step:
+        """Read one more character."""
+        if self._state == "value":
+            return self._in_value(character)
+        if self._state in ("key", "name"):
+            return self._in_word(character)
+        if character.isspace():
+            return Step.GO
+        if self._state == "after":
+            return self._after(character)
+        if self._state == "begin":
+            return self._begin(character)
+        expected = {"start": "{", "keys": '"', "colon": ":"}[self._state]
+        if character != expected:
+            return Step.DONE if self._state == "keys" and character == "}" else Step.BROKEN
+        self._state = {"start": "keys", "keys": "key", "colon": "begin"}[self._state]
+        self._text = []
         return Step.GO
 
-    def _end(self, wanted: bool) -> None:
+    def take(self) -> str:
+        """Return the arguments' text since the last call."""
+        fresh = "".join(self._fresh)
+        self._fresh.clear()
+        return fresh
+
+    def end(self) -> None:
+        """Close the arguments: the call has ended, and it may have had none."""
+        if not self._complete:
+            self._fresh.append("{}")
+
+    def cut(self) -> None:
+        """Give what there is: the text has ended within the call."""
+        self.troubles.append("a call was cut off")
+        if self._state == "value" and self._wanted and not self._passing:
+            self._fresh += self._text
+
+    @property
+    def _wanted(self) -> bool:
+        return self.key in ARGUMENTS and not self._complete
+
+    def _in_word(self, character: str) -> Step:
+        """Read a key, or the name."""
+        if character != '"' or self._escaped:
+            self._escaped = character == "\\" and not self._escaped
+            self._text.append(character)
+            return Step.GO if len(self._text) <= MOST_KEY else Step.BROKEN
+        text = _unquoted("".join(self._text))
+        if text is None:
+            return Step.BROKEN
+        if self._state == "key":
+            self.key, self._state = text, "colon"
+            return Step.GO
+        self.name, self._state = text, "after"
+        return Step.GO if text else Step.BROKEN
+
+    def _begin(self, character: str) -> Step:
+        """Read the first character of a value."""
+        self._text = []
+        if self.key == "name" and self.name is None:
+            self._state = "name"
+            return Step.GO if character == '"' else Step.BROKEN
+        if character in ",:}]":
+            return Step.BROKEN
+        self._state, self._value = "value", JsonValue()
+        self._passing = self._wanted and character != '"'
+        return self._in_value(character)
+
+    def _in_value(self, character: str) -> Step:
+        """Read a value up to the bracket, quote or comma that ends it."""
+        if not self._value.in_string:
+            if character == "<":  # of a tag: JSON has none outside of strings
+                return Step.BROKEN
+            if self._value.depth == 0 and (character in ",}]" or character.isspace()):
+                self._end_value()  # of a number or a word
+                return self.feed(character)
+        ended = self._value.feed(character)
+        (self._fresh if self._passing else self._text).append(character)
+        if ended:
+            self._end_value()
+        return Step.GO
+
+    def _end_value(self) -> None:
         self._state = "after"
-        if not wanted:
+        text = "".join(self._text)
+        if not self._wanted:
+            if self.key not in OTHERS:
+                self.troubles.append(f"a call has {self.key!r}, which is not read: {text}")
             return
-        self.complete = True
-        if self._as_string:  # the JSON text as a string: what is meant is within
-            inner = _unquoted(self._text[1:-1])
-            self._fresh += self._text if inner is None else inner
+        self._complete = True
+        if not self._passing:  # the JSON text as a string: what is meant is within
+            inner = (_unquoted(text[1:-1]) or "").strip()
+            if text[1:-1].strip() == "":
+                inner = "{}"
+            self._fresh.append(inner if is_object(inner) else text)
+
+    def _after(self, character: str) -> Step:
+        """Read what follows a value."""
+        if character == ",":
+            self._state = "keys"
+            return Step.GO
+        if character == "}":
+            return Step.DONE
+        whole = self.name is not None and (self._complete or character == "<")
+        return Step.EARLY if whole else Step.BROKEN
 
 
 def _unquoted(text: str) -> str | None:
@@ -159,6 +194,6 @@ def _unquoted(text: str) -> str | None:
 def is_object(text: str) -> bool:
     """Whether a text is a JSON object."""
     try:
-        return isinstance(json.loads(text), dict)
+        return isinstance(json.loads(text, parse_constant=refuse), dict)
     except (ValueError, RecursionError):
         return False

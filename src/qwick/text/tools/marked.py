@@ -1,59 +1,73 @@
 """Calls in formats of marked text: Qwen-Agent's `✿FUNCTION✿: name`, `✿ARGS✿: {..}`, and ReAct's
 `Action: name`, `Action Input: {..}`, which Qwen1 and Qwen2 were trained on.
+
+A name goes to the end of its line, arguments to the end of their object or to the next mark; the
+rest is content. Names that no tool has are calls only if arguments follow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from qwick.text.tools.json_call import is_object
-from qwick.text.tools.pieces import CallArguments, CallStart, Content, Piece, Trouble
+from qwick.text.tools.json_call import JsonValue, is_object
+from qwick.text.tools.pieces import CallArguments, CallStart, Content, Piece, Trouble, joined
 
 MOST_NAME = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """One format: what comes before a name, its arguments, what ends them, what ends in content.
+    """One format: what comes before a name, its arguments, a tool's result, the answer.
 
-    lines: whether a mark counts at the beginning of a line only.
+    label: before other content; empty: none. lines: whether a mark counts at the beginning of a
+    line only. final: whether nothing behind the answer's mark is a call.
     """
 
     function: str
     arguments: str
-    ends: tuple[str, ...]
+    result: str
     answer: str
+    label: str
     lines: bool
+    final: bool
 
     @property
     def all(self) -> tuple[str, ...]:
         """Every mark."""
-        return (self.function, self.arguments, *self.ends, self.answer)
+        marks = (self.function, self.arguments, self.result, self.answer, self.label)
+        return tuple(mark for mark in marks if mark)
 
 
 # QwenLM/Qwen-Agent, qwen_agent/llm/fncall_prompts/qwen_fncall_prompt.py.
-QWEN_AGENT = Marks("✿FUNCTION✿", "✿ARGS✿", ("✿RESULT✿",), "✿RETURN✿", False)
+QWEN_AGENT = Marks("✿FUNCTION✿", "✿ARGS✿", "✿RESULT✿", "✿RETURN✿", "", False, False)
 # QwenLM/Qwen, openai_api.py and examples/react_prompt.md.
-REACT = Marks("Action:", "Action Input:", ("Observation:",), "Final Answer:", True)
+REACT = Marks("Action:", "Action Input:", "Observation:", "Final Answer:", "Thought:", True, True)
 
 
 class MarkedReader:
     """Reads answers in such a format; see `ToolReader` for push and flush.
 
-    Text before the first mark, and behind the answer's, is content. A name goes to the end of its
-    line, arguments to the next mark.
+    names: of the tools.
     """
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, marks: Marks, names: Collection[str]) -> None:
         self._marks = marks
+        self._names = names
         self._pieces: list[Piece] = []
         self._state = "content"
-        self._held = ""  # may be the beginning of a mark, with the white space before it
+        self._held = ""  # may be the beginning of a mark
+        self._space: list[str] = []  # white space before it
         self._line = True  # whether a line begins here
+        self._skip = ""  # what of the layout behind a mark may still come
+        self._before = ""  # comes before the next content, if there is any
+        self._echo = False  # whether the layout behind the last mark does too
+        self._spoke = False  # whether there was content
+        self._raw: list[str] = []  # of a call whose arguments have not come
         self._name = ""
-        self._arguments = ""
+        self._value: JsonValue | None = None  # arguments that are an object, to find their end
+        self._arguments: list[str] = []
         self._calls = 0
-        self._lead = ""  # what of the layout behind a mark may still come: a colon, white space
 
     def push(self, text: str) -> list[Piece]:
         """Return what `text` completes."""
@@ -63,90 +77,141 @@ class MarkedReader:
 
     def flush(self) -> list[Piece]:
         """Return what was held back: the text has ended."""
-        held, self._held = self._held, ""
-        if self._state in ("content", "answer"):
-            self._give(held)
-        else:
-            self._give(held.rstrip())
-            self._end(cut=True)
-        self._state = "content"
+        for character in self._held:
+            self._give(character)
+        self._held = ""
+        space, skipping = self._take_space(), bool(self._skip)
+        if self._state == "name":
+            self._end_name(cut=True)
+        elif self._state == "arguments":
+            self._end_arguments()
+        elif space and not skipping and self._state != "called":
+            self._pieces.append(Content(space))
         return self._taken()
 
     def _taken(self) -> list[Piece]:
         pieces, self._pieces = self._pieces, []
-        return pieces
+        return joined(pieces)
 
     def _feed(self, character: str) -> None:
+        """Tell marks from the rest. White space waits for what comes behind it."""
+        if not self._held and character.isspace():
+            self._space.append(character)
+            return
         self._held += character
-        while self._held:
-            core = self._held.lstrip()
-            space = self._held[: len(self._held) - len(core)]
-            at_line = self._line or "\n" in space or not self._marks.lines
-            if core in self._marks.all and at_line and not self._longer(core):
-                self._held = ""
-                self._mark(core)
-                return
-            if not core or (at_line and any(m.startswith(core) for m in self._marks.all)):
-                return
-            first = self._held[0]
-            self._held = self._held[1:]
-            self._give(first)
-            self._line = first == "\n" or (self._line and first.isspace())
+        marks = self._marks.all if self._counts() else ()
+        if self._held in marks:
+            mark, self._held = self._held, ""
+            self._mark(mark)
+        elif not any(mark.startswith(self._held) for mark in marks):
+            held, self._held = self._held, ""
+            self._give(held[0])
+            for one in held[1:]:
+                self._feed(one)
 
-    def _longer(self, mark: str) -> bool:
-        return any(m != mark and m.startswith(mark) for m in self._marks.all)
+    def _counts(self) -> bool:
+        """Whether a mark here is one: not in the final answer, nor within a line of a string."""
+        if self._state == "final":
+            return False
+        in_string = self._value is not None and self._value.in_string
+        at_line = self._line or "\n" in self._space
+        return at_line or not (self._marks.lines or in_string)
+
+    def _take_space(self) -> str:
+        space = "".join(self._space)
+        self._space.clear()
+        return space
 
     def _mark(self, mark: str) -> None:
-        if self._state in ("name", "arguments") and mark != self._marks.arguments:
-            self._end(cut=False)
-        self._lead, self._line = " " if mark.endswith(":") else " :", False
+        space = self._take_space()
+        raw = space + mark
+        if self._state == "name" and mark != self._marks.arguments:
+            self._end_name()
+        elif self._state == "arguments":
+            self._end_arguments()
+        self._skip, self._line = " " if mark.endswith(":") else ":", False
         if mark == self._marks.function:
-            self._state, self._name = "name", ""
-        elif mark == self._marks.arguments and self._state == "name":
-            self._start()
-            self._state, self._arguments = "arguments", ""
-        elif mark == self._marks.answer:
-            self._state = "answer"
+            self._state, self._name, self._raw = "name", "", [raw]
+        elif mark == self._marks.arguments:
+            self._begin_arguments(raw)
         else:
-            self._state = "content"
+            self._echo = mark == self._marks.result  # the model goes on for the tool
+            self._before += raw if self._echo else space if self._spoke else ""
+            is_final = mark == self._marks.answer and self._marks.final
+            self._state = "final" if is_final else "content"
 
-    def _give(self, text: str) -> None:
-        """Take text that is in no mark."""
-        for character in text:
-            if self._lead:
-                if character == ":" and ":" in self._lead:
-                    self._lead = " "
-                    continue
-                if character.isspace() and (character != "\n" or self._state != "name"):
-                    continue
-                self._lead = ""
+    def _begin_arguments(self, raw: str) -> None:
+        """Begin arguments: of the name before them, or of the same one once more."""
+        if self._state == "name" and not self._name:
+            self._say("".join(self._raw) + raw)
+        elif self._state not in ("name", "arguments", "called"):
+            self._say(raw)
+        else:
+            self._start()
+            self._state, self._value, self._arguments = "arguments", None, []
+            return
+        self._pieces.append(Trouble("a call names no tool"))
+        self._state, self._skip = "content", ""
+
+    def _give(self, character: str) -> None:
+        """Take a character that is in no mark, with the white space before it."""
+        space = self._take_space()
+        if self._skip:
+            layout = space + character if self._skip == ":" and character in ":：" else space
             if self._state == "name":
-                self._name += character
-                if len(self._name) > MOST_NAME:
-                    self._state = "content"
-                    self._pieces.append(Trouble("the name of a tool has no end"))
-                    self._pieces.append(Content(self._name))
-            elif self._state == "arguments":
-                if self._arguments or not character.isspace():
-                    self._arguments += character
-                    self._pieces.append(CallArguments(self._calls - 1, character))
-            else:
-                self._pieces.append(Content(character))
+                self._raw.append(layout)
+            elif self._echo:
+                self._before += layout
+            self._skip, space = " " if layout.endswith(character) else "", ""
+            if self._skip:
+                return
+        self._line = False
+        if self._state == "name" and self._name and "\n" in space:
+            self._end_name()  # what follows is no mark of arguments
+        if self._state == "name":
+            self._raw += (space, character)
+            self._name += space + character
+            if len(self._name) > MOST_NAME:
+                self._end_name()
+        elif self._state == "arguments":
+            self._argue(space, character)
+        else:
+            if self._state == "called":
+                self._state = "content"
+                space = space if self._spoke else ""
+            self._say(space + character)
+
+    def _say(self, text: str) -> None:
+        """Give content."""
+        self._pieces.append(Content(self._before + text))
+        self._before, self._spoke = "", True
+
+    def _argue(self, space: str, character: str) -> None:
+        if not self._arguments and character == "{":
+            self._value = JsonValue()
+        self._arguments += (space, character)
+        self._pieces.append(CallArguments(self._calls - 1, space + character))
+        if self._value is not None and self._value.feed(character):
+            self._end_arguments()
 
     def _start(self) -> None:
-        self._pieces.append(CallStart(self._calls, self._name.strip()))
+        self._pieces.append(CallStart(self._calls, self._name))
         self._calls += 1
 
-    def _end(self, *, cut: bool) -> None:
-        """End a call, or a name without arguments."""
-        if self._state == "name":
-            if not self._name.strip():
-                self._pieces.append(Trouble("a call names no tool"))
-                return
-            self._start()
-            if cut:
-                self._pieces.append(Trouble("a call was cut off"))
-                return
-            self._pieces.append(CallArguments(self._calls - 1, "{}"))
-        elif not is_object(self._arguments):
+    def _end_arguments(self) -> None:
+        self._state, self._value = "called", None
+        if not is_object("".join(self._arguments)):
             self._pieces.append(Trouble("the arguments of a call are no JSON object"))
+
+    def _end_name(self, *, cut: bool = False) -> None:
+        """End a name behind which no arguments come."""
+        if self._name in self._names:
+            self._start()
+            if not cut:
+                self._pieces.append(CallArguments(self._calls - 1, "{}"))
+            self._pieces.append(Trouble("a call was cut off" if cut else "a call has no arguments"))
+            self._state = "called"
+        else:
+            self._say("".join(self._raw))
+            self._pieces.append(Trouble("what begins like a call is none"))
+            self._state = "content"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -35,22 +37,24 @@ class Trouble:
     message: str
 
 
+_TEXTS = (Content, CallArguments)
 Piece = Content | CallStart | CallArguments | Trouble
 
 
-def joined(pieces: list[Piece]) -> list[Piece]:
+def joined(pieces: Sequence[Piece]) -> list[Piece]:
     """Return pieces with neighbours of the same kind made one: what does not depend on cuts."""
     found: list[Piece] = []
-    for piece in pieces:
-        last = found[-1] if found else None
-        if isinstance(piece, Content) and isinstance(last, Content):
-            found[-1] = Content(last.text + piece.text)
-        elif (
-            isinstance(piece, CallArguments)
-            and isinstance(last, CallArguments)
-            and last.index == piece.index
-        ):
-            found[-1] = CallArguments(piece.index, last.text + piece.text)
+    for kind, same in itertools.groupby(pieces, _kind):
+        if kind is None:
+            found += same
         else:
-            found.append(piece)
+            text = "".join(piece.text for piece in same if isinstance(piece, _TEXTS))
+            found.append(Content(text) if kind < 0 else CallArguments(kind, text))
     return found
+
+
+def _kind(piece: Piece) -> int | None:
+    """Return the same number for what may be joined; None: nothing may."""
+    if isinstance(piece, CallArguments):
+        return piece.index
+    return -1 if isinstance(piece, Content) else None

@@ -17,20 +17,27 @@ class ToolReader:
     """Takes an answer's text in pieces, gives content, calls and troubles.
 
     What comes before the answer (thinking) must have been taken off. Joined, the pieces do not
-    depend on how the text was cut, and no text makes it fail: a call without a name is content, one
-    that is malformed or cut off is given as the model wrote it; both with a Trouble.
+    depend on how the text was cut, and no text makes it fail:
+
+    - What is certain is given at once: a name when it is complete, arguments as they come. Only a
+      number, list or object of the XML format and arguments inside a string wait for their end.
+    - What begins like a call and never names a tool is content, with a Trouble.
+    - Arguments that are no JSON, or are cut off, are given as the model wrote them, with a Trouble.
+    - What a call holds beside name and arguments is in the Trouble that tells of it.
+    - Tags, marks, and the line ends around a call are layout and belong to nothing.
     """
 
     def __init__(self, format: ToolFormat, tools: Sequence[Mapping[str, Any]]) -> None:
+        """Begin an answer; tools: those that were offered. Raises ParameterError for others."""
         check_kind("format", format, ToolFormat, "a ToolFormat")
         check_kind("tools", tools, (list, tuple), "a list of tools")
+        schemas = parameter_schemas(tools)
         self._reader: TaggedReader | MarkedReader | None = None
         if format in (ToolFormat.HERMES, ToolFormat.XML):
-            schemas = parameter_schemas(tools)
             self._reader = TaggedReader(schemas, loose=format is ToolFormat.HERMES)
         elif format is not ToolFormat.NONE:
             marks = QWEN_AGENT if format is ToolFormat.QWEN_AGENT else REACT
-            self._reader = MarkedReader(marks)
+            self._reader = MarkedReader(marks, schemas)
 
     def push(self, text: str) -> list[Piece]:
         """Return what `text` completes, in order."""

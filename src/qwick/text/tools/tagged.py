@@ -2,7 +2,9 @@
 instead: a fenced block, `<tools>`, the bare object. A state for each place that a text can be in.
 
 What is surely meant as a call (it has the tag) is one, whatever tool it names. The other forms are
-calls only if they name a tool that was given; else they are content, to the letter.
+calls only if they name a tool that was given; else they are content, to the letter. What has begun
+like a call and is none is content too and is not searched for calls again, so that the time that a
+text takes is in proportion to its length.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qwick.text.tools.json_call import JsonCall, Step, is_object
-from qwick.text.tools.pieces import CallArguments, CallStart, Content, Piece, Trouble
-from qwick.text.tools.xml_call import END_CALL, FUNCTION, XmlCall
+from qwick.text.tools.pieces import CallArguments, CallStart, Content, Piece, Trouble, joined
+from qwick.text.tools.xml_call import CALL, END_CALL, FUNCTION, XmlCall
 
-CALL, TOOLS, FENCE = "<tool_call>", "<tools>", "```"
-CLOSERS = (END_CALL, "</tools>", FENCE)
+TOOLS, END_TOOLS, FENCE = "<tools>", "</tools>", "```"
+BARE = ""  # the mark of an object that has none
+CLOSERS = {CALL: (END_CALL,), TOOLS: (END_TOOLS, END_CALL), FENCE: (FENCE, END_CALL)}
 KEYS = frozenset(("name", "arguments", "parameters", "id", "type"))  # of a call as an object
 MOST_INFO = 32  # characters of a fence's first line
 
@@ -31,18 +34,26 @@ class TaggedReader:
         self._loose = loose
         self._marks = (CALL, FUNCTION, TOOLS, FENCE) if loose else (CALL, FUNCTION)
         self._pieces: list[Piece] = []
+        self._waiting: list[Piece] | None = None  # of a call that only its closing tag makes one
         self._state: Callable[[str], None] = self._content
-        self._held = ""  # may be the beginning of a mark
-        self._raw = ""  # of what may turn out to be no call: its mark, and all since
-        self._mark = ""
-        self._sure = True  # whether it is a call whatever it names
+        self._held = ""  # may be the beginning of a mark or a tag
+        self._lines: list[str] = []  # line ends, or white space, before what is held
+        self._spoke = False  # whether there was content that is not white space
+        self._bare = True  # whether an object that begins here is the whole answer so far
+        self._line_start = True
+        self._after_call = False
+        self._fenced = False  # whether calls with tags stand in a fenced block
+        # Of the call that is being read:
+        self._mark = BARE
+        self._closers: tuple[str, ...] = ()
+        self._sure = False  # whether it is a call whatever it names
         self._list = False
-        self._virgin = True  # nothing but white space so far
-        self._after_call = False  # line ends that come now are layout
+        self._raw: list[str] = []  # all that becomes content if it turns out to be none
         self._json = JsonCall()
         self._xml = XmlCall(schemas)
+        self._arguments: list[str] = []
         self._announced = False
-        self._arguments = ""
+        self._last = ""
         self._calls = 0
 
     def push(self, text: str) -> list[Piece]:
@@ -53,164 +64,161 @@ class TaggedReader:
 
     def flush(self) -> list[Piece]:
         """Return what was held back: the text has ended."""
-        # Giving back what was no call may open the next that is none: until nothing is left.
-        while self._state not in (self._content, self._after):
+        # What a fence's first line gives back may open the next: until nothing is open.
+        while self._state != self._content:
             self._cut()
         held, self._held = self._held, ""
-        if self._state == self._content:
-            for character in held:
-                self._release(character)
-        elif held.strip():
-            self._pieces.append(Content(held.lstrip("\n")))
-        self._state = self._content
+        for character in held:
+            self._release(character)
+        if self._lines and not self._after_call:
+            self._emit(Content("".join(self._lines)))
+        self._lines.clear()
         return self._taken()
 
     def _taken(self) -> list[Piece]:
         pieces, self._pieces = self._pieces, []
-        return pieces
+        return joined(pieces)
 
-    # -- states --------------------------------------------------------------------------------
+    # -- outside of calls ----------------------------------------------------------------------
 
     def _content(self, character: str) -> None:
         """Outside of calls. Line ends before a mark belong to it."""
+        if not self._held:
+            if character in "\r\n":
+                self._lines.append(character)
+                self._line_start = True
+                return
+            if self._loose and character in "{[" and (self._bare or self._line_start):
+                self._open(BARE)
+                self._body(character)
+                return
+            if character not in "<`":
+                self._release(character)
+                return
         self._held += character
-        if self._virgin and self._loose and character == "{" and not self._held[:-1].strip():
-            self._open(self._held, "", sure=False)
-            self._raw = self._held[:-1]
+        if self._held in self._marks:
+            mark, self._held = self._held, ""
+            if mark == FENCE and self._fenced and self._after_call:
+                self._fenced = False
+                self._lines.clear()
+            else:
+                self._open(mark)
+        elif self._held == END_CALL and self._after_call:  # once more
             self._held = ""
-            self._body("{")
-            return
-        while self._held:
-            core = self._held.lstrip("\n")
-            if core in self._marks:
-                self._open(self._held, core, sure=core in (CALL, FUNCTION))
-                self._held = ""
-                return
-            if not core or any(mark.startswith(core) for mark in self._marks):
-                return
-            self._release(self._held[0])
-            self._held = self._held[1:]
+            self._lines.clear()
+        elif not self._may_be_mark():
+            held, self._held = self._held, ""
+            self._release(held[0])
+            for one in held[1:]:
+                self._state(one)
+
+    def _may_be_mark(self) -> bool:
+        if self._after_call and END_CALL.startswith(self._held):
+            return True
+        return any(mark.startswith(self._held) for mark in self._marks)
 
     def _release(self, character: str) -> None:
-        if self._after_call and character == "\n":
-            return
-        self._after_call = False
-        self._virgin = self._virgin and character.isspace()
-        self._pieces.append(Content(character))
+        """Give a character as content, with the line ends before it unless they are layout."""
+        if self._lines and (self._spoke or not self._after_call):
+            self._emit(Content("".join(self._lines)))
+        self._lines.clear()
+        self._emit(Content(character))
+        self._after_call = self._line_start = False
+        if not character.isspace():
+            self._spoke, self._bare, self._fenced = True, False, False
 
-    def _open(self, raw: str, mark: str, *, sure: bool) -> None:
-        self._raw, self._mark, self._sure, self._list = raw, mark, sure, False
-        self._tail = ""
+    def _open(self, mark: str) -> None:
+        """Begin what may be a call."""
+        self._raw = ["" if self._after_call else "".join(self._lines), mark]
+        self._lines.clear()
+        self._mark, self._closers = mark, CLOSERS.get(mark, (END_CALL,))
+        self._sure, self._list = mark == CALL, False
+        if mark == BARE and not self._bare:
+            self._waiting = []
         if mark == FUNCTION:
             self._begin_xml()
-        elif mark == FENCE:
-            self._state = self._fence
         else:
-            self._state = self._body
+            self._state = self._info if mark == FENCE else self._body
 
-    def _fence(self, character: str) -> None:
+    # -- within calls --------------------------------------------------------------------------
+
+    def _info(self, character: str) -> None:
         """On a fence's first line."""
-        self._raw += character
-        self._tail += character
+        self._held += character
         if character == "\n":
-            self._tail = ""
-            self._state = self._body
-        elif character == "`" or len(self._tail) > MOST_INFO:
+            self._raw.append(self._held)
+            self._held, self._state = "", self._body
+        elif character == "`" or len(self._held) > MOST_INFO:
             self._give_back()
 
     def _body(self, character: str) -> None:
         """Between a mark and what it marks."""
-        self._raw += character
-        if self._tail or character == "<":
-            self._tail += character
-            if self._tail == FUNCTION and self._sure:
-                self._begin_xml()
-            elif not FUNCTION.startswith(self._tail):
+        inner = {CALL: (FUNCTION, FENCE), FENCE: (CALL,)}.get(self._mark, ())
+        if self._held or any(mark.startswith(character) for mark in inner):
+            self._held += character
+            if self._held in inner:
+                mark, self._held = self._held, ""
+                self._raw.append(mark)
+                self._nest(mark)
+            elif not any(mark.startswith(self._held) for mark in inner):
                 self._give_back()
         elif character == "{":
-            self._json, self._announced, self._arguments = JsonCall(), False, ""
-            self._state = self._in_json
-            self._json.feed(character)
-        elif character == "[" and not self._list:
+            self._json, self._arguments, self._announced = JsonCall(), [], False
+            self._state, self._last = self._in_json, ""
+            self._in_json(character)
+        elif character == "[" and not self._list and self._mark != CALL:
             self._list = True
-        elif not character.isspace():
+            self._raw.append(character)
+        elif character.isspace():
+            self._raw.append(character)
+        else:
+            self._held = character
             self._give_back()
 
+    def _nest(self, mark: str) -> None:
+        """Go on behind a mark within another one."""
+        if mark == FUNCTION:
+            self._begin_xml()
+        elif mark == FENCE:
+            self._closers, self._state = (FENCE, END_CALL), self._info
+        else:
+            self._mark, self._closers = CALL, (END_CALL,)
+            self._sure = self._fenced = True
+
     def _in_json(self, character: str) -> None:
-        call = self._json
-        self._raw += character
+        """Within a call's object. No string of JSON has a line end, so a tag behind one is one."""
+        if self._held or (character == "<" and self._last == "\n" and self._json.in_string):
+            self._held += character
+            if self._held in (END_CALL, CALL):
+                self._break()
+            elif not (END_CALL.startswith(self._held) or CALL.startswith(self._held)):
+                held, self._held = self._held, ""
+                for one in held:
+                    self._read_json(one)
+        else:
+            self._read_json(character)
+
+    def _read_json(self, character: str) -> None:
+        call, self._last = self._json, character
         step = call.feed(character)
-        if step is Step.BROKEN or (not self._announced and not self._may_be_one(call)):
-            if not self._announced:
-                self._give_back()
-                return
-            self._pieces.append(Trouble("the arguments of a call are no JSON"))
-            self._state = self._broken
-            self._broken(character)
+        if step is Step.BROKEN or not self._may_be_one(call):
+            self._held = character
+            self._break()
             return
+        if step is not Step.EARLY:
+            self._note(character)
         if call.name is not None:
             self._announce(call.name)
             self._argue(call.take())
         if step in (Step.DONE, Step.EARLY):
-            if not self._announced:
+            if call.name is None:
                 self._give_back()
                 return
-            if not call.complete:
-                self._argue("{}")
-            self._end_call()
+            call.end()
+            self._argue(call.take())
+            self._end_call(call.troubles)
             if step is Step.EARLY:
                 self._after(character)
-
-    def _in_xml(self, character: str) -> None:
-        call = self._xml
-        self._raw += character
-        step = call.feed(character)
-        if step is Step.BROKEN:
-            if not self._announced:
-                self._give_back()
-                return
-            self._pieces.append(Trouble("a tag within a call is broken"))
-            self._state = self._broken
-            return
-        if call.name is not None:
-            self._announce(call.name)
-            self._argue(call.take())
-        if step in (Step.DONE, Step.EARLY):
-            self._end_call()
-            for one in call.rest:
-                self._state(one)
-
-    def _broken(self, character: str) -> None:
-        """Within arguments that are no JSON: as they are, up to the tag that closes the call."""
-        self._held += character
-        while self._held and not END_CALL.startswith(self._held):
-            self._argue(self._held[0])
-            self._held = self._held[1:]
-        if self._held == END_CALL:
-            self._held = ""
-            self._leave()
-
-    def _after(self, character: str) -> None:
-        """Behind a call: its closing tag, the next call of a list, or neither."""
-        self._held += character
-        core = self._held.lstrip()
-        if not core:
-            return
-        if core in CLOSERS:
-            self._held = ""
-            self._leave()
-        elif core in (",", "]") and self._list:
-            self._held = ""
-        elif core == "{" and self._mark:
-            self._held, self._raw, self._tail = "", "", ""
-            self._body("{")
-        elif not any(closer.startswith(core) for closer in CLOSERS):
-            held, self._held = self._held, ""
-            self._leave()
-            for one in held:
-                self._state(one)
-
-    # -- steps ---------------------------------------------------------------------------------
 
     def _may_be_one(self, call: JsonCall) -> bool:
         """Whether an object can still be a call: by its keys, and its name where that decides."""
@@ -219,58 +227,169 @@ class TaggedReader:
         return call.key in KEYS and (call.name is None or call.name in self._schemas)
 
     def _begin_xml(self) -> None:
-        self._xml, self._announced, self._arguments = XmlCall(self._schemas), False, ""
+        self._xml, self._arguments, self._announced = XmlCall(self._schemas), [], False
         self._state = self._in_xml
+
+    def _in_xml(self, character: str) -> None:
+        call = self._xml
+        step = call.feed(character)
+        named = call.name is not None and (self._sure or call.name in self._schemas)
+        if step is Step.BROKEN or (call.name is not None and not named):
+            self._held = character
+            self._break()
+            return
+        self._note(character)
+        if call.name is not None:
+            self._announce(call.name)
+            self._argue(call.take())
+        if step in (Step.DONE, Step.EARLY):
+            self._end_call(call.troubles)
+            for one in call.rest:
+                self._state(one)
+
+    def _break(self) -> None:
+        """Go on where a call is broken: it is none, or its rest is given as it is."""
+        if not self._announced or self._waiting is not None:
+            self._give_back()
+            return
+        held, self._held = self._held, ""
+        self._state = self._broken
+        for one in held:
+            self._state(one)
+
+    def _broken(self, character: str) -> None:
+        """Within what is no JSON, or no tag: as it is, up to the tag that ends the call."""
+        self._held += character
+        ends = (*self._closers, CALL)
+        if self._held in ends:
+            end, self._held = self._held, ""
+            self._end_call(["a call is broken"])
+            if end == CALL:
+                self._leave()
+                self._open(CALL)
+            else:
+                self._close(end)
+        elif not any(end.startswith(self._held) for end in ends):
+            held, self._held = self._held, ""
+            self._argue(held[0])
+            for one in held[1:]:
+                self._state(one)
+
+    def _after(self, character: str) -> None:
+        """Behind a call: its closing tag, the next call of a block, or neither."""
+        if not self._held and character.isspace():
+            self._lines.append(character)
+            self._note(character)
+            return
+        self._held += character
+        if self._held in self._closers:
+            closer, self._held = self._held, ""
+            self._lines.clear()
+            self._close(closer)
+        elif self._held in (",", "]") and self._list:
+            self._note(character)
+            self._held = ""
+            self._lines.clear()
+        elif self._held == "{" and (self._mark or self._list):
+            if self._waiting is None:
+                self._raw = []
+            self._held = ""
+            self._lines.clear()
+            self._body(character)
+        elif self._held in ("}", "]") and self._mark:
+            self._held = ""
+            self._emit(Trouble(f"a call has a {character!r} too many"))
+        elif not any(closer.startswith(self._held) for closer in self._closers):
+            if self._waiting is not None:
+                self._give_back()
+                return
+            held = "".join(self._lines) + self._held
+            self._held = ""
+            self._leave()
+            for one in held:
+                self._state(one)
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def _emit(self, piece: Piece) -> None:
+        (self._pieces if self._waiting is None else self._waiting).append(piece)
+
+    def _note(self, character: str) -> None:
+        """Keep a character for the case that what it belongs to is no call."""
+        if not self._announced or self._waiting is not None:
+            self._raw.append(character)
 
     def _announce(self, name: str) -> None:
         if not self._announced:
             self._announced = True
-            self._pieces.append(CallStart(self._calls, name))
+            self._emit(CallStart(self._calls, name))
             self._calls += 1
 
     def _argue(self, text: str) -> None:
         if text:
-            self._arguments += text
-            self._pieces.append(CallArguments(self._calls - 1, text))
+            self._arguments.append(text)
+            self._emit(CallArguments(self._calls - 1, text))
 
-    def _end_call(self) -> None:
-        troubles = self._xml.troubles if self._state == self._in_xml else []
-        self._pieces += map(Trouble, troubles)
-        if not is_object(self._arguments):
-            self._pieces.append(Trouble("the arguments of a call are no JSON object"))
-        self._state, self._held = self._after, ""
+    def _end_call(self, troubles: list[str]) -> None:
+        for trouble in troubles:
+            self._emit(Trouble(trouble))
+        if not troubles and not is_object("".join(self._arguments)):
+            self._emit(Trouble("the arguments of a call are no JSON object"))
+        self._state = self._after
+
+    def _close(self, closer: str) -> None:
+        """Go on behind a closing tag."""
+        if self._waiting is not None:
+            self._pieces += self._waiting
+            self._waiting = None
+        self._closers = tuple(one for one in self._closers if one != closer)
+        if not (self._closers and closer == FENCE and self._mark == CALL):
+            self._leave()
+        else:
+            self._state = self._after
 
     def _leave(self) -> None:
-        self._state, self._after_call, self._virgin = self._content, True, False
+        """Go on outside of the call."""
+        self._state, self._held = self._content, ""
+        self._lines.clear()
+        self._after_call = self._line_start = True
+        self._bare = self._bare and self._mark == BARE
 
     def _give_back(self) -> None:
-        """Make content of what is no call after all: its mark at once, the rest is read again."""
-        raw, self._raw = self._raw, ""
-        self._state, self._held, self._virgin = self._content, "", False
-        if self._sure:
-            self._pieces.append(Trouble("what begins like a call is none"))
-        first = len(raw) - len(raw.lstrip("\n")) + max(1, len(self._mark))
-        if not self._mark:
-            first = len(raw) - len(raw.lstrip()) + 1
-        for character in raw[:first]:
+        """Make content of what is no call after all; what is held did not fit, and is read anew."""
+        if self._waiting is not None:
+            self._calls -= sum(isinstance(piece, CallStart) for piece in self._waiting)
+            self._waiting = None
+        raw, held = "".join(self._raw), self._held
+        self._held, self._announced = "", False
+        self._state = self._content
+        self._lines.clear()
+        for character in raw:
             self._release(character)
-        for character in raw[first:]:
+        self._bare = False
+        if self._sure:
+            self._emit(Trouble("what begins like a call is none"))
+        for character in held:
             self._state(character)
 
     def _cut(self) -> None:
         """End what the text's end has cut off."""
-        if self._state == self._broken:
-            self._argue(self._held)
-            self._held = ""
-            self._leave()
-        elif not self._announced:
+        within = self._state in (self._in_json, self._in_xml, self._broken, self._after)
+        if self._waiting is not None or not (within and self._announced):
             self._give_back()
-        else:
-            if self._state == self._in_xml:
-                self._xml.cut()
-                self._argue(self._xml.take())
-                self._pieces += map(Trouble, self._xml.troubles)
-            else:
-                self._argue(self._json.take())
-                self._pieces.append(Trouble("a call was cut off"))
-            self._leave()
+            return
+        held, self._held = self._held, ""
+        if self._state == self._in_xml:
+            self._xml.cut()
+            self._argue(self._xml.take())
+            self._end_call(self._xml.troubles)
+        elif self._state == self._in_json:
+            for character in held:  # the beginning of a tag: a string's, as it was in one
+                self._json.feed(character)
+            self._json.cut()
+            self._argue(self._json.take())
+            self._end_call(self._json.troubles)
+        elif self._state == self._broken:
+            self._argue(held)
+            self._end_call(["a call is broken"])
+        self._leave()  # behind a call, what is held began its closing tag

@@ -7,56 +7,62 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from qwick.values import check_kind
+
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,300})")
-MAX_DEPTH = 16  # of alternatives within alternatives
+_KNOWN = frozenset(("string", "integer", "number", "boolean", "array", "object", "null"))
 
 
-def parameter_schemas(
-    tools: Sequence[Mapping[str, Any]],
-) -> dict[str, Mapping[str, Any]]:
-    """Return each tool's schema of parameters, by its name."""
+def parameter_schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return each tool's schema of parameters, by its name; ParameterError for what is no tool."""
     found: dict[str, Mapping[str, Any]] = {}
-    for tool in tools:
+    for i, tool in enumerate(tools):
+        check_kind(f"tools[{i}]", tool, Mapping, "an object with type and function")
         function = tool.get("function", tool)
-        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
-            schema = function.get("parameters")
-            found[function["name"]] = schema if isinstance(schema, Mapping) else {}
+        check_kind(f"tools[{i}].function", function, Mapping, "an object with a name")
+        name = function.get("name")
+        check_kind(f"tools[{i}].function.name", name, str, "a str")
+        schema = function.get("parameters")
+        found[name] = schema if isinstance(schema, Mapping) else {}
     return found
 
 
 def types_of(schema: Mapping[str, Any], parameter: str) -> frozenset[str]:
     """Return the JSON types that a parameter may have; empty: the schema does not say."""
     properties = schema.get("properties")
-    if not isinstance(properties, Mapping):
-        return frozenset()
-    return frozenset(_types(properties.get(parameter), schema, 0))
+    of_one = properties.get(parameter) if isinstance(properties, Mapping) else None
+    if of_one is None:
+        of_one = schema.get("additionalProperties")
+    return frozenset(_types(of_one, schema, set())) & _KNOWN
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int) -> set[str]:
-    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
-        return set()
+def _types(schema: Any, root: Mapping[str, Any], seen: set[int]) -> Iterator[str]:
+    """Yield types; seen: the schemas that were visited, by their identity."""
+    if not isinstance(schema, Mapping) or id(schema) in seen:
+        return
+    seen.add(id(schema))
     if isinstance(schema.get("$ref"), str):
         target: Any = root
-        for step in schema["$ref"].removeprefix("#/").split("/"):
+        for step in schema["$ref"].removeprefix("#").strip("/").split("/"):
             target = target.get(step) if isinstance(target, Mapping) else None
-        return _types(target, root, depth + 1)
+        yield from _types(target, root, seen)
     kind = schema.get("type")
-    if isinstance(kind, str):
-        return {kind}
-    if isinstance(kind, list):
-        return {one for one in kind if isinstance(one, str)}
-    found: set[str] = set()
+    if kind is not None:
+        yield from (one for one in _listed(kind, [kind]) if isinstance(one, str))
+        return
     for key in ("anyOf", "oneOf", "allOf"):
-        for one in schema.get(key) or ():
-            found |= _types(one, root, depth + 1)
-    if isinstance(schema.get("enum"), list):
-        found |= {_type_of(value) for value in schema["enum"]}
+        for one in _listed(schema.get(key)):
+            yield from _types(one, root, seen)
+    yield from map(_type_of, _listed(schema.get("enum")))
     if "const" in schema:
-        found.add(_type_of(schema["const"]))
-    return found
+        yield _type_of(schema["const"])
+
+
+def _listed(value: Any, otherwise: Sequence[Any] = ()) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else otherwise
 
 
 def _type_of(value: Any) -> str:
@@ -75,18 +81,22 @@ def streams(types: frozenset[str]) -> bool:
 
 
 def as_json(text: str, types: frozenset[str]) -> tuple[str, bool]:
-    """Return a complete value as JSON text, and whether it is of a type that is allowed."""
+    """Return a complete value as JSON text, and whether it is of a type that is allowed.
+
+    `True` and `None` are what the families' templates make of true and null in a history.
+    """
     word = text.strip()
+    if "string" in types or not types:
+        null = "null" in types and word in ("null", "None")
+        return ("null" if null else quoted(text)), True
     if "null" in types and word.lower() in ("null", "none"):
         return "null", True
-    if streams(types) or "string" in types:
-        return quoted(text), True
     if "boolean" in types and word.lower() in ("true", "false"):
         return word.lower(), True
     if types & {"integer", "number"} and _INTEGER.fullmatch(word):
         return word, True
     try:
-        value = json.loads(word, parse_constant=_refuse)
+        value = json.loads(word, parse_constant=refuse)
     except (ValueError, RecursionError):
         return quoted(text), False
     kind = _type_of(value)
@@ -95,10 +105,11 @@ def as_json(text: str, types: frozenset[str]) -> tuple[str, bool]:
     return quoted(text), False
 
 
-def _refuse(word: str) -> float:
-    raise ValueError(word)
-
-
 def quoted(text: str) -> str:
     """Return a text as a JSON string."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def refuse(word: str) -> float:
+    """Refuse NaN and the infinities, which Python reads and JSON does not have."""
+    raise ValueError(word)
