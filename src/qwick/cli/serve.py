@@ -9,7 +9,6 @@ import click
 from qwick.cli.load import load_options
 from qwick.cli.offline import offline_option
 from qwick.errors import ParameterError, UsageError
-from qwick.values import a_path
 
 __all__ = ["serve"]
 
@@ -174,6 +173,7 @@ def serve(models: tuple[str, ...], **given: Any) -> None:
     from qwick import __version__
     from qwick.monitor.health import Thresholds
     from qwick.server.options import Bounds, ServeOptions, Tls
+    from qwick.values import a_path
 
     certificate, key = given["tls_certificate"], given["tls_key"]
     if (certificate is None) is not (key is None):
