@@ -35,6 +35,8 @@ TOOLS = [
         limit={"enum": [1, 2, None]},
         either={"oneOf": [{"type": "boolean"}, {"$ref": "#/properties/limit"}]},
         anything={},
+        some={"anyOf": [{"type": "string"}, {"type": "array"}, {"type": "integer"}]},
+        more={"type": ["string", "boolean"]},
     ),
 ]
 
@@ -177,6 +179,44 @@ CASES: list[Case] = [
         '<tool_call>\n{"name": "get_weather", "arguments": {"city": Paris}}\n</tool_call>',
         "",
         [("get_weather", '{"city": Paris}')],
+        True,
+    ),
+    # A name has neither line ends nor tags
+    (
+        H,
+        '<tool_call>\n{"name": "get_wea\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>',
+        '<tool_call>\n{"name": "get_wea',
+        [("now", {})],
+        True,
+    ),
+    (
+        H,
+        '<tool_call>\n{"name": "get_wea<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>',
+        '<tool_call>\n{"name": "get_wea',
+        [("now", {})],
+        True,
+    ),
+    # An object that happens to have a tool's name is no call
+    (H, '{"name": "edit", "version": 2}', '{"name": "edit", "version": 2}', [], False),
+    (
+        H,
+        '```json\n{"name": "edit", "version": "1.0"}\n```\nSo.',
+        '```json\n{"name": "edit", "version": "1.0"}\n```\nSo.',
+        [],
+        False,
+    ),
+    (
+        H,
+        '```json\n{"name": "edit", "arguments": [1, 2]}\n```',
+        '```json\n{"name": "edit", "arguments": [1, 2]}\n```',
+        [],
+        False,
+    ),
+    (
+        H,
+        '```json\n{"name": "edit", "arguments": {"line": 1}, "why": "x"}\n```',
+        "",
+        [("edit", {"line": 1})],
         True,
     ),
     # XML
@@ -560,6 +600,44 @@ CASES: list[Case] = [
         [("edit", {"text": "long " * 400})],
         False,
     ),
+    # Of several types, a string is the last; what JSON calls an integer may have a point
+    (
+        X,
+        "<tool_call>\n<function=mixed>\n<parameter=some>\n[1, 2]\n</parameter>\n</function>\n</tool_call>",
+        "",
+        [("mixed", {"some": [1, 2]})],
+        False,
+    ),
+    (
+        X,
+        "<tool_call>\n<function=mixed>\n<parameter=some>\n12\n</parameter>\n<parameter=more>\nTrue\n</parameter>\n</function>\n</tool_call>",
+        "",
+        [("mixed", {"some": 12, "more": True})],
+        False,
+    ),
+    (
+        X,
+        "<tool_call>\n<function=mixed>\n<parameter=some>\n12 \n</parameter>\n<parameter=more>\nTRUE\n</parameter>\n</function>\n</tool_call>",
+        "",
+        [("mixed", {"some": "12 ", "more": "TRUE"})],
+        False,
+    ),
+    (
+        X,
+        '<tool_call>\n<function=mixed>\n<parameter=some>\n"quoted"\n</parameter>\n<parameter=more>\n12\n</parameter>\n</function>\n</tool_call>',
+        "",
+        [("mixed", {"some": '"quoted"', "more": "12"})],
+        False,
+    ),
+    (
+        X,
+        "<tool_call>\n<function=edit>\n<parameter=line>\n12.0\n</parameter>\n</function>\n</tool_call>",
+        "",
+        [("edit", '{"line": 12.0}')],
+        False,
+    ),
+    # Nothing is lost where a call is cut off or broken
+    (X, "<tool_call>\n<function=edit>\nwords\n<parameter=pa", "", [("edit", "")], True),
     # Qwen-Agent
     (
         A,
@@ -630,6 +708,7 @@ CASES: list[Case] = [
         [("now", {})],
         False,
     ),
+    (R, "Action: none\n", "Action: none\n", [], True),
     (R, "Action: None needed\nHi.", "Action: None needed\nHi.", [], True),
     (R, "I like Action: films\n", "I like Action: films\n", [], False),
     (
@@ -638,6 +717,20 @@ CASES: list[Case] = [
         "Hope it helps.\n",
         [("now", {})],
         False,
+    ),
+    (
+        R,
+        "I do Action: now\nAction Input: {}\nObservation:",
+        "I do",
+        [("now", {})],
+        False,
+    ),
+    (
+        R,
+        "I do Action: nothing\nAction Input: {}",
+        "I do Action: nothing\nAction Input: {}",
+        [],
+        True,
     ),
     # No format
     (ToolFormat.NONE, "<tool_call>\n{}\n</tool_call>", "<tool_call>\n{}\n</tool_call>", [], False),

@@ -56,12 +56,14 @@ class JsonValue:
 class JsonCall:
     """One call; `feed` its characters from the opening brace on.
 
-    name: once it is known. key: the one that was read last. troubles: what was wrong.
+    name: once it is known. key: the one that was read last. opener: what the arguments begin with,
+    once they do. troubles: what was wrong.
     """
 
     def __init__(self) -> None:
         self.name: str | None = None
         self.key = "name"  # before the first one, what every call has
+        self.opener = ""
         self.troubles: list[str] = []
         self._state = "start"
         self._complete = False  # whether the arguments are
@@ -106,11 +108,16 @@ class JsonCall:
         if not self._complete:
             self._fresh.append("{}")
 
-    def cut(self) -> None:
-        """Give what there is: the text has ended within the call."""
-        self.troubles.append("a call was cut off")
-        if self._state == "value" and self._wanted and not self._passing:
-            self._fresh += self._text
+    def cut(self, trouble: str) -> None:
+        """Give what there is: the text has ended within the call, or goes on as none."""
+        self.troubles.append(trouble)
+        text = "".join(self._text)
+        if self._state == "value" and self._wanted:
+            self._fresh += () if self._passing else self._text
+        elif self._state == "key":
+            self._tell(text, "")
+        elif self._state in ("colon", "begin", "value") and not self._wanted:
+            self._tell(self.key, text if self._state == "value" else "")
 
     @property
     def _wanted(self) -> bool:
@@ -118,6 +125,8 @@ class JsonCall:
 
     def _in_word(self, character: str) -> Step:
         """Read a key, or the name."""
+        if character < " " or (character == "<" and self._state == "name"):
+            return Step.BROKEN  # a string of JSON has no line end, a name no tag
         if character != '"' or self._escaped:
             self._escaped = character == "\\" and not self._escaped
             self._text.append(character)
@@ -141,6 +150,8 @@ class JsonCall:
             return Step.BROKEN
         self._state, self._value = "value", JsonValue()
         self._passing = self._wanted and character != '"'
+        if self._wanted:
+            self.opener = character
         return self._in_value(character)
 
     def _in_value(self, character: str) -> Step:
@@ -162,7 +173,7 @@ class JsonCall:
         text = "".join(self._text)
         if not self._wanted:
             if self.key not in OTHERS:
-                self.troubles.append(f"a call has {self.key!r}, which is not read: {text}")
+                self._tell(self.key, text)
             return
         self._complete = True
         if not self._passing:  # the JSON text as a string: what is meant is within
@@ -170,6 +181,10 @@ class JsonCall:
             if text[1:-1].strip() == "":
                 inner = "{}"
             self._fresh.append(inner if is_object(inner) else text)
+
+    def _tell(self, key: str, text: str) -> None:
+        """Tell of what is neither a name nor arguments."""
+        self.troubles.append(f"a call has {key!r}, which is not read{text and ': '}{text}")
 
     def _after(self, character: str) -> Step:
         """Read what follows a value."""

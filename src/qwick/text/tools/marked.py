@@ -64,6 +64,7 @@ class MarkedReader:
         self._echo = False  # whether the layout behind the last mark does too
         self._spoke = False  # whether there was content
         self._raw: list[str] = []  # of a call whose arguments have not come
+        self._inline = False  # whether its mark stands within a line, and counts for little
         self._name = ""
         self._value: JsonValue | None = None  # arguments that are an object, to find their end
         self._arguments: list[str] = []
@@ -82,6 +83,7 @@ class MarkedReader:
         self._held = ""
         space, skipping = self._take_space(), bool(self._skip)
         if self._state == "name":
+            self._raw.append(space)
             self._end_name(cut=True)
         elif self._state == "arguments":
             self._end_arguments()
@@ -99,7 +101,7 @@ class MarkedReader:
             self._space.append(character)
             return
         self._held += character
-        marks = self._marks.all if self._counts() else ()
+        marks = self._expected()
         if self._held in marks:
             mark, self._held = self._held, ""
             self._mark(mark)
@@ -109,13 +111,22 @@ class MarkedReader:
             for one in held[1:]:
                 self._feed(one)
 
-    def _counts(self) -> bool:
-        """Whether a mark here is one: not in the final answer, nor within a line of a string."""
+    def _expected(self) -> tuple[str, ...]:
+        """Return what is a mark here: nothing in the final answer, nor within a line of a string.
+
+        Within another line a call may begin, if a tool's name and arguments follow.
+        """
         if self._state == "final":
-            return False
+            return ()
         in_string = self._value is not None and self._value.in_string
-        at_line = self._line or "\n" in self._space
-        return at_line or not (self._marks.lines or in_string)
+        if self._at_line or not (self._marks.lines or in_string):
+            return self._marks.all
+        may_begin = self._marks.lines and self._state in ("content", "called")
+        return (self._marks.function,) if may_begin else ()
+
+    @property
+    def _at_line(self) -> bool:
+        return self._line or "\n" in self._space
 
     def _take_space(self) -> str:
         space = "".join(self._space)
@@ -123,6 +134,7 @@ class MarkedReader:
         return space
 
     def _mark(self, mark: str) -> None:
+        inline = self._marks.lines and not self._at_line
         space = self._take_space()
         raw = space + mark
         if self._state == "name" and mark != self._marks.arguments:
@@ -131,7 +143,7 @@ class MarkedReader:
             self._end_arguments()
         self._skip, self._line = " " if mark.endswith(":") else ":", False
         if mark == self._marks.function:
-            self._state, self._name, self._raw = "name", "", [raw]
+            self._state, self._name, self._raw, self._inline = "name", "", [raw], inline
         elif mark == self._marks.arguments:
             self._begin_arguments(raw)
         else:
@@ -142,7 +154,8 @@ class MarkedReader:
 
     def _begin_arguments(self, raw: str) -> None:
         """Begin arguments: of the name before them, or of the same one once more."""
-        if self._state == "name" and not self._name:
+        known = self._name in self._names if self._inline else self._name != ""
+        if self._state == "name" and not known:
             self._say("".join(self._raw) + raw)
         elif self._state not in ("name", "arguments", "called"):
             self._say(raw)
@@ -205,7 +218,10 @@ class MarkedReader:
 
     def _end_name(self, *, cut: bool = False) -> None:
         """End a name behind which no arguments come."""
-        if self._name in self._names:
+        if self._inline:
+            self._say("".join(self._raw))
+            self._state = "content"
+        elif self._name in self._names:
             self._start()
             if not cut:
                 self._pieces.append(CallArguments(self._calls - 1, "{}"))

@@ -24,7 +24,8 @@ class ToolReader:
     - What begins like a call and never names a tool is content, with a Trouble.
     - Arguments that are no JSON, or are cut off, are given as the model wrote them, with a Trouble.
     - What a call holds beside name and arguments is in the Trouble that tells of it.
-    - Tags, marks, and the line ends around a call are layout and belong to nothing.
+    - Tags, marks, the line ends around a call, the first line of a fenced one and the keys `id`,
+      `type` and `index` are layout and belong to nothing.
     """
 
     def __init__(self, format: ToolFormat, tools: Sequence[Mapping[str, Any]]) -> None:

@@ -2,9 +2,9 @@
 instead: a fenced block, `<tools>`, the bare object. A state for each place that a text can be in.
 
 What is surely meant as a call (it has the tag) is one, whatever tool it names. The other forms are
-calls only if they name a tool that was given; else they are content, to the letter. What has begun
-like a call and is none is content too and is not searched for calls again, so that the time that a
-text takes is in proportion to its length.
+calls only if they name a tool that was given and have only the keys of a call up to its arguments;
+else they are content, to the letter. What has begun like a call and is none is content too and is
+not searched for calls again, so that the time that a text takes is in proportion to its length.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class TaggedReader:
         self._json = JsonCall()
         self._xml = XmlCall(schemas)
         self._arguments: list[str] = []
+        self._troubles: list[str] = []  # of one that is broken
         self._announced = False
         self._last = ""
         self._calls = 0
@@ -207,7 +208,7 @@ class TaggedReader:
             return
         if step is not Step.EARLY:
             self._note(character)
-        if call.name is not None:
+        if call.name is not None and (self._sure or call.opener):
             self._announce(call.name)
             self._argue(call.take())
         if step in (Step.DONE, Step.EARLY):
@@ -215,16 +216,18 @@ class TaggedReader:
                 self._give_back()
                 return
             call.end()
+            self._announce(call.name)
             self._argue(call.take())
             self._end_call(call.troubles)
             if step is Step.EARLY:
                 self._after(character)
 
     def _may_be_one(self, call: JsonCall) -> bool:
-        """Whether an object can still be a call: by its keys, and its name where that decides."""
-        if self._sure:
+        """Whether an object can still be a call: by its keys, its name, and what it calls with."""
+        if self._sure or self._announced:
             return True
-        return call.key in KEYS and (call.name is None or call.name in self._schemas)
+        named = call.name is None or call.name in self._schemas
+        return named and call.key in KEYS and call.opener in ("", "{", '"')
 
     def _begin_xml(self) -> None:
         self._xml, self._arguments, self._announced = XmlCall(self._schemas), [], False
@@ -252,6 +255,10 @@ class TaggedReader:
         if not self._announced or self._waiting is not None:
             self._give_back()
             return
+        call = self._json if self._state == self._in_json else self._xml
+        call.cut("a call is broken")
+        self._argue(call.take())
+        self._troubles = call.troubles
         held, self._held = self._held, ""
         self._state = self._broken
         for one in held:
@@ -263,7 +270,7 @@ class TaggedReader:
         ends = (*self._closers, CALL)
         if self._held in ends:
             end, self._held = self._held, ""
-            self._end_call(["a call is broken"])
+            self._end_call(self._troubles)
             if end == CALL:
                 self._leave()
                 self._open(CALL)
@@ -380,16 +387,16 @@ class TaggedReader:
             return
         held, self._held = self._held, ""
         if self._state == self._in_xml:
-            self._xml.cut()
+            self._xml.cut("a call was cut off")
             self._argue(self._xml.take())
             self._end_call(self._xml.troubles)
         elif self._state == self._in_json:
             for character in held:  # the beginning of a tag: a string's, as it was in one
                 self._json.feed(character)
-            self._json.cut()
+            self._json.cut("a call was cut off")
             self._argue(self._json.take())
             self._end_call(self._json.troubles)
         elif self._state == self._broken:
             self._argue(held)
-            self._end_call(["a call is broken"])
+            self._end_call(self._troubles)
         self._leave()  # behind a call, what is held began its closing tag

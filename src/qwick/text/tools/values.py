@@ -13,6 +13,11 @@ from typing import Any
 from qwick.values import check_kind
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,300})")
+# How templates write what is neither text nor number: as JSON, or as Python does.
+_WORDS = {
+    **{"null": "null", "true": "true", "false": "false"},
+    **{"None": "null", "True": "true", "False": "false"},
+}
 _KNOWN = frozenset(("string", "integer", "number", "boolean", "array", "object", "null"))
 
 
@@ -83,26 +88,32 @@ def streams(types: frozenset[str]) -> bool:
 def as_json(text: str, types: frozenset[str]) -> tuple[str, bool]:
     """Return a complete value as JSON text, and whether it is of a type that is allowed.
 
-    `True` and `None` are what the families' templates make of true and null in a history.
+    Where a string is one of several types, it is what no other type can be.
     """
-    word = text.strip()
-    if "string" in types or not types:
-        null = "null" in types and word in ("null", "None")
-        return ("null" if null else quoted(text)), True
-    if "null" in types and word.lower() in ("null", "none"):
-        return "null", True
-    if "boolean" in types and word.lower() in ("true", "false"):
-        return word.lower(), True
+    if streams(types):
+        return quoted(text), True
+    word, textual = text.strip(), "string" in types
+    spellings = (word,) if textual else (word, word.lower(), word.capitalize())
+    found = None if textual and word != text else _other(word, spellings, types)
+    return (quoted(text), textual) if found is None else (found, True)
+
+
+def _other(word: str, spellings: Sequence[str], types: frozenset[str]) -> str | None:
+    """Return the JSON of a value that is no string, of one of these types; None: it is of none."""
+    constant = next((_WORDS[one] for one in spellings if one in _WORDS), None)
+    if constant is not None:
+        return constant if ("null" if constant == "null" else "boolean") in types else None
     if types & {"integer", "number"} and _INTEGER.fullmatch(word):
-        return word, True
+        return word
     try:
         value = json.loads(word, parse_constant=refuse)
     except (ValueError, RecursionError):
-        return quoted(text), False
+        return None
     kind = _type_of(value)
-    if kind in types or (kind == "integer" and "number" in types):
-        return word, True
-    return quoted(text), False
+    if kind == "number" and value.is_integer():
+        kind = "integer"
+    fits = kind in types or (kind == "integer" and "number" in types)
+    return word if fits and kind != "string" else None
 
 
 def quoted(text: str) -> str:

@@ -81,8 +81,8 @@ class XmlCall:
         self._fresh.clear()
         return fresh
 
-    def cut(self) -> None:
-        """Give what there is: the text has ended. A value that was begun stays open."""
+    def cut(self, trouble: str) -> None:
+        """Give what there is: the text has ended, or goes on as no call. An open value stays so."""
         if self._state == "value":
             held = self._held.lstrip("\r\n")
             if held.startswith(END_PARAMETER) or held.startswith(END_FUNCTION):
@@ -91,7 +91,10 @@ class XmlCall:
         if self._state == "between" and not self._held:
             self._end()
             return
-        self.troubles.append("a call was cut off")
+        self.troubles.append(trouble)
+        if self._state == "parameter":
+            self._stray += (PARAMETER, *self._text)
+        self._tell_stray()
         if self._state == "value":
             for character in self._held:
                 self._pass(character)
@@ -133,6 +136,10 @@ class XmlCall:
             self._fresh.append(stray)
             return
         self._fresh.append("}" if self._written else "{}")
+        self._tell_stray()
+
+    def _tell_stray(self) -> None:
+        stray = "".join(self._stray).strip()
         if stray:
             self.troubles.append(f"text outside the parameters of a call: {stray}")
 
