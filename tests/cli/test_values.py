@@ -128,7 +128,7 @@ def test_any_text(
     small: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # `run` answers; the others meet a model that is not there once the options are read.
+    # `run` answers; `bench` and `serve` meet a model that is not there once options are read.
     rest = {
         "run": [str(small), "hi", "--max-tokens", "2"],
         "bench": ["/nowhere/x.gguf"],
@@ -140,7 +140,7 @@ def test_any_text(
             if words not in ((), ("models",), ("run",), ("bench",), ("serve",)) or text.startswith(
                 "-"
             ):
-                check([*words, text], capsys)
+                check([*words, text, *more], capsys)
             continue
         if option == "--threads" and text.isdigit() and 8 < int(text[:5]) <= settings.MAX_THREADS:
             continue
