@@ -480,6 +480,25 @@ def test_stats_count_what_happened() -> None:
     assert stats.to_dict()["generated"] == 5
 
 
+def test_what_passes_between_steps_counts_while_there_is_work() -> None:
+    now = [0.0]
+    engine = engine_of(ToyModel(), clock=lambda: now[0])
+    for wait in (1.0, 2.0):  # nothing is left at the end of the first
+        engine.submit(greedy([1], 3), Sink())
+        while engine.has_work:
+            engine.step()
+            now[0] += wait
+        now[0] += 100.0
+    assert engine.stats.between_seconds == 2 * 1.0 + 2 * 2.0
+    number = engine.submit(greedy([1], 3), Sink())
+    engine.step()
+    engine.cancel(number)
+    now[0] += 100.0
+    engine.submit(greedy([1], 1), Sink())
+    engine.step()
+    assert engine.stats.between_seconds == 2 * 1.0 + 2 * 2.0
+
+
 def test_timings_add_up_on_the_engines_own_clock() -> None:
     now = [0.0]
     model = ToyModel()

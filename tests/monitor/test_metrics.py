@@ -106,6 +106,7 @@ def snapshot(**values: Any) -> dict[str, Any]:
     names = [
         *("running", "waiting", "pages_used", "prefix_hit_tokens", "prefix_miss_tokens"),
         *("preemptions", "drafted", "accepted", "steps", "step_seconds", "failed_steps"),
+        *("model_seconds", "between_seconds"),
     ]
     return {**dict.fromkeys(names, 0), "pages": 10, **values}
 

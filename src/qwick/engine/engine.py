@@ -81,6 +81,7 @@ class Engine:
         self._model: Model | None = model
         self.stats = Stats()
         self.clock = clock
+        self._left: float | None = None  # when a step ended that left work to be done
         pages = pages_for(tokens, model.page_size)
         self.capacity = Capacity(
             n_vocab, model.context, pages * model.page_size, steer_factory is not None
@@ -169,6 +170,8 @@ class Engine:
             submitted=self.clock() if submitted is None else submitted,
             drafts=self._draft_rows > 1,
         )
+        if not self._live:
+            self._left = None  # what was left by the last step was cancelled since
         self._state.add(live.sequence)
         self._live[live.number] = live
         return live.number
@@ -214,6 +217,8 @@ class Engine:
         if not self._live:
             return False
         watch, stats = Stopwatch(self.clock), self.stats
+        if self._left is not None:
+            stats.between_seconds += watch.begun - self._left
         self._state.settle()
         self._propose()
         step = plan(self._state)
@@ -240,7 +245,9 @@ class Engine:
         except Exception as error:
             self._fail(step.chunks, error)
         self._count(step)
-        stats.step_seconds += self.clock() - watch.begun
+        ended = self.clock()
+        stats.step_seconds += ended - watch.begun
+        self._left = ended if self._live else None
         return True
 
     def _propose(self) -> None:

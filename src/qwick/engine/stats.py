@@ -16,7 +16,8 @@ class Stats:
     """Counts and seconds since the engine started; written by the engine's thread alone.
 
     Seconds are wall time: `forward` and `logits` inside the model, `plan` for scheduler and index
-    arrays, `sample` for reading logits, `deliver` for callbacks; `step` is all of it.
+    arrays, `sample` for reading logits, `deliver` for callbacks; `step` is all of it. `between` is
+    what passes from a step to the next one while there is work.
     """
 
     steps: int = 0
@@ -33,6 +34,7 @@ class Stats:
     failed_callbacks: int = 0
     finished: Counter[str] = field(default_factory=Counter)
     step_seconds: float = 0.0
+    between_seconds: float = 0.0
     plan_seconds: float = 0.0
     forward_seconds: float = 0.0
     logits_seconds: float = 0.0
@@ -52,8 +54,9 @@ class Stats:
         return max(0.0, 1.0 - self.model_seconds / self.step_seconds)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every counter by name, and the share."""
-        return {**asdict(self), "finished": dict(self.finished), "python_share": self.python_share}
+        """Return every counter by name, the seconds inside the model, and the share outside it."""
+        derived = {"model_seconds": self.model_seconds, "python_share": self.python_share}
+        return {**asdict(self), "finished": dict(self.finished), **derived}
 
 
 @dataclass(frozen=True, slots=True)

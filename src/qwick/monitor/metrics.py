@@ -68,6 +68,8 @@ _COUNTERS = {
 _OWN_COUNTERS = {  # which vLLM does not have
     "engine_steps": "Steps of the engine.",
     "engine_step_seconds": "Seconds within steps of the engine.",
+    "engine_model_seconds": "Seconds of them within the model.",
+    "engine_between_seconds": "Seconds between steps of the engine while there was work.",
     "engine_failed_steps": "Steps that failed.",
     "engine_restarts": "How often an engine was replaced.",
 }
@@ -297,6 +299,8 @@ class _Model:
             ("spec_decode_num_accepted_tokens", snapshot["accepted"]),
             ("engine_steps", snapshot["steps"]),
             ("engine_step_seconds", snapshot["step_seconds"]),
+            ("engine_model_seconds", snapshot["model_seconds"]),
+            ("engine_between_seconds", snapshot["between_seconds"]),
             ("engine_failed_steps", snapshot["failed_steps"]),
         ):
             seen = self._seen.get(name, 0.0)
