@@ -36,7 +36,11 @@ from server.live import Server, chat_body
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 CLIENTS = 8
 PATIENCE = 20.0  # seconds for the last answers to be let go of
-GROWTH = 64 << 20  # bytes that both processes may grow by once the cache is warm
+GROWTH = 64 << 20  # bytes that either process may grow by once the cache is full
+# All of the cache is used in time, for prompts that may be found again: few pages are full soon.
+OPTIONS = ["--ctx", "1024"]
+WARM = 100  # requests, of some hundred tokens each
+POOL = min(32, (os.cpu_count() or 1) + 4)  # threads that asyncio starts as they are needed
 
 
 def process_state(pid: int) -> dict[str, int]:
@@ -109,11 +113,12 @@ def one(server: Server, number: int, seed: int) -> str:
 
 def run(requests: int, seed: int, *, progress: bool) -> dict[str, Any]:
     """Return the outcome of all requests, and what is left of them."""
-    with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server:
+    with tempfile.TemporaryDirectory() as folder, Server(Path(folder), OPTIONS) as server:
         server.ready()
+        most = process_state(server.process.pid)["threads"] + POOL
         with server.client() as client:
             warm = ThreadPoolExecutor(CLIENTS)
-            list(warm.map(lambda i: one(server, i, seed + 1), range(64)))
+            list(warm.map(lambda i: one(server, i, seed + 1), range(WARM)))
             before = state(server, client)
             ends: Counter[str] = Counter()
             lock = threading.Lock()
@@ -138,12 +143,12 @@ def run(requests: int, seed: int, *, progress: bool) -> dict[str, Any]:
         "ends": dict(ends),
         "before": before,
         "after": after,
-        "left": left(before, after, ends),
+        "left": left(before, after, ends, most),
     }
 
 
-def left(before: dict[str, Any], after: dict[str, Any], ends: Counter[str]) -> list[str]:
-    """Say what is not as it was."""
+def left(before: dict[str, Any], after: dict[str, Any], ends: Counter[str], most: int) -> list[str]:
+    """Say what is not as it was. most: threads of the server with a full pool."""
     found = [
         f"{name} is {after[name]}"
         for name in ("running", "waiting", "under_way", "cache_used", "restarts")
@@ -152,7 +157,7 @@ def left(before: dict[str, Any], after: dict[str, Any], ends: Counter[str]) -> l
     for process in ("server", "engine"):
         for name in ("threads", "files"):
             was, now = before[process][name], after[process][name]
-            if now > was:
+            if now > was and not (process == "server" and name == "threads" and now <= most):
                 found.append(f"the {process} has {now} {name}, {was} before")
         grown = after[process]["memory"] - before[process]["memory"]
         if grown > GROWTH:
