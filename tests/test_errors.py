@@ -27,7 +27,7 @@ ALLOWED = ("allowed", "must be", "known:", "it reads:")
 OTHERS = {
     "AssertionError": {"engine/engine.py", "engine/pages.py", "engine/scheduler.py"},
     "AttributeError": {"__init__.py"},
-    "ConnectionResetError": {"server/desk.py", "server/guard.py"},
+    "ConnectionResetError": {"server/sending.py", "server/guard.py"},
     "EOFError": {"cli/stdin.py"},
     "KeyboardInterrupt": {"cli/chat_reply.py"},
     "NoLocksError": {"hub/locks.py"},

@@ -1,9 +1,9 @@
 """An engine in a process of its own: submit and cancel from any thread, events by callback.
 
 The interpreter that serves HTTP and text would take turns with the engine's: a busy thread beside
-it makes each step many times slower. So the engine has its own process (`child.py`). It is watched:
-it answers pings between its steps. One that died, or neither answers nor computes, is replaced;
-requests under way end with EngineError. Knows no text.
+it makes each step many times slower. So the engine has its own process (`life.py`, `child.py`). It
+is watched: it answers pings between its steps. One that died, or neither answers nor computes, is
+replaced; requests under way end with EngineError. Knows no text.
 """
 
 from __future__ import annotations
@@ -11,22 +11,18 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from queue import SimpleQueue
 
 from qwick.engine.capacity import Capacity
 from qwick.engine.child import Build
 from qwick.engine.client import Pulse, State
+from qwick.engine.life import COMPUTING, PING_SECONDS, Life
 from qwick.engine.request import Deliver, Event, Finished, FinishReason, Request, Timings
 from qwick.engine.stats import Snapshot, Stats
 from qwick.engine.wire import (
@@ -35,27 +31,17 @@ from qwick.engine.wire import (
     Command,
     Events,
     Loading,
-    Ping,
     Pong,
     Ready,
     Report,
     Submit,
 )
-from qwick.errors import EngineError, QwickError, ResourceError
+from qwick.errors import EngineError, QwickError
 
-PING_SECONDS = 1.0
 STUCK_SECONDS = 60.0  # silent for so long and not computing: stuck
-COMPUTING = 0.1  # cores that a process uses, at least, while it computes a long step
-PATIENCE = 20  # times STUCK_SECONDS: computing or not, nothing takes so long
 QUICK_DEATHS = 3  # so many restarts within SHORT_LIFE seconds each, and it is given up
 SHORT_LIFE = 30.0
 EXIT_SECONDS = 10.0  # from the request to end to the kill
-
-# Not -m: that would look for modules in the current folder first.
-_START = (
-    "import sys; sys.path[:] = sys.argv[2:]; "
-    "from qwick.engine.child import main; sys.exit(main(int(sys.argv[1])))"
-)
 
 Post = Callable[[Callable[[], None]], object]
 OnLoading = Callable[[int, int], None]
@@ -171,7 +157,7 @@ class _Supervisor:
         self._capacity: Capacity | None = None
         self._failure: QwickError | None = None
         self._closing = False
-        self._life: _Life | None = None
+        self._life: Life | None = None
         self._restarts = 0
         self._numbers = count()
         self._waiting: dict[int, _Waiting] = {}
@@ -300,7 +286,7 @@ class _Supervisor:
 
     def _live_once(self) -> QwickError:
         """Start a process and serve until it ends; return why it did."""
-        life = _Life(self._build)
+        life = Life(self._build)
         self._life = life
         if self._closing:  # before there was anything to close
             life.send(Close(True))
@@ -327,7 +313,7 @@ class _Supervisor:
             )
         return cause
 
-    def _hear(self, life: _Life, report: Report) -> QwickError | None:
+    def _hear(self, life: Life, report: Report) -> QwickError | None:
         if isinstance(report, Events):
             events = report.events
             self._dispatch(events)
@@ -366,93 +352,6 @@ class _Supervisor:
                 request.deliver(event)
             except Exception:  # which may not harm the others
                 self.send(Cancel(number))
-
-
-class _Life:
-    """One process: its socket, a thread that writes to it, and its heartbeat."""
-
-    def __init__(self, build: bytes) -> None:
-        try:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path],
-                    pass_fds=(theirs.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,  # the keyboard's signals are the parent's to interpret
-                )
-        except OSError as error:
-            raise ResourceError(f"the engine's process cannot be started: {error}") from None
-        self._connection = Connection(ours.detach())
-        self._outgoing: SimpleQueue[Command | None] = SimpleQueue()
-        self._writer = threading.Thread(
-            target=self._write, args=(build,), name="qwick-engine-writer", daemon=True
-        )
-        self.ready = False
-        self._pinged = 0.0
-        self.beat()
-        self._writer.start()
-
-    def send(self, command: Command) -> None:
-        """Queue a command: writing could block while the engine computes a long step."""
-        self._outgoing.put(command)
-
-    def _write(self, build: bytes) -> None:
-        with contextlib.suppress(OSError):
-            self._connection.send_bytes(build)
-            while (command := self._outgoing.get()) is not None:
-                self._connection.send(command)
-
-    def receive(self, timeout: float) -> Report | None:
-        """Return the next report, None if none comes in time; EOFError or OSError at the end."""
-        now = time.monotonic()
-        if self.ready and now - self._pinged >= PING_SECONDS:
-            self._pinged = now
-            self.send(Ping())
-        if not self._connection.poll(timeout):
-            return None
-        report: Report = self._connection.recv()
-        return report
-
-    def beat(self) -> None:
-        """Note that it lives, and how much it has computed so far."""
-        self._beaten = time.monotonic()
-        self._computed = cpu_seconds(self.process.pid)
-
-    def silence(self) -> tuple[float, float]:
-        """Return the seconds since it last lived, and those of CPU time that it used since."""
-        computed = cpu_seconds(self.process.pid)
-        return time.monotonic() - self._beaten, max(0.0, computed - self._computed)
-
-    def stuck(self, seconds: float) -> bool:
-        """Whether it is silent for so long, and not because it computes."""
-        silent, busy = self.silence()
-        return silent > seconds and (busy < COMPUTING * silent or silent > PATIENCE * seconds)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self.process.kill()
-
-    def end(self) -> int:
-        """Close the socket, which ends the process, and return its exit code."""
-        self._outgoing.put(None)
-        try:
-            code = self.process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            code = self.process.wait()
-        self._connection.close()
-        return code
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process and its threads have used; 0 if that cannot be told."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # proc(5)
-    except (OSError, ValueError, IndexError):
-        return 0.0
 
 
 _running: set[_Supervisor] = set()

@@ -21,7 +21,7 @@ from qwick.server.options import ServeOptions
 from qwick.server.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
-    from qwick.server.desk import Visit
+    from qwick.server.visit import Visit
 
 log = logging.getLogger("qwick.server")
 
