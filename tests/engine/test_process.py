@@ -167,6 +167,8 @@ def test_a_killed_engine_is_replaced(process: EngineProcess) -> None:
     process.wait_ready(30)
     assert pid_of(process) != first
     assert process.pulse.restarts == 1
+    assert process.pulse.restarted is not None
+    assert process.pulse.restarted < 60
     sink = Waiting()
     process.submit(greedy([3], 5), sink)
     assert len(sink.wait().ids) == 5

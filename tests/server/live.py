@@ -81,8 +81,9 @@ class Server:
         """Wait until it answers requests."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if self.client().get("/ready").status_code == 200:
-                return self
+            with self.client() as client:
+                if client.get("/ready").status_code == 200:
+                    return self
             time.sleep(0.05)
         raise AssertionError("the server is not ready: " + "".join(self.lines))
 

@@ -37,6 +37,8 @@ def good(keys: KeyRing) -> str:
 def guarded(default_checkpoint: Path, keys: KeyRing, good: str) -> Iterator[Server]:
     """A server that demands keys, with short patience."""
     options = ["--header-seconds", "1", "--body-seconds", "1", "--write-seconds", "1"]
+    options += ["--user-requests", "3/hour", "--user-tokens", "2000/hour"]
+    options += ["--user-max-tokens", "8", "--user-max-characters", "900", "--user-model", MODEL]
     with Server(keys.path.parent.parent, options) as running:
         yield running.ready()
 
@@ -135,6 +137,29 @@ def test_over_each_limit(
         assert (response.status_code, code_of(response)) == (status, code)
         if status == 429:
             assert 1 <= int(response.headers["retry-after"]) <= 3600
+
+
+def test_over_each_limit_of_a_user(guarded: Server, good: str) -> None:
+    """Each user of a key has their own; a key's requests without a user have the key's alone."""
+    with guarded.client(good) as client:
+
+        def asked(user: str | None, text: str = "Say hi.", **fields: Any) -> httpx.Response:
+            said = {} if user is None else {"user": user}
+            return client.post(CHAT, json=chat_body(text, **said, **fields))
+
+        assert code_of(asked("a", max_tokens=9)) == "invalid_value"
+        assert code_of(asked("a", "x" * 901)) == "invalid_value"
+        assert asked("a", "x" * 901, max_tokens=9).status_code == 400
+        cut = asked("a", "Count to a hundred.", max_tokens=None)
+        assert cut.json()["usage"]["completion_tokens"] == 8
+        for left in (1, 0):
+            answer = asked("a")
+            assert answer.headers["x-ratelimit-remaining-requests"] == str(left)
+        refused = asked("a")
+        assert refused.status_code == 429
+        assert "this user, 3/hour" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) > 0
+        assert asked("b").status_code == asked(None, max_tokens=9).status_code == 200
 
 
 def test_concurrent_answers_of_one_key(guarded: Server, keys: KeyRing) -> None:

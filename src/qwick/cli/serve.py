@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qwick.cli.load import load_options
 from qwick.cli.offline import offline_option
 from qwick.errors import ParameterError, UsageError
+
+if TYPE_CHECKING:
+    from qwick.server.limits import Limits
 
 __all__ = ["serve"]
 
@@ -77,6 +81,31 @@ def parse_bytes(name: str, text: str) -> int:
 @click.option("--log-content", is_flag=True, help="Log texts of requests and answers too.")
 @click.option("--user-requests", metavar="RATE", help="Requests of each user of a key: 100/hour.")
 @click.option("--user-tokens", metavar="RATE", help="Tokens of each user of a key: 20000/day.")
+@click.option(
+    "--user-concurrent",
+    type=click.IntRange(1, 10**12),
+    metavar="N",
+    help="Answers under way at once for each user of a key.",
+)
+@click.option(
+    "--user-max-tokens",
+    type=click.IntRange(1, 10**12),
+    metavar="N",
+    help="Tokens of one answer to a user of a key.",
+)
+@click.option(
+    "--user-max-characters",
+    type=click.IntRange(1, 10**12),
+    metavar="N",
+    help="Characters of one request of a user of a key.",
+)
+@click.option(
+    "--user-model",
+    "user_models",
+    multiple=True,
+    metavar="NAME",
+    help="A model that users of keys may use; without it, all.",
+)
 @click.option(
     "--max-body",
     metavar="SIZE",
@@ -212,19 +241,26 @@ def serve(models: tuple[str, ...], **given: Any) -> None:
             given["slow_above"], given["memory_above"], given["speed_below"], given["errors_above"]
         ),
         version=__version__,
-        user_limits=_user_limits(given["user_requests"], given["user_tokens"]),
+        user_limits=_user_limits(given),
     )
     from qwick.server.running import serve as run
 
     run(options)
 
 
-def _user_limits(requests: str | None, tokens: str | None) -> Any:
+def _user_limits(given: Mapping[str, Any]) -> Limits | None:
+    """Return what each user of a key may have; None where no option says."""
     from qwick.server.limits import Limits, Rate
 
-    if requests is None and tokens is None:
-        return None
-    return Limits(
-        requests=None if requests is None else Rate.parse("--user-requests", requests),
-        tokens=None if tokens is None else Rate.parse("--user-tokens", tokens),
+    def rate(option: str, text: str | None) -> Rate | None:
+        return None if text is None else Rate.parse(option, text)
+
+    limits = Limits(
+        requests=rate("--user-requests", given["user_requests"]),
+        tokens=rate("--user-tokens", given["user_tokens"]),
+        concurrent=given["user_concurrent"],
+        max_tokens=given["user_max_tokens"],
+        max_characters=given["user_max_characters"],
+        models=given["user_models"] or None,
     )
+    return None if limits == Limits() else limits

@@ -26,7 +26,7 @@ class Pulse:
 
     pid: of its process, None where it has none of its own. silent: seconds since it last gave a
     sign of life. computing: whether it has used a core since then. restarts: how often it was
-    replaced.
+    replaced. restarted: seconds since the last time, None for never.
     """
 
     state: State
@@ -34,6 +34,7 @@ class Pulse:
     silent: float
     computing: bool
     restarts: int
+    restarted: float | None = None
 
 
 class Ticket(Protocol):

@@ -159,6 +159,7 @@ class _Supervisor:
         self._closing = False
         self._life: Life | None = None
         self._restarts = 0
+        self._restarted: float | None = None  # when the last time was
         self._numbers = count()
         self._waiting: dict[int, _Waiting] = {}
         self._thread = threading.Thread(target=self._run, name="qwick-supervisor", daemon=True)
@@ -210,12 +211,13 @@ class _Supervisor:
         return self._closing or self.state in (State.CLOSED, State.FAILED)
 
     def pulse(self) -> Pulse:
-        life = self._life
+        life, last = self._life, self._restarted
+        times = (self._restarts, None if last is None else time.monotonic() - last)
         if life is None:
-            return Pulse(self.state, None, 0.0, False, self._restarts)
+            return Pulse(self.state, None, 0.0, False, *times)
         silent, busy = life.silence()
         computing = busy > COMPUTING * silent
-        return Pulse(self.state, life.process.pid, silent, computing, self._restarts)
+        return Pulse(self.state, life.process.pid, silent, computing, *times)
 
     def abandon(self) -> None:
         """Ask for the end without taking a lock: a destructor may run anywhere."""
@@ -260,6 +262,7 @@ class _Supervisor:
                     failure = cause
                     break
                 self.snapshot = Snapshot()  # the next one counts from 0
+                self._restarted = time.monotonic()
                 self._restarts += 1
                 self._end_life(State.LOADING, cause)
         except QwickError as error:

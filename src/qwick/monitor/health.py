@@ -16,6 +16,7 @@ LEAST = 3  # requests from which errors and times are judged
 BAD = 3.0  # so many times beyond a threshold: unhealthy, not just degraded
 FULL = 0.9  # of the pages of keys and values in use
 SILENT = 10.0  # seconds
+RECENT = 3600.0  # seconds, for which the replacing of an engine is held against it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class ModelFacts:
     waiting: int = 0
     cache_used: float = 0.0  # share of the pages of keys and values, 0 to 1
     restarts: int = 0
+    restarted: float | None = None  # seconds since the last of them
     silent: float = 0.0  # seconds since the engine's last sign of life
     computing: bool = False
     context: int | None = None
@@ -134,10 +136,11 @@ def _judge_model(judge: _Judge, model: ModelFacts) -> None:
             f"{SILENT:.0f} s",
             "it is replaced after --stuck-after seconds; report it if it comes back",
         )
-    if model.restarts:
+    if model.restarted is not None and model.restarted < RECENT:
         judge.find(
             1,
-            f"the engine of {model.name} was replaced {_times(model.restarts)}",
+            f"the engine of {model.name} was replaced {_times(model.restarts)}, the last time "
+            f"{model.restarted:.0f} s ago",
             "see the server's log for why, and report it",
         )
     if model.waiting:

@@ -200,8 +200,7 @@ _Accounts: TypeAlias = "OrderedDict[tuple[str, ...], Account]"  # whoever was la
 class Admission:
     """A request that was let in. Its `with` block is its answer's time.
 
-    `max_tokens`: the most tokens that the answer may have; None: as many as fit. `headers`: what
-    the HTTP answer should carry.
+    `headers`: what the HTTP answer should carry.
     """
 
     def __init__(
@@ -209,10 +208,8 @@ class Admission:
         accounts: list[Account],
         moment: float,
         prompt_tokens: int,
-        max_tokens: int | None,
         clock: Callable[[], float],
     ) -> None:
-        self.max_tokens = max_tokens
         self._accounts, self._clock = accounts, clock
         self._moment, self._prompt_tokens = moment, prompt_tokens
         self._open = True
@@ -294,16 +291,13 @@ class Gate:
         limits: Limits,
         *,
         user: str | None = None,
-        model: str,
-        characters: int,
         prompt_tokens: int,
-        max_tokens: int | None = None,
     ) -> Admission:
         """Let a request in and charge it, or charge nothing and raise.
 
         key: its id; "" for all who need none. user: the pseudonym of whom the client asks for.
-        prompt_tokens: at least 1. The rest as in Limits.check. Raises RateLimitError, what
-        Limits.check raises, and ParameterError for a prompt that no waiting would help.
+        prompt_tokens: at least 1. The request's own sizes are for Limits.check. Raises
+        RateLimitError, and ParameterError for a prompt that no waiting would help.
         """
         _check_text("key", key, 0)
         check_kind("limits", limits, Limits, "Limits")
@@ -315,9 +309,6 @@ class Gate:
             _check_text("user", user, 1)
             if self._user_limits is not None:
                 who.append(("user", self._users, (key, user), self._user_limits))
-        most = [
-            its.check(model=model, characters=characters, max_tokens=max_tokens) for *_, its in who
-        ]
         accounts = []
         for whose, known, name, its in who:
             account = known.get(name)
@@ -329,8 +320,7 @@ class Gate:
         for (_, known, name, _), account in zip(who, accounts, strict=True):
             known[name] = account
             known.move_to_end(name)
-        granted = min((count for count in most if count is not None), default=None)
-        admission = Admission(accounts, now, prompt_tokens, granted, self._clock)
+        admission = Admission(accounts, now, prompt_tokens, self._clock)
         self._make_room(now)  # only now: these accounts are no longer idle
         return admission
 

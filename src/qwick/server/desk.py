@@ -69,7 +69,7 @@ class Desk:
     # -- for the routes ------------------------------------------------------------------------
 
     def check(self, caller: Caller, ask: Ask) -> Ask:
-        """Refuse what is too much for this key, before anything is computed for it."""
+        """Refuse what is too much for this key or user, before anything is computed for it."""
         bounds = self.options.bounds
         if ask.choices * len(ask.prompts) > bounds.choices:
             raise RefusedError(
@@ -85,9 +85,19 @@ class Desk:
                 code="too_many_characters",
                 hint="shorten the messages",
             )
-        most = caller.limits.check(
-            model=ask.model, characters=ask.characters, max_tokens=ask.max_tokens
-        )
+        limits = {"key": caller.limits}
+        if ask.user is not None and self.options.user_limits is not None:
+            limits["user"] = self.options.user_limits
+        allowed = [
+            its.check(
+                model=ask.model,
+                characters=ask.characters,
+                max_tokens=ask.max_tokens,
+                whose=whose,
+            )
+            for whose, its in limits.items()
+        ]
+        most = min((count for count in allowed if count is not None), default=None)
         if most is None or ask.max_tokens is not None:
             return ask
         prompts = [replace(q, keywords={**q.keywords, "max_tokens": most}) for q in ask.prompts]
@@ -183,10 +193,7 @@ class Desk:
                 "" if visit.caller.key is None else visit.caller.key.id,
                 visit.caller.limits,
                 user=user,
-                model=ask.model,
-                characters=ask.characters,
                 prompt_tokens=flight.prompt_tokens,
-                max_tokens=ask.max_tokens,
             )
             try:
                 qwen = await stack.enter_async_context(

@@ -110,31 +110,34 @@ class Limits:
             changes["models"] = models
         return replace(limits, **changes)
 
-    def check(self, *, model: str, characters: int, max_tokens: int | None) -> int | None:
+    def check(
+        self, *, model: str, characters: int, max_tokens: int | None, whose: str = "key"
+    ) -> int | None:
         """Check one request by itself, and return the most tokens that its answer may have.
 
         characters: of everything that the request says. max_tokens: what it asks for; None, where
-        it leaves that open, takes what the limit allows. Costs nothing, so a server may ask before
-        it counts the prompt's tokens. Raises PermissionDeniedError for a model that is not among
-        the allowed, and ParameterError for what is too much.
+        it leaves that open, takes what the limit allows. whose: key or user, for messages. Costs
+        nothing, so a server may ask before it counts the prompt's tokens. Raises
+        PermissionDeniedError for a model that is not among the allowed, and ParameterError for what
+        is too much.
         """
         check_kind("model", model, str, "a str")
         whole("characters", characters, 0, MOST)
         if self.models is not None and model not in self.models:
             raise PermissionDeniedError(
-                f"model is {shown(model)}; allowed with this key: {', '.join(self.models)}"
+                f"model is {shown(model)}; allowed with this {whose}: {', '.join(self.models)}"
             )
         if self.max_characters is not None and characters > self.max_characters:
             raise ParameterError(
                 f"the request has {characters} characters; "
-                f"allowed with this key: at most {self.max_characters}"
+                f"allowed with this {whose}: at most {self.max_characters}"
             )
         if max_tokens is None:
             return self.max_tokens
         whole("max_tokens", max_tokens, 0, MOST)
         if self.max_tokens is not None and max_tokens > self.max_tokens:
             raise ParameterError(
-                f"max_tokens is {max_tokens}; allowed with this key: at most {self.max_tokens}"
+                f"max_tokens is {max_tokens}; allowed with this {whose}: at most {self.max_tokens}"
             )
         return max_tokens
 

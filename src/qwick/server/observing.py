@@ -201,6 +201,7 @@ class Observer:
             waiting=hosted.queue.waiting,
             cache_used=snapshot.pages_used / max(1, snapshot.pages),
             restarts=pulse.restarts,
+            restarted=None if pulse.restarted is None else round(pulse.restarted, 3),
             silent=round(pulse.silent, 3),
             computing=pulse.computing,
             context=qwen.context,
