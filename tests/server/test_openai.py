@@ -266,6 +266,47 @@ def test_a_named_tool_and_its_result(client: openai.OpenAI) -> None:
     assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_tools_and_a_schema_together(client: openai.OpenAI, stream: bool, choice: Any) -> None:
+    """The schema is the answer's, the grammar of calls theirs; which it is, is the model's wish."""
+    schema = {
+        "type": "object",
+        "properties": {"capital": {"type": "string", "maxLength": 20}},
+        "required": ["capital"],
+        "additionalProperties": False,
+    }
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "What is the capital of France? As JSON."}],
+        "temperature": 0,
+        "max_tokens": 100,
+        "tools": [WEATHER, TIME],
+        "tool_choice": choice,
+        "parallel_tool_calls": False,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema, "strict": True},
+        },
+    }
+    content, called = "", ""
+    if stream:
+        for chunk in client.chat.completions.create(**asked, stream=True):
+            for one in chunk.choices:
+                content += one.delta.content or ""
+                for part in one.delta.tool_calls or ():
+                    called += (part.function and part.function.arguments) or ""
+    else:
+        message = client.chat.completions.create(**asked).choices[0].message
+        content = message.content or ""
+        called = "".join(call.function.arguments for call in message.tool_calls or ())
+    if choice == "required":
+        assert not content
+        assert isinstance(json.loads(called), dict)
+    elif not called:
+        assert set(json.loads(content)) == {"capital"}
+
+
 def test_errors_are_those_of_the_client(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="gpt-4o", messages=GREETING)

@@ -45,11 +45,12 @@ class Asked:
     texts: Texts
     prompt: str | None  # text of a conversation that may begin with thinking; None: it cannot
     called: _Called
+    held: bool = False  # whether a grammar holds the answer
 
     def assembler(self) -> Assembler:
         """Return what reads one answer's events."""
         splitter = None if self.prompt is None else ThinkingSplitter(self.prompt)
-        router = Router(splitter, self.called.reader())
+        router = Router(splitter, self.called.reader(held=self.held))
         return Assembler(self.texts.tokenizer, self.request.sampling, self.texts.name, router)
 
     def choice(self, number: int) -> Asked:
@@ -104,7 +105,8 @@ class Texts:
             guide=None if guide == Guide(prompt_end=guide.prompt_end, jump=guide.jump) else guide,
             progress=wishes.progress,
         )
-        return Asked(request, self, text if thinks or self._knows_blocks else None, called)
+        held = guide.grammar is not None
+        return Asked(request, self, text if thinks or self._knows_blocks else None, called, held)
 
     def raw(self, prompt: RawPrompt, keywords: Mapping[str, Any], *, context: int) -> Asked:
         """Make a request of a raw prompt, text or ids; control tokens written in it are such."""
@@ -312,35 +314,27 @@ class _Called:
 
         return with_tools(self.format, messages, self.tools)
 
-    def reader(self) -> Any:
+    def reader(self, *, held: bool) -> Any:
         if not self.tools:
             return None
         from qwick.text.tools import ToolReader
 
-        return ToolReader(self.format, self.tools)
+        return ToolReader(self.format, self.tools, held=held)
 
 
 _NO_TOOLS = _Called(ToolFormat.NONE, (), ToolChoice(), True)
 
 
 def _grammar(wishes: Wishes, called: _Called) -> Grammar | None:
+    """Return what holds the answer. A grammar that a caller wishes for holds content, not calls."""
+    parallel = wishes.parallel_tool_calls
     if called.tools and called.choice.mode == "required":
-        if wishes.grammar is not None:
-            raise ParameterError(
-                "tool_choice asks for a call, and the answer is to match a grammar; allowed: one"
-                " of the two"
-            )
         from qwick.text.grammar import Grammar
 
         names = None if called.choice.name is None else [called.choice.name]
-        return Grammar.tool_calls(
-            called.format, called.tools, names=names, parallel=wishes.parallel_tool_calls
-        )
+        return Grammar.tool_calls(called.format, called.tools, names=names, parallel=parallel)
     if called.tools and wishes.grammar is not None:
-        raise UnsupportedError(
-            "tools that may be called and a grammar for the answer exclude each other",
-            hint="set tool_choice to none, or leave the grammar out",
-        )
+        return wishes.grammar.or_tool_calls(called.format, called.tools, parallel=parallel)
     return wishes.grammar
 
 

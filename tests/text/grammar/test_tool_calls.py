@@ -94,7 +94,7 @@ def check_call(name: str, arguments: Any) -> None:
 
 
 def closing(format: ToolFormat) -> tuple[str, ...]:
-    return (*CLOSING, "Action: ") if format.value == "react" else CLOSING
+    return (*CLOSING, "\nAction: ") if format.value == "react" else CLOSING
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -139,6 +139,31 @@ def test_a_text_may_come_first(vocabulary, tokenizer, format) -> None:
         _before, call = walk.text.split(opener, 1)
         assert read_call(format, opener + call)[0] == "get"
     assert any(not walk.text.startswith(opener) for walk in walks)
+
+
+ANSWERS = {
+    "schema": (Grammar.json_schema({"type": "array", "items": {"type": "integer"}}), "[4]"),
+    "regex": (Grammar.regex("[0-9]{3}"), "404"),
+    "lark": (Grammar.lark('start: "yes" | "no"'), "yes"),
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_calls_or_an_answer_by_a_grammar(vocabulary, tokenizer, format, kind) -> None:
+    answer, example = ANSWERS[kind]
+    grammar = answer.or_tool_calls(format, TOOLS)
+    calls = Grammar.tool_calls(format, TOOLS)
+    called = next(iter(walk_all(vocabulary, tokenizer, calls, 6, closing=closing(format))))
+    for ids in (called.ids, tokenizer.encode(example, parse_special=False)):
+        matcher = vocabulary.matcher(grammar, ENDS)
+        for id in ids:
+            matcher.accept(id)
+        assert matcher.accepting
+    matcher = vocabulary.matcher(grammar, ENDS)
+    wrong = tokenizer.encode("Well, ", parse_special=False)
+    assert not allows(matcher.mask(), wrong[0])
+    vocabulary.check(grammar)
 
 
 @pytest.mark.parametrize("format", [ToolFormat.HERMES, ToolFormat.XML])

@@ -68,6 +68,28 @@ def test_any_cutting_gives_the_same(format: ToolFormat, text: str) -> None:
         assert cut(format, random_cuts(text, rng)) == expected
 
 
+@pytest.mark.parametrize("format", [ToolFormat.HERMES, ToolFormat.XML])
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ('{"name": "get_weather", "arguments": {"city": "Oslo"}}', 0),  # an answer by a schema
+        ('["<tool_call>\\n{\\"name\\": 1}"]', 0),
+        ("<tool", 0),
+        ("", 0),
+        ('<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>', 1),
+    ],
+)
+def test_an_answer_that_a_grammar_holds_is_calls_or_content(
+    format: ToolFormat, text: str, calls: int
+) -> None:
+    for pieces in ([text], list(text), random_cuts(text, random.Random(1))):
+        reader = ToolReader(format, TOOLS, held=True)
+        found = [piece for part in pieces for piece in reader.push(part)] + reader.flush()
+        content = "".join(piece.text for piece in found if isinstance(piece, Content))
+        assert content == ("" if calls else text)
+        assert sum(isinstance(piece, CallStart) for piece in found) == calls
+
+
 def mutated(text: str, rng: random.Random) -> str:
     """Return a text with a few things deleted, doubled, swapped, or its end cut off."""
     for _ in range(rng.randint(1, 4)):

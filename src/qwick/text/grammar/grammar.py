@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qwick.errors import ParameterError
@@ -38,15 +38,17 @@ class Grammar:
     """What an answer must match from its first character to its last.
 
     kind, text: the notation, and what is written in it. name: what messages call it. generated:
-    whether the text was written here, not by a caller. Use the constructors; each raises
-    ParameterError or UnsupportedError for what cannot be, as far as it can be told without
-    compiling (`Vocabulary.check` tells the rest).
+    whether the text was written here, not by a caller. calls: Lark of the tool calls that may come
+    in its place; empty: none. Use the constructors; each raises ParameterError or UnsupportedError
+    for what cannot be, as far as it can be told without compiling (`Vocabulary.check` tells the
+    rest).
     """
 
     kind: Kind
     text: str
     name: str = "grammar"
     generated: bool = False
+    calls: str = ""
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool) -> Grammar:
@@ -130,6 +132,10 @@ class Grammar:
         """
         lark = write_tool_calls(format, tools, names, parallel, text)
         return cls(Kind.LARK, lark, "tools", True)
+
+    def or_tool_calls(self, format: ToolFormat, tools: Tools, *, parallel: bool = False) -> Grammar:
+        """Return the grammar of answers that match this one or call tools, as `tool_calls`."""
+        return replace(self, calls=write_tool_calls(format, tools, None, parallel, False))
 
 
 def _source(text: object, name: str) -> str:

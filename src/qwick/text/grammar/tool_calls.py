@@ -48,12 +48,12 @@ def write_tool_calls(
                 " smaller ones"
             )
     rules.named("call", " | ".join(calls))
-    # In ReAct a thought comes first, and each call waits for what comes of it.
-    in_turn = format.value == "react"
+    in_turn = format.value == "react"  # a thought comes first, and each call waits for its result
     first = quoted(opener)
     if text or in_turn:
         first = "opening"
-        rules.named("opening[lazy]", f"/(?s:.*){opener}/")
+        before = "(?s:.*)" if text else r"(Thought: (?s:.*)\n)?"
+        rules.named("opening[lazy]", f"/{before}{opener}/")
     more = f"({quoted(_NEW_LINE + opener)} call)*" if parallel and not in_turn else ""
     rules.named("start", f"{first} call {more}")
     return rules.text

@@ -7,6 +7,7 @@ Knows nothing of sampling.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -89,14 +90,10 @@ class Vocabulary:
             matcher.accept(8 * byte + (int(bits[byte]) & -int(bits[byte])).bit_length() - 1)
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
-        from llguidance import LLMatcher, regex_to_lark
+        from llguidance import LLMatcher
 
-        text = grammar.text
-        if grammar.kind is Kind.JSON_SCHEMA:
-            text = f'{{"grammars": [{{"json_schema": {text}}}]}}'
-        elif grammar.kind is Kind.REGEX:
-            text = f"start: /{regex_to_lark(text, 'd')}/"
         limits = self._limits_of_schemas if grammar.generated else self._limits_of_callers
+        text = _source_of(grammar)
         matcher = LLMatcher(self._tokenizer_of_grammars, text, log_level=0, limits=limits)
         reason = matcher.get_error() or "; ".join(matcher.get_grammar_warnings())
         if reason.startswith("oneOf constraints are not supported"):
@@ -106,6 +103,27 @@ class Vocabulary:
                 f"{grammar.name} cannot be compiled: {reason_of(reason)}; allowed: a simpler one"
             )
         return matcher
+
+
+def _source_of(grammar: Grammar) -> str:
+    """Return a grammar as llguidance reads it: a list of grammars, of which the first holds."""
+    from llguidance import regex_to_lark
+
+    if grammar.kind is Kind.JSON_SCHEMA:
+        answer = f'"json_schema": {grammar.text}'
+    else:
+        lark = grammar.text
+        if grammar.kind is Kind.REGEX:
+            lark = f"start: /{regex_to_lark(lark, 'd')}/"
+        answer = f'"lark_grammar": {json.dumps(lark)}'
+    if not grammar.calls:
+        return f'{{"grammars": [{{{answer}}}]}}'
+    parts = [
+        '{"lark_grammar": "start: @calls | @answer"}',
+        f'{{"name": "calls", "lark_grammar": {json.dumps(grammar.calls)}}}',
+        f'{{"name": "answer", {answer}}}',
+    ]
+    return f'{{"grammars": [{", ".join(parts)}]}}'
 
 
 def _limits(items_in_row: int, items: int, states: int) -> LLParserLimits:

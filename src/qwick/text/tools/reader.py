@@ -10,7 +10,8 @@ from qwick.text.tools.marked import QWEN_AGENT, REACT, MarkedReader
 from qwick.text.tools.pieces import CallArguments, CallStart, Content, Piece, Trouble
 from qwick.text.tools.tagged import TaggedReader
 from qwick.text.tools.values import parameter_schemas
-from qwick.values import check_kind
+from qwick.text.tools.xml_call import CALL
+from qwick.values import check_kind, check_switch
 
 
 class ToolReader:
@@ -28,14 +29,23 @@ class ToolReader:
       `type` and `index` are layout and belong to nothing.
     """
 
-    def __init__(self, format: ToolFormat, tools: Sequence[Mapping[str, Any]]) -> None:
-        """Begin an answer; tools: those that were offered. Raises ParameterError for others."""
+    def __init__(
+        self, format: ToolFormat, tools: Sequence[Mapping[str, Any]], *, held: bool = False
+    ) -> None:
+        """Begin an answer; tools: those that were offered. Raises ParameterError for others.
+
+        held: whether a grammar holds the answer, so that it is either calls in the format of the
+        family or content, from its first character on.
+        """
         check_kind("format", format, ToolFormat, "a ToolFormat")
         check_kind("tools", tools, (list, tuple), "a list of tools")
+        check_switch("held", held)
         schemas = parameter_schemas(tools)
         self._reader: TaggedReader | MarkedReader | None = None
+        self._begin: str | None = None  # of the answer, until it is known what it is
         if format in (ToolFormat.HERMES, ToolFormat.XML):
             self._reader = TaggedReader(schemas, loose=format is ToolFormat.HERMES)
+            self._begin = "" if held else None
         elif format is not ToolFormat.NONE:
             marks = QWEN_AGENT if format is ToolFormat.QWEN_AGENT else REACT
             self._reader = MarkedReader(marks, schemas)
@@ -43,12 +53,21 @@ class ToolReader:
     def push(self, text: str) -> list[Piece]:
         """Return what `text` completes, in order."""
         check_kind("text", text, str, "a str")
+        if self._begin is not None:
+            text = self._begin + text
+            self._begin = text if len(text) < len(CALL) and CALL.startswith(text) else None
+            if self._begin is not None:
+                return []
+            if not text.startswith(CALL):
+                self._reader = None
         if self._reader is None:
             return [Content(text)] if text else []
         return self._reader.push(text)
 
     def flush(self) -> list[Piece]:
         """Return what was held back: the text has ended."""
+        if self._begin:
+            return [Content(self._begin)]
         return [] if self._reader is None else self._reader.flush()
 
 
