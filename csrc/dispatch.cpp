@@ -13,7 +13,7 @@ std::atomic<const Kernels*> active{nullptr};
 const std::vector<const Kernels*>& all_kernels() {
   static const std::vector<const Kernels*> all = {
 #if defined(__x86_64__)
-      &kAmx, &kAvx512Bf16, &kAvx512Vnni, &kAvxVnni, &kAvx2, &kAmxEmulated, &kAvxVnniEmulated,
+      &kAvx512Bf16, &kAvx512Vnni, &kAmx, &kAvxVnni, &kAvx2, &kAmxEmulated, &kAvxVnniEmulated,
 #elif defined(__aarch64__)
       &kNeonI8mm, &kNeonDot, &kNeon,
 #endif
