@@ -278,12 +278,13 @@ class _Called:
         wishes: Wishes,
     ) -> _Called:
         choice = wishes.tool_choice
+        in_template = template is None or "tools" in template.variables
         if not check_tools(tools) or choice.mode == "none":
             if choice.mode == "required":
                 raise ParameterError(
                     "tool_choice asks for a call, and there are no tools; allowed: auto or none"
                 )
-            return cls(format, (), choice, True)
+            return cls(format, (), choice, in_template)
         from qwick.text.tools import check_tool_definitions
 
         checked = tuple(check_tool_definitions(tools))
@@ -292,7 +293,6 @@ class _Called:
             raise ParameterError(
                 f"tool_choice names {choice.name!r:.100}; allowed: {', '.join(names)}"
             )
-        in_template = template is None or "tools" in template.variables
         if in_template and format is ToolFormat.NONE:
             format = ToolFormat.HERMES  # what templates of the family describe
         return cls(format, checked, choice, in_template)
@@ -308,7 +308,7 @@ class _Called:
         return tuple(stop_strings(self.format)) if self.tools else ()
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        if self.in_template:
+        if self.in_template or not (self.tools or _has_calls(messages)):
             return messages
         from qwick.text.tools import with_tools
 
@@ -323,6 +323,10 @@ class _Called:
 
 
 _NO_TOOLS = _Called(ToolFormat.NONE, (), ToolChoice(), True)
+
+
+def _has_calls(messages: Sequence[Mapping[str, Any]]) -> bool:
+    return any(m["role"] == "tool" or m.get("tool_calls") for m in check_messages(messages))
 
 
 def _grammar(wishes: Wishes, called: _Called) -> Grammar | None:
