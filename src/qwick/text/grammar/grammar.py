@@ -7,6 +7,7 @@ tokens.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,14 @@ from qwick.values import check_kind, refused
 __all__ = ["Grammar", "Kind"]
 
 MAX_SOURCE = 1 << 15  # bytes of a regular expression or a grammar that a caller writes
-MAX_RULES = 300  # of llama.cpp's notation; its conversion takes the square of them
+# Of llama.cpp's notation: its conversion goes over all parts (literals, names, signs) again for
+# each level of brackets and each rule in a row that refers to a later one; 0.4 s for the most.
+MAX_RULES, MAX_VISITS = 300, 1 << 20
+_GBNF_PART = re.compile(
+    r"""[()|.] | "(?:\\.|[^"\\])*"? | \[(?:\\.|[^\]\\])*\]? | \#[^\r\n]*
+    | (?P<rule>[\w-]+)[ \t]*::= | (?P<name>[\w-]+)""",
+    re.DOTALL | re.VERBOSE,
+)
 
 
 class Kind(enum.Enum):
@@ -90,9 +98,7 @@ class Grammar:
         """Return a grammar written in llama.cpp's notation, GBNF; the first rule is `root`."""
         from llguidance.gbnf_to_lark import gbnf_to_lark
 
-        rules = _source(text, "grammar").count("::=")
-        if rules > MAX_RULES:
-            raise ParameterError(f"grammar has {rules} rules; allowed: up to {MAX_RULES}")
+        _check_gbnf(_source(text, "grammar"))
         try:
             lark = gbnf_to_lark(text)
         except Exception as error:  # its own, plain ones, and whatever a hostile text brings about
@@ -106,6 +112,9 @@ class Grammar:
     def choice(cls, texts: Sequence[str]) -> Grammar:
         """Return the grammar of answers that are one of these texts."""
         check_kind("choice", texts, (list, tuple), "a list of texts")
+        most = MAX_TEXT // 5  # of the shortest: two quotes, and what stands between two
+        if len(texts) > most:
+            raise ParameterError(f"choice holds {len(texts)} items; allowed: up to {most}")
         for i, text in enumerate(texts):
             check_text(text, f"choice[{i}]")
         if not any(texts):
@@ -144,6 +153,40 @@ def _source(text: object, name: str) -> str:
     if not checked.strip():
         raise refused(name, checked, "a text that is not empty")
     return _bounded(checked, name, MAX_SOURCE)
+
+
+def _check_gbnf(text: str) -> None:
+    """Raise ParameterError for a grammar in llama.cpp's notation that costs too much to convert."""
+    count = text.count("::=")
+    if count > MAX_RULES:
+        raise ParameterError(f"grammar has {count} rules; allowed: up to {MAX_RULES}")
+    rules: dict[str, set[str]] = {}  # the names that each of them uses
+    used: set[str] = set()
+    parts = depth = deepest = 0
+    for part in _GBNF_PART.finditer(text):
+        parts += 1
+        depth += {"(": 1, ")": -1}.get(part.group(), 0)
+        deepest = max(deepest, depth)
+        if part["rule"]:
+            used = rules[part["rule"]] = set()
+        elif part["name"]:
+            used.add(part["name"])
+    most = MAX_VISITS // max(parts, 1)
+    # As the conversion finds those that are terminals, a round each for one that waits for a later.
+    known: set[str] = set()
+    rounds = 0
+    while rounds + deepest <= most:
+        before = len(known)
+        for name, others in rules.items():
+            if name != "root" and others <= known:
+                known.add(name)
+        rounds += 1
+        if len(known) == before:
+            return
+    raise ParameterError(
+        f"grammar has brackets and rules within each other, more than {most} deep; allowed: up to"
+        f" {most} with its {parts} parts"
+    )
 
 
 def _bounded(text: str, name: str, most: int) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
-from fractions import Fraction
+from decimal import Decimal
 from typing import Any
 
 from qwick.errors import ParameterError, UnsupportedError
@@ -27,6 +28,7 @@ MAX_COUNT = 1_000_000  # of a length or a number of items
 # of remainders where two divisors meet.
 MAX_DIVISOR, MAX_COMMON_DIVISOR = 10_000, 100_000
 _HUGE = 1e308
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # The formats that llguidance knows; every other one is an annotation.
 FORMATS = frozenset(
@@ -34,12 +36,13 @@ FORMATS = frozenset(
 )
 _ONE = ("items", "additionalItems", "additionalProperties")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+NAMED = ("properties", "patternProperties", "$defs", "definitions")
+HOLDERS = frozenset((*_ONE, *_LISTS, *NAMED))  # what is in these is schemas
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 _OTHERS = ("$ref", "const", "enum", "type", "required", "pattern", "format", "multipleOf")
-_HELD = frozenset((*_ONE, *_LISTS, *_NAMED, *_COUNTS, *_BOUNDS, *_OTHERS))
+_HELD = frozenset((*_ONE, *_LISTS, *NAMED, *_COUNTS, *_BOUNDS, *_OTHERS))
 _ANNOTATIONS = (
     {"$anchor", "$comment", "$id", "$schema", "$vocabulary", "id"}
     | {"title", "description", "default", "example", "examples", "deprecated"}
@@ -90,6 +93,8 @@ class _Reader:
             raise refused(path, value, "a JSON schema: an object, true or false")
         copy: dict[str, Any] = {}
         for key, inner in value.items():
+            if _asks_nothing(key):
+                continue
             where = _inside(path, self._string(key, f"a keyword of {path}"))
             if self._held(key, inner, where):
                 copy[key] = self._keyword(key, inner, where, depth + 1)
@@ -113,11 +118,9 @@ class _Reader:
             raise UnsupportedError(
                 f"{where} cannot be held to by a grammar", hint=f"leave {key} out of the schema"
             )
-        if key not in _ANNOTATIONS and not key.startswith("x-"):
-            close = difflib.get_close_matches(key[:100], _HELD, n=1)
-            hint = f"did you mean {close[0]}?" if close else "leave it out of the schema"
-            raise ParameterError(f"{where} is no keyword of JSON schemas", hint=hint)
-        return False
+        close = difflib.get_close_matches(key[:100], _HELD, n=1)
+        hint = f"did you mean {close[0]}?" if close else "leave it out of the schema"
+        raise ParameterError(f"{where} is no keyword of JSON schemas", hint=hint)
 
     def _keyword(self, key: str, value: object, where: str, depth: int) -> object:
         """Return the copy of a keyword's value."""
@@ -125,7 +128,7 @@ class _Reader:
             return [self.schema(one, _inside(where, i), depth) for i, one in enumerate(value)]
         if key in _ONE:
             return self.schema(value, where, depth)
-        if key in _NAMED:
+        if key in NAMED:
             return self._named(value, where, depth)
         if key == "$ref":
             return self._ref(value, where)
@@ -142,9 +145,10 @@ class _Reader:
     def _named(self, value: object, where: str, depth: int) -> dict[str, object]:
         if not isinstance(value, Mapping):
             raise refused(where, value, "an object of schemas")
-        for key in value:
-            self._string(key, f"a name in {where}")
-        return {key: self.schema(one, _inside(where, key), depth) for key, one in value.items()}
+        return {
+            self._string(key, f"a name in {where}"): self.schema(one, _inside(where, key), depth)
+            for key, one in value.items()
+        }
 
     def _ref(self, value: object, where: str) -> str:
         # Nothing is ever fetched, and an anchor would be one more way to say the same.
@@ -156,12 +160,10 @@ class _Reader:
     def _multiple(self, value: object, where: str) -> object:
         allowed = f"numbers above 0 with digits that make at most {MAX_DIVISOR}"
         number = _number(value, where, lambda n: n > 0, allowed)
-        exact = Fraction(repr(number))
-        while exact.denominator > 1:
-            exact *= 10
+        exact = _digits(number)
         if exact > MAX_DIVISOR:
             raise refused(where, value, allowed)
-        self._divisor = math.lcm(self._divisor, int(exact))
+        self._divisor = math.lcm(self._divisor, exact)
         if self._divisor > MAX_COMMON_DIVISOR:
             raise ParameterError(
                 f"{where} and the schema's other multipleOf have the common multiple"
@@ -181,9 +183,11 @@ class _Reader:
         if isinstance(value, (list, tuple)):
             return [self._value(one, _inside(where, i), depth + 1) for i, one in enumerate(value)]
         if isinstance(value, Mapping):
-            for key in value:
-                self._string(key, f"a name in {where}")
-            return {k: self._value(one, _inside(where, k), depth + 1) for k, one in value.items()}
+            name = f"a name in {where}"
+            return {
+                self._string(key, name): self._value(one, _inside(where, key), depth + 1)
+                for key, one in value.items()
+            }
         raise refused(where, value, "a JSON value")
 
     def _string(self, value: object, where: str) -> str:
@@ -193,7 +197,7 @@ class _Reader:
             raise ParameterError(
                 f"{where} has {len(value)} characters; allowed: up to {MAX_STRING}"
             )
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if _SURROGATE.search(value):
             raise refused(where, value, "a str of valid Unicode")
         return value
 
@@ -205,6 +209,24 @@ class _Reader:
             raise ParameterError(
                 f"{path} is value {self._values} of its schema; allowed: up to {MAX_VALUES}"
             )
+
+
+def _asks_nothing(key: object) -> bool:
+    """Whether a keyword is an annotation whatever its value: there may be many of them."""
+    if not isinstance(key, str):
+        return False
+    return key in _ANNOTATIONS or (key.startswith("x-") and key not in _NOT_HELD)
+
+
+def _digits(number: int | float) -> int:
+    """Return a number above 0 times the power of ten that makes it whole: 25 for 0.25."""
+    if isinstance(number, int):
+        return int(number)
+    exact = Decimal(float.__repr__(number)).as_tuple()
+    whole, exponent = int("".join(map(str, exact.digits))), int(exact.exponent)
+    while exponent < 0 and whole % 10 == 0:
+        whole, exponent = whole // 10, exponent + 1
+    return int(whole * 10 ** max(exponent, 0))
 
 
 def _inside(path: str, key: object) -> str:

@@ -12,14 +12,16 @@ from typing import Any
 
 from qwick.errors import ParameterError, UnsupportedError
 from qwick.family import ToolFormat
-from qwick.text.grammar.lark import Rules, quoted
+from qwick.text.grammar.lark import Rules, quoted, too_long
 from qwick.text.grammar.schema import MAX_TEXT, read_schema
-from qwick.text.grammar.xml_values import value_of
+from qwick.text.grammar.xml_values import Values
 from qwick.values import check_kind, check_switch, refused
 
 _NEW_LINE = "\n"  # by name, as no f-string of Python 3.10 may hold a backslash
 _HERMES_END = "}\n</tool_call>"
 _ROOT = "#/$defs/root"  # where the schema of all arguments lies for that of one of them
+# Characters of all tools' schemas in the XML format, where what no parameter uses is in no rule.
+MAX_READ = 2 * MAX_TEXT
 # What an object of arguments may say where each of them is a text of its own.
 _OF_ARGUMENTS = ("type", "properties", "required", "additionalProperties", "$defs", "definitions")
 
@@ -42,11 +44,6 @@ def write_tool_calls(
     calls = []
     for tool in _chosen(tools, names):
         calls.append(write(rules, *tool))
-        if rules.size > MAX_TEXT:
-            raise ParameterError(
-                f"tools have schemas of more than {MAX_TEXT} characters in all; allowed: fewer, or"
-                " smaller ones"
-            )
     rules.named("call", " | ".join(calls))
     in_turn = format.value == "react"  # a thought comes first, and each call waits for its result
     first = quoted(opener)
@@ -79,7 +76,8 @@ def _chosen(tools: Tools, names: Collection[str] | None) -> list[tuple[str, Any,
             raise refused("names", name, f"names of the tools: {', '.join(known) or 'none'}")
     if not names:
         raise ParameterError("there is no tool that may be called; allowed: at least one")
-    return [tool for name, tool in known.items() if name in names]
+    wanted = set(names)
+    return [tool for name, tool in known.items() if name in wanted]
 
 
 def _arguments(function: Mapping[str, Any], where: str) -> Any:
@@ -119,24 +117,28 @@ def _react(rules: Rules, name: str, schema: Any, where: str) -> str:
 def _xml(rules: Rules, name: str, schema: Any, where: str) -> str:
     """Write the parameters in the schema's order, those that are not required with a choice."""
     root = read_schema(schema, where, _ROOT)
+    rules.read += len(json.dumps(root, ensure_ascii=False))
+    if rules.read > MAX_READ:
+        raise too_long(MAX_READ)
     for key in root:
         if key not in _OF_ARGUMENTS:
             raise UnsupportedError(
                 f"{where}/{key} cannot be held to in this checkpoint's format of calls",
                 hint=f"allowed there: {', '.join(_OF_ARGUMENTS)}",
             )
-    properties, required = root.get("properties", {}), root.get("required", [])
+    properties, required = root.get("properties", {}), dict.fromkeys(root.get("required", ()))
     for key in (*properties, *required):
         if key not in properties or not _fits_a_tag(key):
             raise refused(f"{where}: parameter", key, "properties, of one line without < and >")
+    values = Values(rules, root)
     parts = []
     for key, of_one in properties.items():
-        value = value_of(rules, of_one, root, f"{where}/properties/{key}")
+        value = values.write(of_one, f"{where}/properties/{key}")
         part = rules.new(f"{quoted(f'<parameter={key}>{_NEW_LINE}')} {value}")
         parts.append(part if key in required else f"{part}?")
     others = root.get("additionalProperties", True)
     if not properties and others is not False:
-        value = value_of(rules, others, root, f"{where}/additionalProperties")
+        value = values.write(others, f"{where}/additionalProperties")
         parts.append(f'("<parameter=" /[^<>\\n]+/ ">\\n" {value})*')
     end = "</function>\n</tool_call>"
     return rules.new(" ".join([quoted(f"\n<function={name}>\n"), *parts, quoted(end)]))

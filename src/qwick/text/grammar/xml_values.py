@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from qwick.errors import UnsupportedError
-from qwick.text.grammar.lark import Rules, quoted
+from qwick.errors import ParameterError, UnsupportedError
+from qwick.text.grammar.lark import Rules, quoted, too_long
+from qwick.text.grammar.schema import HOLDERS, MAX_TEXT, NAMED
 from qwick.values import refused
 
 PARAMETER_END = "\n</parameter>\n"
@@ -23,81 +23,169 @@ TEXT = r"/(?s:.*)/ & ~/(?s:.*)\n<\/parameter>(?s:.*)/"
 
 _TYPES = ("string", "null", "boolean", "number", "array", "object")
 _WORDS = {"null": ("null",), "boolean": ("true", "false")}
+_TEXTS = frozenset(("string", *_WORDS))
 _OF_OTHERS = frozenset(("properties", "required", "additionalProperties", "items", "prefixItems"))
 _COMBINED = frozenset(("$ref", "allOf", "anyOf", "oneOf", "enum", "const"))
 _MAX_STEPS = 16  # from schema to schema, before a value is found
+MAX_WAYS = (
+    500_000  # of writing values, in all tools: looked up, and put together; 0.3 s for the most
+)
 
 
-@dataclass(frozen=True, slots=True)
-class _Branch:
-    """One way to write a value: as one of these words, as a string with limits, or as JSON."""
+class _Ways(NamedTuple):
+    """The ways to write a value: as one of some words, as a string with limits, or as JSON.
+
+    limits: what a string has to match beside being text, as Lark; empty: nothing. others: schemas
+    of the JSON. steps: how many schemas lie one in another before these are found.
+    """
 
     words: tuple[str, ...] = ()
-    string: Mapping[str, Any] | None = None
-    json: Any = None
+    limits: tuple[str, ...] = ()
+    others: tuple[Any, ...] = ()
+    steps: int = 0
+
+    @property
+    def number(self) -> int:
+        """How many there are."""
+        return len(self.words) + len(self.limits) + len(self.others)
 
 
-def value_of(rules: Rules, schema: Any, root: Mapping[str, Any], where: str) -> str:
-    """Return a grammar of one value with the tag that ends it, adding the rules it needs.
+class Values:
+    """The values of one tool's parameters."""
 
-    schema, root: of the parameter and of all arguments, as `read_schema` gave them with references
-    to "#/$defs/root". A string's `format` is an annotation here. Raises UnsupportedError for a
-    schema that a text cannot be held to.
-    """
-    branches = list(_branches(schema, root, where, 0))
-    texts = [quoted(word) for branch in branches for word in branch.words]
-    strings = [branch.string for branch in branches if branch.string is not None]
-    others = [branch.json for branch in branches if branch.json is not None]
-    limited = [_limited(string, where) for string in strings]
-    if "" in limited:  # a text may be anything, the JSON of other types included
-        texts, limited, others = [], [""], []
-    for limit in limited:
-        texts.append(rules.once(f"{TEXT}{limit}"))
-    options = []
-    if texts:
-        options.append(rules.terminal(f"({' | '.join(texts)}) {quoted(PARAMETER_END)}"))
-    if others:
-        whole = others[0] if len(others) == 1 else {"anyOf": others}
-        if '"$ref"' in json.dumps(whole):
-            whole = {"$defs": {"root": root}, **whole}
-        options.append(f"{rules.json(whole)} {quoted(PARAMETER_END)}")
-    if not options:
-        raise refused(where, schema, "a schema that something matches")
-    return f"({' | '.join(options)})"
+    def __init__(self, rules: Rules, root: Mapping[str, Any]) -> None:
+        """Begin with none.
 
+        rules: what the values add theirs to. root: the schema of all arguments, as `read_schema`
+        gave it with references to "#/$defs/root".
+        """
+        self._rules = rules
+        self._root = root
+        self._known: dict[int, _Ways] = {}  # by the id of a schema in the root
 
-def _branches(schema: Any, root: Mapping[str, Any], where: str, step: int) -> Iterator[_Branch]:
-    """Yield the ways to write a value."""
-    if schema is False:
-        return
-    keys = set() if schema is True else set(schema)
-    if step > _MAX_STEPS:
-        raise UnsupportedError(f"{where} refers from schema to schema without an end")
-    if keys == {"$ref"}:
-        yield from _branches(_target(schema["$ref"], root, where), root, where, step + 1)
-    elif keys == {"allOf"} and len(schema["allOf"]) == 1:
-        yield from _branches(schema["allOf"][0], root, where, step + 1)
-    elif keys == {"anyOf"}:
-        for option in schema["anyOf"]:
-            yield from _branches(option, root, where, step + 1)
-    elif keys == {"oneOf"}:
-        yield from _exclusive(schema["oneOf"], root, where, step)
-    elif keys & _COMBINED in ({"enum"}, {"const"}) and keys <= {"type", "enum", "const"}:
-        yield from _constants(schema)
-    elif keys & _COMBINED:
-        raise UnsupportedError(
-            f"{where} combines {', '.join(sorted(keys))}, to which a parameter in this"
-            " checkpoint's format of calls cannot be held",
-            hint="take one of them, or set the tool's strict to false",
+    def write(self, schema: Any, where: str) -> str:
+        """Return a grammar of one value with the tag that ends it, adding the rules it needs.
+
+        schema: of the parameter, a part of the root. A string's `format` is an annotation here.
+        Raises UnsupportedError for a schema that a text cannot be held to, ParameterError for too
+        many ways to write a value.
+        """
+        ways = self._ways(schema, where, 0)
+        if "" in ways.limits:  # a text may be anything, the JSON of other types included
+            ways = _Ways(limits=("",))
+        self._count(ways.number + 1)
+        texts = [quoted(word) for word in ways.words]
+        for limit in ways.limits:
+            texts.append(self._rules.once(f"{TEXT}{limit}"))
+        options = []
+        if texts:
+            options.append(self._rules.terminal(f"({' | '.join(texts)}) {quoted(PARAMETER_END)}"))
+        if ways.others:
+            whole = ways.others[0] if len(ways.others) == 1 else {"anyOf": list(ways.others)}
+            if _refers(whole):
+                whole = {"$defs": {"root": self._root}, **whole}
+            options.append(f"{self._rules.json(whole)} {quoted(PARAMETER_END)}")
+        if not options:
+            raise refused(where, schema, "a schema that something matches")
+        return f"({' | '.join(options)})"
+
+    def _ways(self, schema: Any, where: str, step: int) -> _Ways:
+        """Return the ways to write a value, found once for each schema."""
+        if schema is False:
+            return _Ways(steps=-1)
+        if schema == {}:  # often, after annotations were left out
+            schema = True
+        found = self._known.get(id(schema))
+        if step + (found.steps if found else 0) > _MAX_STEPS:
+            raise UnsupportedError(f"{where} refers from schema to schema without an end")
+        if found is None:
+            self._count(1)
+            found = self._known[id(schema)] = self._find(schema, where, step)
+        return found
+
+    def _count(self, ways: int) -> None:
+        self._rules.ways += ways
+        if self._rules.ways > MAX_WAYS:
+            raise ParameterError(
+                f"tools have parameters with more than {MAX_WAYS} ways to write them in all;"
+                " allowed: fewer"
+            )
+
+    def _find(self, schema: Any, where: str, step: int) -> _Ways:
+        keys = set() if schema is True else set(schema)
+        if keys == {"$ref"}:
+            return self._any([_target(schema["$ref"], self._root, where)], where, step)
+        if keys == {"allOf"} and len(schema["allOf"]) == 1:
+            return self._any(schema["allOf"], where, step)
+        if keys == {"anyOf"}:
+            return self._any(schema["anyOf"], where, step)
+        if keys == {"oneOf"}:
+            return self._exclusive(schema["oneOf"], where, step)
+        if keys & _COMBINED in ({"enum"}, {"const"}) and keys <= {"type", "enum", "const"}:
+            return _constants(schema)
+        if keys & _COMBINED:
+            raise UnsupportedError(
+                f"{where} combines {', '.join(sorted(keys))}, to which a parameter in this"
+                " checkpoint's format of calls cannot be held",
+                hint="take one of them, or set the tool's strict to false",
+            )
+        types = dict.fromkeys(_types(schema, _TYPES[1:] if keys & _OF_OTHERS else _TYPES))
+        own = {} if schema is True else schema
+        return _Ways(
+            tuple(word for type in types for word in _WORDS.get(type, ())),
+            (_limited(own, where),) if "string" in types else (),
+            tuple({**own, "type": type} for type in types if type not in _TEXTS),
         )
-    else:
-        for type in _types(schema, _TYPES[1:] if keys & _OF_OTHERS else _TYPES):
-            if type == "string":
-                yield _Branch(string={} if schema is True else schema)
-            elif type in _WORDS:
-                yield _Branch(words=_WORDS[type])
-            else:
-                yield _Branch(json={**({} if schema is True else schema), "type": type})
+
+    def _each(self, options: Sequence[Any], where: str, step: int) -> Iterator[_Ways]:
+        """Yield the ways of each option, counted, as they are about to be put together."""
+        for option in options:
+            ways = self._ways(option, where, step + 1)
+            self._count(ways.number)
+            yield ways
+
+    def _any(self, options: Sequence[Any], where: str, step: int) -> _Ways:
+        """Return the ways of any of these, each once: they may refer to the same schemas."""
+        if len(options) == 1:
+            ways = self._ways(options[0], where, step + 1)
+            return ways._replace(steps=ways.steps + 1)
+        found = list(self._each(options, where, step))
+        return _Ways(
+            tuple(dict.fromkeys(word for ways in found for word in ways.words)),
+            tuple(dict.fromkeys(limit for ways in found for limit in ways.limits)),
+            tuple({id(json): json for ways in found for json in ways.others}.values()),
+            max((ways.steps for ways in found), default=-1) + 1,
+        )
+
+    def _exclusive(self, options: Sequence[Any], where: str, step: int) -> _Ways:
+        """Return the ways of a oneOf, if no text can be two of them.
+
+        llguidance sees to the JSON.
+        """
+        found = list(self._each(options, where, step))
+        words = tuple(word for ways in found for word in ways.words)
+        limits = tuple(limit for ways in found for limit in ways.limits)
+        constants = [word for word in words if word not in ("null", "true", "false")]
+        if len(set(words)) < len(words) or len(limits) + bool(constants) > 1:
+            raise UnsupportedError(f"{where}/oneOf has texts that may fit several of its schemas")
+        others = tuple(json for ways in found for json in ways.others)
+        if len(others) > 1:
+            others = ({"oneOf": list(others)},)
+        return _Ways(words, limits, others, max((ways.steps for ways in found), default=-1) + 1)
+
+
+def _refers(schema: Any) -> bool:
+    """Whether a schema holds a $ref; ParameterError if it is too long to be written.
+
+    Told in the course of writing: schemas that refer to each other can be long without an end.
+    """
+    size, found = 0, False
+    for piece in json.JSONEncoder(ensure_ascii=False).iterencode(schema):
+        size += len(piece)
+        found = found or '"$ref"' in piece
+        if size > MAX_TEXT:
+            raise too_long(MAX_TEXT)
+    return found
 
 
 def _types(schema: Any, otherwise: tuple[str, ...]) -> tuple[str, ...]:
@@ -105,44 +193,31 @@ def _types(schema: Any, otherwise: tuple[str, ...]) -> tuple[str, ...]:
     return (types,) if isinstance(types, str) else tuple(types)
 
 
-def _constants(schema: Mapping[str, Any]) -> Iterator[_Branch]:
-    """Yield the strings among the constants as words, and the others as JSON."""
+def _constants(schema: Mapping[str, Any]) -> _Ways:
+    """Return the strings among the constants as words, and the others as JSON."""
     values = [schema["const"]] if "const" in schema else list(schema["enum"])
+    words: dict[str, None] = {}
     if "string" in _types(schema, _TYPES):
-        yield _Branch(words=tuple(value for value in values if isinstance(value, str)))
+        words = dict.fromkeys(value for value in values if isinstance(value, str))
     rest = [value for value in values if not isinstance(value, str)]
-    if rest:
-        yield _Branch(json={**schema, "enum": rest} if "enum" in schema else schema)
-
-
-def _exclusive(
-    options: list[Any], root: Mapping[str, Any], where: str, step: int
-) -> Iterator[_Branch]:
-    """Yield the ways of a oneOf, if no text can be two of them; llguidance sees to the JSON."""
-    found = [branch for option in options for branch in _branches(option, root, where, step + 1)]
-    words = [word for branch in found for word in branch.words]
-    strings = [branch for branch in found if branch.string is not None]
-    constants = [word for word in words if word not in ("null", "true", "false")]
-    if len(set(words)) < len(words) or len(strings) + bool(constants) > 1:
-        raise UnsupportedError(f"{where}/oneOf has texts that may fit several of its schemas")
-    others = [branch.json for branch in found if branch.json is not None]
-    yield from (branch for branch in found if branch.json is None)
-    if others:
-        yield _Branch(json=others[0] if len(others) == 1 else {"oneOf": others})
+    others = [{**schema, "enum": rest} if "enum" in schema else schema] if rest else []
+    return _Ways(tuple(words), (), tuple(others))
 
 
 def _target(ref: str, root: Mapping[str, Any], where: str) -> Any:
     """Return the schema that a reference to "#/$defs/root/..." names."""
     target: Any = root
+    named = False  # whether it holds schemas by names of the caller's, and is none itself
     for part in ref.split("/")[3:]:
         name = urllib.parse.unquote(part).replace("~1", "/").replace("~0", "~")
-        if isinstance(target, list) and name.isdecimal() and int(name) < len(target):
-            target = target[int(name)]
-        elif isinstance(target, Mapping) and name in target:
-            target = target[name]
+        if isinstance(target, list) and re.fullmatch("[0-9]{1,5}", name):
+            target = target[int(name)] if int(name) < len(target) else None
+        elif isinstance(target, Mapping) and (named or name in HOLDERS):
+            target = target.get(name)
+            named = not named and name in NAMED
         else:
-            raise refused(f"{where}: $ref", ref, "the path of a schema")
-    if not isinstance(target, (bool, Mapping)):
+            target = None
+    if named or not isinstance(target, (bool, Mapping)):
         raise refused(f"{where}: $ref", ref, "the path of a schema")
     return target
 
