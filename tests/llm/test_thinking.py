@@ -217,3 +217,47 @@ def test_the_last_soft_switch_in_the_messages_decides_what_is_sampled() -> None:
         assert temperature("a") == temperature("a /no_think", "b /think") == 0.6
         assert temperature("a /no_think") == temperature("a /think", "b /no_think") == 0.7
         assert temperature("see src/no_think.py") == 0.6
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("keywords", "script", "text"),
+    [
+        ({}, "<think>\na\n\nb\n</think>\n\nYes.\n\nNo.", "Yes."),
+        ({"thinking_budget": 3}, "<think>\n" + "x" * 40, "x" * 39),
+        ({"grammar": Grammar.regex("[0-9]{2}")}, "<think>\na\n\nb\n</think>42", "42"),
+    ],
+)
+def test_stop_strings_are_the_answers(
+    keywords: dict[str, Any], script: str, text: str, stream: bool
+) -> None:
+    """None is met in the thinking, in what ends it early, or at the border behind it."""
+    reply, pieces = asked(
+        script, "qwen3", HYBRID, stream=stream, stop=["\n\n"], max_tokens=400, **keywords
+    )
+    assert pieces[1] == reply.text == text
+    assert reply.stop == ("\n\n" if text == "Yes." else None)
+
+
+def test_an_aim_gives_way_to_the_answer() -> None:
+    """Thinking for as long as an effort says, unless that left too little of max_tokens."""
+    script = "<think>\n" + "x" * 900
+    long, _ = asked(script, "qwen3", HYBRID, max_tokens=800, thinking_aim=4096)
+    assert long.text.startswith("x")
+    short, _ = asked(script, "qwen3", HYBRID, max_tokens=800, thinking_aim=20)
+    assert short.thinking.startswith("x" * 18 + "\n\nConsidering")
+
+
+def test_without_max_tokens_the_context_is_what_is_shared() -> None:
+    reply, _ = asked("<think>\n" + "x" * 3000, "qwen3", HYBRID)
+    assert "Considering the limited time" in reply.thinking
+    assert reply.text.startswith("x")
+
+
+def test_a_turn_does_not_end_in_the_thinking_where_a_grammar_waits() -> None:
+    reply, _ = asked(
+        "<think>\nI ponder.", "qwen3", HYBRID, grammar=Grammar.regex("[0-9]{2}"), max_tokens=400
+    )
+    assert reply.thinking.startswith("I ponder.")
+    assert len(reply.text) == 2
+    assert reply.text.isdigit()

@@ -71,3 +71,24 @@ def test_calls_of_a_history_are_told_where_the_template_cannot(
         assert "None" not in prompt.text
         plain = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 2
         assert qwen.texts.render(plain, tools, given).text.count("assistant\nb") == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"{CALL}\n{CALL}",
+        '[{"name": "f", "arguments": {}}, {"name": "f", "arguments": {}}]',
+        "\n".join(['```json\n{"name": "f", "arguments": {}}\n```'] * 2),
+        CALL.replace("{}}", '{"a": "</tool_call>"}}') + f"\n{CALL}",
+    ],
+)
+def test_one_call_where_no_more_are_wanted(said: str, stream: bool) -> None:
+    reply, _ = asked(
+        said, "qwen2.5", WITH_TOOLS, stream=stream, tools=TOOLS, parallel_tool_calls=False
+    )
+    assert [call.name for call in reply.tool_calls] == ["f"]
+    assert reply.tool_calls[0].arguments in ("{}", '{"a": "</tool_call>"}')
+    assert reply.finish_reason == "tool_calls"
+    both, _ = asked(said, "qwen2.5", WITH_TOOLS, stream=stream, tools=TOOLS)
+    assert len(both.tool_calls) == 2

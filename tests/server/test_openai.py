@@ -131,6 +131,74 @@ def test_log_probabilities(client: openai.OpenAI) -> None:
         assert bytes(p.bytes or ()).decode() == p.token
 
 
+def test_bytes_of_tokens_that_are_part_of_a_character(client: openai.OpenAI) -> None:
+    asked: Any = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Repeat: 🦄🏳️‍🌈"}],
+        "temperature": 0,
+        "max_tokens": 20,
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
+    whole = client.chat.completions.create(**asked).choices[0]
+    text = whole.message.content or ""
+    assert not text.isascii()
+    assert whole.logprobs is not None
+    found = whole.logprobs.content or []
+    assert any("�" in p.token for p in found)
+    assert b"".join(bytes(p.bytes or ()) for p in found) == text.encode()
+    for p in found:
+        assert p.bytes == p.top_logprobs[0].bytes
+        assert all("�" in t.token or bytes(t.bytes or ()).decode() for t in p.top_logprobs)
+    streamed = []
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        logprobs = chunk.choices[0].logprobs
+        streamed += (logprobs and logprobs.content) or []
+    assert [p.model_dump() for p in streamed] == [p.model_dump() for p in found]
+
+
+@pytest.mark.parametrize("stop", [None, [" 8, 9"]])
+def test_offsets_of_a_streamed_completion(client: openai.OpenAI, stop: Any) -> None:
+    asked: Any = {
+        "model": MODEL,
+        "prompt": "1, 2, 3, 4,",
+        "temperature": 0,
+        "max_tokens": 16,
+        "logprobs": 1,
+        "stop": stop,
+    }
+    whole = client.completions.create(**asked).choices[0].logprobs
+    assert whole is not None
+    tokens = whole.tokens or []
+    assert whole.text_offset == [len("".join(tokens[:i])) for i in range(len(tokens))]
+    streamed: list[int] = []
+    for chunk in client.completions.create(**asked, stream=True):
+        found = chunk.choices[0].logprobs
+        streamed += (found and found.text_offset) or []
+    assert streamed == whole.text_offset
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_usage_in_every_piece(client: openai.OpenAI, n: int) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    more: Any = {"model": MODEL, "max_tokens": 8, "stream": True, "stream_options": options, "n": n}
+    for stream in (
+        client.chat.completions.create(messages=GREETING, temperature=0, **more),
+        client.completions.create(prompt="1, 2, 3,", temperature=0, **more),
+    ):
+        *chunks, last = list(stream)
+        assert last.usage is not None
+        ends = 0
+        for index in range(n):
+            own = [c.usage for c in chunks if c.choices[0].index == index]
+            assert {u and u.prompt_tokens for u in own} == {last.usage.prompt_tokens}
+            counts = [u.completion_tokens for u in own if u is not None]
+            assert 0 < counts[0] < counts[-1]
+            assert counts == sorted(counts)
+            ends += counts[-1]
+        assert ends == last.usage.completion_tokens
+
+
 def test_stop_strings_and_bias(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "Count from 1 to 9, with commas."}]
     reply = client.chat.completions.create(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from qwick.errors import FormatError, ParameterError, UnsupportedError
 from qwick.formats.checkpoint import TokenizerData
+from qwick.text import recognise
 from qwick.text.tokenizer import Detokenizer, Tokenizer
 
 pytestmark = pytest.mark.model
@@ -115,6 +117,14 @@ def test_plain_text_has_no_added_token(tokenizer: Tokenizer, literal: str) -> No
     ids = tokenizer.encode(f"a{literal}b", parse_special=False)
     assert not tokenizer.added_ids.intersection(ids)
     assert tokenizer.decode(ids) == f"a{literal}b"
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(st.sampled_from(SPECIAL) | WORDS | st.sampled_from(TEXTS), max_size=6).map("".join))
+def test_blocks_of_a_long_text_change_nothing(tokenizer: Tokenizer, text: str) -> None:
+    whole = tokenizer.encode(text, parse_special=True)
+    with mock.patch.object(recognise, "BLOCK", 3):
+        assert tokenizer.encode(text, parse_special=True) == whole
 
 
 @settings(deadline=None, max_examples=200)

@@ -349,6 +349,14 @@ TABLE: dict[str, Case] = {
             "text": SWITCH,
         },
     ),
+    "text.grammar.grammar.Grammar.or_tool_calls": Case(
+        lambda _: Grammar.json_object().or_tool_calls,
+        {
+            "format": instance(family.ToolFormat.HERMES),
+            "tools": Kind((SOME_TOOL,), lambda v: isinstance(v, list | tuple)),
+            "parallel": SWITCH,
+        },
+    ),
     # -- files and formats
     "formats.open.open_checkpoint": Case(
         lambda w: lambda path: formats_open.open_checkpoint(w.file if path is None else path),

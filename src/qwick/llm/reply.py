@@ -21,7 +21,6 @@ from qwick.engine.request import (
 )
 from qwick.errors import EngineError, RequestCancelled
 from qwick.text.router import CallArguments, CallStart, Content, Piece, Router, Thinking
-from qwick.text.stops import StopMatcher
 
 if TYPE_CHECKING:
     from qwick.text.tokenizer import Tokenizer
@@ -66,12 +65,19 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """One token with its natural log probability under the model, before any sampling setting."""
+    """One token with its natural log probability under the model, before any sampling setting.
+
+    data: its bytes, which may be part of a character; top_data: those of the most probable. start:
+    characters that the answer had before it, as generated: thinking and calls are counted too.
+    """
 
     id: int
     token: str  # its text; U+FFFD for bytes that are no whole character
     logprob: float
     top: tuple[tuple[int, str, float], ...]  # the most probable: (id, token, logprob)
+    data: bytes
+    top_data: tuple[bytes, ...]
+    start: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,7 @@ class Chunk:
 
     text: of the answer proper. thinking: of what comes before it. calls: of calls of tools.
     logprobs: of the ids behind this piece. progress: of the prompt; then there is nothing else.
+    usage: the tokens so far, but for cached_tokens, which the reply tells; None: not known.
     """
 
     text: str
@@ -106,6 +113,7 @@ class Chunk:
     calls: tuple[CallDelta, ...] = ()
     logprobs: tuple[Logprob | None, ...] | None = None
     progress: Progress | None = None
+    usage: Usage | None = None
 
     @property
     def empty(self) -> bool:
@@ -164,18 +172,27 @@ def _logprob_dict(p: Logprob) -> Mapping[str, Any]:
 
 
 class Assembler:
-    """Takes the events of one request, gives text, told apart by a router."""
+    """Takes the events of one request, gives text, told apart by a router.
+
+    prompt_tokens: of the request, for the usage of chunks; without it they have none.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, sampling: Sampling, model: str, router: Router
+        self,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        model: str,
+        router: Router,
+        prompt_tokens: int | None = None,
     ) -> None:
         self._min_tokens = sampling.min_tokens  # as in StopSteer
         self._tokenizer = tokenizer
         self._stream = tokenizer.stream()
-        self._matcher = StopMatcher(sampling.stop)
         self._model = model
         self._router = router
+        self._prompt_tokens = prompt_tokens
         self._ids: list[int] = []
+        self._characters = 0  # that the ids have made
         self._logprobs: list[Logprob | None] | None = None
         self._reasoning = 0
         self._text: list[str] = []
@@ -191,19 +208,22 @@ class Assembler:
     def push(self, event: Tokens) -> Chunk:
         """Return what may be shown after these ids; it may be empty."""
         pieces: list[Piece] = []
+        starts: list[int] = []
         for id in event.ids:
             thinking = self._router.thinking
-            text = self._stream.push(id)
-            if len(self._ids) >= self._min_tokens:
-                text, _ = self._matcher.push(text)
+            may_stop = len(self._ids) >= self._min_tokens
             self._ids.append(id)
-            pieces += self._router.push(text)
+            starts.append(self._characters)
+            text = self._stream.push(id)
+            self._characters += len(text)
+            pieces += self._router.push(text, may_stop=may_stop)
             self._reasoning += thinking or self._router.thinking
         logprobs = None
         if event.logprobs is not None:
-            logprobs = tuple(None if p is None else self._named(p) for p in event.logprobs)
+            found = zip(event.logprobs, starts, strict=True)
+            logprobs = tuple(None if p is None else self._named(p, start) for p, start in found)
             self._logprobs = [*(self._logprobs or ()), *logprobs]
-        return self._show(pieces, logprobs)
+        return self._show(pieces, logprobs, len(self._ids))
 
     def finish(self, event: Finished) -> tuple[Chunk, Reply]:
         """Return the rest of the text and the reply; raises what ended the request otherwise."""
@@ -211,9 +231,8 @@ class Assembler:
             raise RequestCancelled(f"cancelled after {event.completion_tokens} tokens")
         if event.reason is FinishReason.ERROR:
             raise event.error or EngineError("the request failed")
-        safe, _ = self._matcher.push(self._stream.flush())
-        rest = [*self._router.push(safe + self._matcher.flush()), *self._router.flush()]
-        chunk = self._show(rest, None)
+        rest = [*self._router.push(self._stream.flush()), *self._router.flush()]
+        chunk = self._show(rest, None, event.completion_tokens)
         reason = event.reason.value
         if self._calls and event.reason is FinishReason.STOP:
             reason = "tool_calls"
@@ -227,7 +246,7 @@ class Assembler:
             seed=event.seed,
             model=self._model,
             ids=tuple(self._ids),
-            stop=self._matcher.matched,
+            stop=self._router.stop,
             logprobs=None if self._logprobs is None else tuple(self._logprobs),
             thinking="".join(self._thinking),
             tool_calls=tuple(ToolCall(id, name, "".join(a)) for id, name, a in self._calls),
@@ -235,7 +254,9 @@ class Assembler:
         )
         return chunk, reply
 
-    def _show(self, pieces: list[Piece], logprobs: tuple[Logprob | None, ...] | None) -> Chunk:
+    def _show(
+        self, pieces: list[Piece], logprobs: tuple[Logprob | None, ...] | None, tokens: int
+    ) -> Chunk:
         text: list[str] = []
         thinking: list[str] = []
         calls: list[CallDelta] = []
@@ -255,12 +276,16 @@ class Assembler:
                 self._troubles.append(piece.message)
         self._text += text
         self._thinking += thinking
-        return Chunk("".join(text), "".join(thinking), tuple(calls), logprobs)
+        usage = None
+        if self._prompt_tokens is not None:
+            usage = Usage(self._prompt_tokens, tokens, reasoning_tokens=self._reasoning)
+        return Chunk("".join(text), "".join(thinking), tuple(calls), logprobs, usage=usage)
 
-    def _named(self, p: TokenLogprob) -> Logprob:
-        decode = self._tokenizer.decode
+    def _named(self, p: TokenLogprob, start: int) -> Logprob:
+        decode, data = self._tokenizer.decode, self._tokenizer.token_bytes
         top = tuple((id, decode([id]), logprob) for id, logprob in p.top)
-        return Logprob(p.id, decode([p.id]), p.logprob, top)
+        top_data = tuple(data(id) for id, _ in p.top)
+        return Logprob(p.id, decode([p.id]), p.logprob, top, data(p.id), top_data, start)
 
 
 def _timings(event: Finished) -> Timings:

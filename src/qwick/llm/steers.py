@@ -6,8 +6,9 @@ runs. Knows ids and text; no engine.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qwick.engine.steer import Force, Steer, SteerSpec, Verdict
 from qwick.errors import ParameterError, shown
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from qwick.family import ToolFormat
     from qwick.text.grammar import Grammar, Matcher, Vocabulary
     from qwick.text.tokenizer import Tokenizer
+    from qwick.text.tools import ToolReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +32,20 @@ class Guide:
     prompt_end: the end of the prompt's text, which tells how thinking begins; None: the answer
     comes without thinking. thinking_budget: most tokens of it. grammar: what the answer after it
     must match. jump: whether ids that the grammar leaves no choice about are appended without
-    sampling (they have no log probabilities then). last: texts with which the answer is complete,
-    which belong to it.
+    sampling (they have no log probabilities then). one_call: format and tools of the one call with
+    whose end the answer is complete.
     """
 
     prompt_end: str | None = None
     thinking_budget: int | None = None
     grammar: Grammar | None = None
     jump: bool = True
-    last: tuple[str, ...] = ()
+    one_call: tuple[ToolFormat, tuple[Mapping[str, Any], ...]] | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether it holds the answer at all."""
+        return any(one is not None for one in (self.thinking_budget, self.grammar, self.one_call))
 
 
 class SteerFactory:
@@ -71,7 +79,7 @@ class SteerFactory:
 class StopSteer:
     """Ends an answer in the engine with the token that completes a stop string.
 
-    Text of the first min_tokens tokens belongs to none.
+    Text of the first min_tokens tokens belongs to none, nor does text that is only read.
     """
 
     def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...], min_tokens: int = 0) -> None:
@@ -90,11 +98,19 @@ class StopSteer:
 
     def accept(self, token: int) -> Verdict:
         """Stop when the text so far holds a stop string."""
+        return self.match(self.read(token))
+
+    def read(self, token: int) -> str:
+        """Return the text that a token completes."""
         self.text = self._stream.push(token)
-        if self._early > 0:
-            self._early -= 1
+        self._early -= 1
+        return self.text
+
+    def match(self, text: str) -> Verdict:
+        """Stop when this text of the last token, or what came before it, holds a stop string."""
+        if self._early >= 0:
             return Verdict.GO
-        _, hit = self._matcher.push(self.text)
+        _, hit = self._matcher.push(text)
         return Verdict.STOP if hit else Verdict.GO
 
 
@@ -106,34 +122,50 @@ class GuidedSteer:
     ) -> None:
         self._tokenizer = tokenizer
         self._stops = StopSteer(tokenizer, spec.stop, spec.min_tokens)
+        self._ends = spec.stop_ids
         self._guide = guide
         self._matcher = matcher
-        self._last = StopMatcher(guide.last)
+        self._reader: ToolReader | None = None
+        if guide.one_call is not None:
+            from qwick.text.tools import ToolReader
+
+            self._reader = ToolReader(*guide.one_call, held=matcher is not None)
         self._thought = None if guide.prompt_end is None else ThinkingSplitter(guide.prompt_end)
         self._thought_tokens = 0
         self._first = True
+        self._open: NDArray[np.uint8] | None = None  # the mask of a thinking that cannot end a turn
 
     def mask(self) -> NDArray[np.uint8] | None:
         """Return what the grammar allows once it holds; before that, thinking is free.
 
-        Where the model opens the block itself and a grammar waits, the block must come first.
+        Where the model opens the block itself and a grammar waits, the block must come first, and
+        the turn cannot end within it.
         """
         if self._matcher is None:
             return None
         if self._thinks:
-            return self._opening() if self._first else None
+            opening = self._opening() if self._first else None
+            return self._anything_but_ends() if opening is None else opening
         return self._matcher.mask()
 
     def accept(self, token: int) -> Verdict | Force:
         """Note a sampled id."""
         self._first = False
-        if self._stops.accept(token) is Verdict.STOP:
-            return Verdict.STOP
         if self._thinks:
             return self._think(token)
+        answer = self._answer(token)
+        if self._stops.match(answer) is Verdict.STOP:
+            return Verdict.STOP
         if self._matcher is not None:
             self._matcher.accept(token)
-        return self._go_on(self._stops.text)
+        return self._go_on(answer)
+
+    def _answer(self, token: int) -> str:
+        """Return what a token adds to the answer proper."""
+        text = self._stops.read(token)
+        if self._thought is None:
+            return text
+        return "".join(piece for thinking, piece in self._thought.push(text) if not thinking)
 
     @property
     def _thinks(self) -> bool:
@@ -150,18 +182,33 @@ class GuidedSteer:
         bits[id // 8] = 1 << (id % 8)
         return bits
 
+    def _anything_but_ends(self) -> NDArray[np.uint8]:
+        import numpy as np
+
+        if self._open is None:
+            allowed = np.ones(self._tokenizer.n_tokens, np.bool_)
+            allowed[[id for id in self._ends if id < len(allowed)]] = False
+            self._open = np.packbits(allowed, bitorder="little")
+        return self._open
+
     def _think(self, token: int) -> Verdict | Force:
         thought, budget = self._thought, self._guide.thinking_budget
         assert thought is not None
         was_open = thought.thinking
-        found = thought.push(self._stops.text)
+        answer = self._answer(token)
         self._thought_tokens += was_open or thought.thinking
         if thought.answering:
+            if self._stops.match(answer) is Verdict.STOP:
+                return Verdict.STOP
             if self._matcher is None:
-                return self._go_on("".join(text for thinking, text in found if not thinking))
+                return self._go_on(answer)
             if not was_open:  # no block came, where none could be asked for
                 self._matcher.accept(token)
-                return self._go_on(self._stops.text)
+                return self._go_on(answer)
+            if answer:  # a tag that was spelled out, with the beginning of the answer in its token
+                for id in self._tokenizer.encode(answer, parse_special=False):
+                    self._matcher.accept(id)
+                return self._go_on(answer)
             # The line ends that templates put there: a grammar need not know of them.
             return self._force("\n\n")
         spent = budget is not None and self._thought_tokens >= budget
@@ -173,16 +220,13 @@ class GuidedSteer:
         """Append a text that belongs to the thinking or to the border behind it."""
         ids = tuple(self._tokenizer.encode(text, parse_special=True))
         for id in ids:
-            self._stops.accept(id)
-            if self._thinks and self._thought is not None:
-                self._thought.push(self._stops.text)
+            self._answer(id)
         return Force(ids)
 
     def _go_on(self, text: str) -> Verdict | Force:
         """Say what follows a token of the answer proper."""
-        _, complete = self._last.push(text)
         matcher = self._matcher
-        if complete or (matcher is not None and matcher.finished):
+        if self._ends_call(text) or (matcher is not None and matcher.finished):
             return Verdict.STOP
         if matcher is None or not self._guide.jump:
             return Verdict.GO
@@ -190,6 +234,13 @@ class GuidedSteer:
         if not forced:
             return Verdict.GO
         for id in forced:
-            self._stops.accept(id)
-            self._last.push(self._stops.text)
+            answer = self._answer(id)
+            self._stops.match(answer)
+            self._ends_call(answer)
         return Force(tuple(forced), stop=matcher.finished)
+
+    def _ends_call(self, text: str) -> bool:
+        if self._reader is None:
+            return False
+        self._reader.push(text)
+        return self._reader.ended

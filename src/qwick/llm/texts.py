@@ -18,6 +18,7 @@ from qwick.llm.wishes import ToolChoice, Wishes, read_wishes
 from qwick.text.chat import Prompt, encode_chat
 from qwick.text.messages import check_messages, check_tools
 from qwick.text.router import Router
+from qwick.text.stops import StopMatcher
 from qwick.text.thinking import EARLY_END, OPEN, ThinkingSplitter, soft_switch
 from qwick.values import check_kind
 
@@ -34,7 +35,7 @@ Tools = Sequence[Mapping[str, Any]]
 FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 SWITCH = "enable_thinking"  # the variable by which templates of hybrid checkpoints are told
 THINKING_SHARE = 0.75  # of max_tokens may be thinking, unless the caller sets a budget
-_CALL_END = "</tool_call>"
+LEAST_ANSWER = 16  # tokens that are left behind a thinking which is ended early
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,15 @@ class Asked:
     def assembler(self) -> Assembler:
         """Return what reads one answer's events."""
         splitter = None if self.prompt is None else ThinkingSplitter(self.prompt)
-        router = Router(splitter, self.called.reader(held=self.held))
-        return Assembler(self.texts.tokenizer, self.request.sampling, self.texts.name, router)
+        stops = StopMatcher(self.request.sampling.stop)
+        router = Router(splitter, self.called.reader(held=self.held), stops)
+        return Assembler(
+            self.texts.tokenizer,
+            self.request.sampling,
+            self.texts.name,
+            router,
+            len(self.request.ids),
+        )
 
     def choice(self, number: int) -> Asked:
         """Return the same question for one of several answers: with a seed, each has its own."""
@@ -93,16 +101,16 @@ class Texts:
         sampling = self._sampling(wishes, ids, context, thinks=thinks, stops=called.stops)
         guide = Guide(
             prompt_end=text[-64:] if thinks else None,
-            thinking_budget=_budget(wishes, sampling) if thinks else None,
+            thinking_budget=self._budget(wishes, sampling, context - len(ids)) if thinks else None,
             grammar=_grammar(wishes, called),
             jump=sampling.logprobs is None,
-            last=(_CALL_END,) if called.tools and not wishes.parallel_tool_calls else (),
+            one_call=(called.format, called.tools) if called.one else None,
         )
         request = Request(
             ids,
             sampling=sampling,
             namespace=wishes.namespace,
-            guide=None if guide == Guide(prompt_end=guide.prompt_end, jump=guide.jump) else guide,
+            guide=guide if guide.acts or (thinks and sampling.stop) else None,
             progress=wishes.progress,
         )
         held = guide.grammar is not None
@@ -132,19 +140,25 @@ class Texts:
         )
         return Asked(request, self, None, _NO_TOOLS)
 
-    def fill_in(self, prefix: str, suffix: str) -> str:
-        """Return the raw prompt that asks for what is between two texts.
+    def fill_in(self, prefix: str, suffix: str) -> list[int]:
+        """Return the raw prompt that asks for what is between two texts, which stay text.
 
         UnsupportedError for a checkpoint that has not learned it. The format is that of
         QwenLM/Qwen2.5-Coder, README.
         """
-        known = self.defaults.family.fim_stops and all(self.tokenizer.id_of(t) for t in FIM)
-        if not known:
+        marks = [id for id in map(self.tokenizer.id_of, FIM) if id is not None]
+        if not self.defaults.family.fim_stops or len(marks) < len(FIM):
             raise UnsupportedError(
                 f"{self.name} cannot fill in between two texts (suffix)",
                 hint="leave the suffix out, or take a Coder checkpoint",
             )
-        return f"{FIM[0]}{prefix}{FIM[1]}{suffix}{FIM[2]}"
+        before, behind, between = marks
+        encode = self.tokenizer.encode
+        return [
+            *(before, *encode(prefix, parse_special=False)),
+            *(behind, *encode(suffix, parse_special=False)),
+            between,
+        ]
 
     def render(
         self,
@@ -201,6 +215,21 @@ class Texts:
         if not self.defaults.family.soft_switch:
             return True
         return soft_switch(check_messages(messages)) is not False
+
+    def _budget(self, wishes: Wishes, sampling: Sampling, room: int) -> int | None:
+        """Return the tokens that thinking may take, so that there are some left to answer.
+
+        room: tokens that the context has left for thinking and answer. None: as many as there are,
+        because ending it early would leave nothing to answer with.
+        """
+        if wishes.thinking_budget is not None:
+            return wishes.thinking_budget
+        most = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        early = len(self.tokenizer.encode(EARLY_END, parse_special=True))
+        share = min(int(most * THINKING_SHARE), most - early - LEAST_ANSWER)
+        if share < 1:
+            return None
+        return share if wishes.thinking_aim is None else min(wishes.thinking_aim, share)
 
     # -- parts ---------------------------------------------------------------------------------
 
@@ -268,6 +297,7 @@ class _Called:
     tools: tuple[Mapping[str, Any], ...]  # empty: none may be called
     choice: ToolChoice
     in_template: bool
+    one: bool = False  # whether no more than one call is wanted
 
     @classmethod
     def of(
@@ -295,7 +325,7 @@ class _Called:
             )
         if in_template and format is ToolFormat.NONE:
             format = ToolFormat.HERMES  # what templates of the family describe
-        return cls(format, checked, choice, in_template)
+        return cls(format, checked, choice, in_template, not wishes.parallel_tool_calls)
 
     @property
     def for_template(self) -> Tools | None:
@@ -319,7 +349,7 @@ class _Called:
             return None
         from qwick.text.tools import ToolReader
 
-        return ToolReader(self.format, self.tools, held=held)
+        return ToolReader(self.format, self.tools, held=held, one=self.one)
 
 
 _NO_TOOLS = _Called(ToolFormat.NONE, (), ToolChoice(), True)
@@ -340,12 +370,3 @@ def _grammar(wishes: Wishes, called: _Called) -> Grammar | None:
     if called.tools and wishes.grammar is not None:
         return wishes.grammar.or_tool_calls(called.format, called.tools, parallel=parallel)
     return wishes.grammar
-
-
-def _budget(wishes: Wishes, sampling: Sampling) -> int | None:
-    """Return the tokens that thinking may take, so that some of max_tokens is left to answer."""
-    if wishes.thinking_budget is not None:
-        return wishes.thinking_budget
-    if sampling.max_tokens is None:
-        return None
-    return max(1, int(sampling.max_tokens * THINKING_SHARE))

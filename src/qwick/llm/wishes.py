@@ -38,6 +38,7 @@ class Wishes:
     namespace           whose prefixes may be shared
     enable_thinking     True, False, or None: the checkpoint's own habit
     thinking_budget     most tokens of thinking; None: in proportion to max_tokens
+    thinking_aim        the same, which gives way so that the answer keeps its proportion
     tool_choice         which tools may be called
     parallel_tool_calls whether one answer may hold several calls
     grammar             what the answer must match, after any thinking
@@ -50,6 +51,7 @@ class Wishes:
     namespace: str = ""
     enable_thinking: bool | None = None
     thinking_budget: int | None = None
+    thinking_aim: int | None = None
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     grammar: Grammar | None = None
@@ -61,6 +63,7 @@ _OWN = (
     "namespace",
     "enable_thinking",
     "thinking_budget",
+    "thinking_aim",
     "tool_choice",
     "parallel_tool_calls",
     "grammar",
@@ -68,7 +71,13 @@ _OWN = (
     "extra_stop_ids",
 )
 KEYWORDS = frozenset((*SAMPLING, *_OWN))  # no template's variable may go by such a name
-_OF_CHATS = ("enable_thinking", "thinking_budget", "tool_choice", "parallel_tool_calls")
+_OF_CHATS = (
+    "enable_thinking",
+    "thinking_budget",
+    "thinking_aim",
+    "tool_choice",
+    "parallel_tool_calls",
+)
 
 
 def read_wishes(
@@ -93,9 +102,9 @@ def read_wishes(
     values = {name: value for name, value in said.items() if value is not None}
     for name in ("enable_thinking", "parallel_tool_calls", "progress"):
         check_switch(name, values.get(name, False))
-    if "thinking_budget" in values:
-        budget = whole("thinking_budget", values["thinking_budget"], 0, MAX_BUDGET)
-        values["thinking_budget"] = budget
+    for name in ("thinking_budget", "thinking_aim"):
+        if name in values:
+            values[name] = whole(name, values[name], 0, MAX_BUDGET)
     if "tool_choice" in values:
         values["tool_choice"] = _tool_choice(values["tool_choice"])
     if "extra_stop_ids" in values:

@@ -131,13 +131,7 @@ def _function(function: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(name, str) or not name:
         raise ParameterError(f"{where}.name is {shown(name)}; it must be the name of a tool")
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError) as error:
-            raise ParameterError(
-                f"{where}.arguments is a str that is no JSON: {error}; allowed: that of an object"
-            ) from None
-        check_json(arguments, f"{where}.arguments")
+        arguments = _read_arguments(arguments, f"{where}.arguments")
     if not isinstance(arguments, Mapping):
         raise ParameterError(
             f"{where}.arguments is of type {type(arguments).__name__}; it must be an object, or the"
@@ -204,3 +198,19 @@ def strings_of(value: object) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from strings_of(inner)
+
+
+def _read_arguments(text: str, where: str) -> Any:
+    """Return arguments of their JSON text.
+
+    What a model has written wrongly, or was cut off in, comes back in the history as it was: the
+    conversation goes on, and templates are told it as the one argument `text`.
+    """
+    if not text.strip():
+        return {}
+    try:
+        found = json.loads(text)
+        check_json(found, where)
+    except (ValueError, RecursionError, ParameterError):
+        return {"text": text}
+    return found if isinstance(found, Mapping) else {"text": text}

@@ -39,6 +39,15 @@ _SPLITS: Mapping[str, str] = {
     ),
 }
 
+# Where words of either kind surely end: behind a letter or a digit, before what is neither and
+# ASCII or a full-width mark; between digits, each of which is a word; before what begins a line.
+# Nothing is composed across it.
+_BORDER = re.compile(
+    r"(?<=[^\W_])(?=[\x00-/:-@\[-`{-~\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])"
+    r"|(?<=[0-9])(?=[0-9A-Za-z])|(?<=\n)(?=\S)"
+)
+BLOCK = 1 << 14  # characters, at least, that are cut into words with the interpreter held
+
 MAX_HOLES = 1 << 16  # a stray id shall not cost memory; Qwen's vocabularies have none
 MAX_ADDED = 1 << 14  # their literals become one regular expression; Qwen has a few dozen
 
@@ -155,7 +164,22 @@ class _Arrays:
         return self._bpe.token(id)
 
     def _plain(self, text: str) -> list[int]:
-        """Return the ids of text in which nothing is an added token."""
+        """Return the ids of text in which nothing is an added token.
+
+        A long text goes block by block, so that other threads have their turn between two.
+        """
+        if len(text) <= BLOCK:
+            return self._block(text)
+        ids: list[int] = []
+        start = 0
+        while start < len(text):
+            border = _BORDER.search(text, start + BLOCK)
+            end = len(text) if border is None else border.start()
+            ids += self._block(text[start:end])
+            start = end
+        return ids
+
+    def _block(self, text: str) -> list[int]:
         if not text.isascii():
             text = self._normalise(text)
         # In the byte alphabet no word holds a blank.

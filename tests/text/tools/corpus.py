@@ -732,6 +732,50 @@ CASES: list[Case] = [
         [],
         True,
     ),
+    # Halves of UTF-16 pairs, which are no characters
+    (H, r'<tool_call>{"name": "\ud83d", "arguments": {}}</tool_call>', "", [("�", {})], False),
+    (
+        H,
+        r'<tool_call>{"name": "a\ude00\ud83db", "arguments": {}}</tool_call>',
+        "",
+        [("a��b", {})],
+        False,
+    ),
+    (
+        H,
+        r'<tool_call>{"name": "\ud83e\udd84", "arguments": {}}</tool_call>',
+        "",
+        [("🦄", {})],
+        False,
+    ),
+    (
+        H,
+        r'<tool_call>{"\ud83d": 1, "name": "now", "arguments": {}}</tool_call>',
+        "",
+        [("now", {})],
+        True,
+    ),
+    (
+        H,
+        r'<tool_call>{"name": "now", "arguments": "{\"a\": \"\ud83d\"}"}</tool_call>',
+        "",
+        [("now", '{"a": "�"}')],
+        False,
+    ),
+    (
+        H,
+        r'<tool_call>{"name": "now", "arguments": "{\"a\": \"\ud83d\ud83e\udd84\"}"}</tool_call>',
+        "",
+        [("now", '{"a": "�🦄"}')],
+        False,
+    ),
+    (
+        H,
+        r'<tool_call>{"name": "now", "arguments": {"a": "\ud83d"}}</tool_call>',
+        "",
+        [("now", r'{"a": "\ud83d"}')],  # to the letter
+        False,
+    ),
     # No format
     (ToolFormat.NONE, "<tool_call>\n{}\n</tool_call>", "<tool_call>\n{}\n</tool_call>", [], False),
 ]

@@ -20,6 +20,7 @@ from qwick.text.tools.marked import MarkedReader
 from qwick.text.tools.pieces import Piece, joined
 from qwick.text.tools.tagged import TaggedReader
 from qwick.text.tools.xml_call import XmlCall
+from server.written import written
 from text.tools.corpus import CASES, TOOLS, tool
 
 FORMATS = list(ToolFormat)
@@ -106,7 +107,7 @@ def mutated(text: str, rng: random.Random) -> str:
         elif how == 3:
             text = (
                 text[:a]
-                + rng.choice(['"', "{", "}", "<", "\n", "`", "</tool_call>", "é"])
+                + rng.choice(['"', "{", "}", "<", "\n", "`", "</tool_call>", "é", "\\ud83d"])
                 + text[a:]
             )
         else:
@@ -147,7 +148,8 @@ FRAGMENTS = st.sampled_from(
      "<tools>",
      "```", "```json\n", "<function=now>", "<function=", "<parameter=city>", "</parameter>",
      "</function>", "[", "]", ",", '"', "\\", "text", " ", "✿FUNCTION✿", "✿ARGS✿", ": now",
-     "✿RETURN✿", "Action:", "Action Input:", "Final Answer:", "é", "\r\n"]
+     "✿RETURN✿", "Action:", "Action Input:", "Final Answer:", "é", "\r\n", "\\ud83d", "\\udd84",
+     '<tool_call>{"name": "\\ud83d', '", "arguments": "{}', '\\"', '", ']
 )  # fmt: skip
 
 
@@ -168,6 +170,36 @@ def test_no_text_is_lost(format: ToolFormat, fragments: list[str]) -> None:
     content, calls, _ = read_calls(format, TOOLS, text)
     if not calls:
         assert content == text
+
+
+def through_the_writer(format: ToolFormat, pieces: list[str]) -> None:
+    """Streamed and whole, the JSON that a client gets says the same; see `written`."""
+    text = "".join(pieces)
+    streamed, message = written(pieces, ToolReader(format, TOOLS))
+    content, calls, _ = read_calls(format, TOOLS, text)
+    assert streamed == (content, calls)
+    assert (message["content"] or "") == content
+    assert [one["function"] for one in message.get("tool_calls", ())] == [
+        {"name": name, "arguments": arguments} for name, arguments in calls
+    ]
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(FORMATS), st.lists(FRAGMENTS, max_size=25))
+def test_fragments_can_be_written(format: ToolFormat, fragments: list[str]) -> None:
+    through_the_writer(format, fragments)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_mangled_answers_can_be_written(seed: int) -> None:
+    rng = random.Random(seed)
+    format, text = rng.choice(CASES)[:2]
+    through_the_writer(format, random_cuts(mutated(text, rng)[:1000], rng))
+
+
+@pytest.mark.parametrize(("format", "text"), [case[:2] for case in CASES])
+def test_answers_can_be_written(format: ToolFormat, text: str) -> None:
+    through_the_writer(format, list(text))
 
 
 @pytest.mark.parametrize("seed", range(300))

@@ -11,6 +11,7 @@ from qwick.llm.reply import Chunk
 from qwick.server.openai.bodies import ChatBody
 from qwick.server.openai.writing import (
     DONE,
+    RunningUsage,
     chat_logprobs,
     dumped,
     event,
@@ -31,7 +32,7 @@ class ChatWriter:
         self._choices = body.n or 1
         options = body.stream_options
         self._usage = options is not None and options.include_usage is True
-        self._running_usage = options is not None and options.continuous_usage_stats is True
+        self._running = RunningUsage(options)
         self._begun = time.monotonic()
         self._head = {
             "id": f"chatcmpl-{request_id}",
@@ -44,7 +45,8 @@ class ChatWriter:
         """Return the event of a piece."""
         if chunk.progress is not None:
             progress = progress_json(chunk.progress, self._begun)
-            return event({**self._part([]), "prompt_progress": progress})
+            running = self._running.of(index, chunk)
+            return event({**self._part([]), **running, "prompt_progress": progress})
         delta: dict[str, Any] = {}
         if index not in self._roles:
             self._roles.add(index)
@@ -61,7 +63,7 @@ class ChatWriter:
             "finish_reason": None,
             "logprobs": chat_logprobs(chunk.logprobs),
         }
-        return event(self._part([choice]))
+        return event({**self._part([choice]), **self._running.of(index, chunk)})
 
     def reply(self, index: int, reply: Reply) -> bytes:
         """Return the event that ends one answer."""
@@ -74,7 +76,7 @@ class ChatWriter:
             **warnings_of(reply),
         }
         part = self._part([choice])
-        if self._running_usage:
+        if self._running.wanted:
             part["usage"] = usage_json(reply.usage)
         return event({**part, "timings": timings_of(reply)})
 

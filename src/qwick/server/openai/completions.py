@@ -11,6 +11,7 @@ from qwick.llm.reply import Chunk
 from qwick.server.openai.bodies import CompletionBody
 from qwick.server.openai.writing import (
     DONE,
+    RunningUsage,
     dumped,
     event,
     failed_event,
@@ -32,7 +33,7 @@ class CompletionWriter:
         self._echo = list(prompts)
         options = body.stream_options
         self._usage = options is not None and options.include_usage is True
-        self._running_usage = options is not None and options.continuous_usage_stats is True
+        self._running = RunningUsage(options)
         self._begun = time.monotonic()
         self._head = {
             "id": f"cmpl-{request_id}",
@@ -40,24 +41,26 @@ class CompletionWriter:
             "created": int(time.time()),
             "model": body.model,
         }
-        self._lengths: dict[int, int] = {}  # characters of each choice so far
+        self._opened: set[int] = set()  # choices that have begun
 
     def chunk(self, index: int, chunk: Chunk) -> bytes:
         """Return the event of a piece."""
         if chunk.progress is not None:
             progress = progress_json(chunk.progress, self._begun)
-            return event({**self._part([]), "prompt_progress": progress})
-        text = chunk.text if index in self._lengths else self._before(index) + chunk.text
-        offset = self._lengths.get(index, 0)
-        self._lengths[index] = offset + len(text)
-        return event(self._part([_choice(index, text, None, chunk.logprobs, offset)]))
+            running = self._running.of(index, chunk)
+            return event({**self._part([]), **running, "prompt_progress": progress})
+        before = self._before(index)
+        text = chunk.text if index in self._opened else before + chunk.text
+        self._opened.add(index)
+        choice = _choice(index, text, None, chunk.logprobs, len(before))
+        return event({**self._part([choice]), **self._running.of(index, chunk)})
 
     def reply(self, index: int, reply: Reply) -> bytes:
         """Return the event that ends one answer."""
-        text = "" if index in self._lengths else self._before(index)
+        text = "" if index in self._opened else self._before(index)
         choice = _choice(index, text, reply.finish_reason, None, 0)
         part = self._part([{**choice, **warnings_of(reply)}])
-        if self._running_usage:
+        if self._running.wanted:
             part["usage"] = usage_json(reply.usage)
         return event({**part, "timings": timings_of(reply)})
 
@@ -103,19 +106,16 @@ def _choice(
     text: str,
     reason: str | None,
     logprobs: Sequence[Logprob | None] | None,
-    offset: int,
+    before: int,
 ) -> dict[str, Any]:
+    """Return one choice; before: characters of its text that are not the model's."""
     found = None
     if logprobs is not None:
         known = [p for p in logprobs if p is not None]
-        offsets = []
-        for p in known:
-            offsets.append(offset)
-            offset += len(p.token)
         found = {
             "tokens": [p.token for p in known],
             "token_logprobs": [finite(p.logprob) for p in known],
             "top_logprobs": [{t: finite(value) for _, t, value in p.top} for p in known],
-            "text_offset": offsets,
+            "text_offset": [before + p.start for p in known],
         }
     return {"index": index, "text": text, "finish_reason": reason, "logprobs": found}

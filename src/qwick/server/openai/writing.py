@@ -10,7 +10,8 @@ from typing import Any
 
 from qwick.engine.request import Progress
 from qwick.llm import Logprob, Reply
-from qwick.llm.reply import Timings, Usage
+from qwick.llm.reply import Chunk, Timings, Usage
+from qwick.server.openai.bodies import StreamOptions
 from qwick.server.problems import Problem
 
 DONE = b"data: [DONE]\n\n"
@@ -24,7 +25,13 @@ def event(data: Mapping[str, Any]) -> bytes:
 
 def dumped(data: Mapping[str, Any]) -> bytes:
     """Return the JSON text."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Half of a UTF-16 pair, which has no UTF-8. Whoever let one in: models write the answers,
+        # and nothing that they write may be the end of one.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
 def usage_of(replies: Sequence[Reply], choices: int) -> dict[str, Any]:
@@ -49,6 +56,29 @@ def usage_json(usage: Usage) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+class RunningUsage:
+    """The tokens of each choice so far, in every piece of a stream (continuous_usage_stats)."""
+
+    def __init__(self, options: StreamOptions | None) -> None:
+        self.wanted = options is not None and options.continuous_usage_stats is True
+        self._last: dict[int, Usage] = {}
+
+    def of(self, index: int, chunk: Chunk) -> dict[str, Any]:
+        """Return the field of a piece: none where it is not wanted, or nothing is known.
+
+        What was cached is left out, since only the end tells it.
+        """
+        usage = chunk.usage or self._last.get(index)
+        if chunk.progress is not None:
+            usage = Usage(chunk.progress.total, 0)
+        if not self.wanted or usage is None:
+            return {}
+        self._last[index] = usage
+        found = usage_json(usage)
+        del found["prompt_tokens_details"]
+        return {"usage": found}
 
 
 def timings_of(reply: Reply) -> dict[str, Any]:
@@ -93,13 +123,16 @@ def chat_logprobs(found: Sequence[Logprob | None] | None) -> dict[str, Any] | No
     if found is None:
         return None
 
-    def one(token: str, logprob: float) -> dict[str, Any]:
-        return {"token": token, "logprob": finite(logprob), "bytes": list(token.encode())}
+    def one(token: str, logprob: float, data: bytes) -> dict[str, Any]:
+        return {"token": token, "logprob": finite(logprob), "bytes": list(data)}
 
     content = [
         {
-            **one(p.token, p.logprob),
-            "top_logprobs": [one(token, logprob) for _, token, logprob in p.top],
+            **one(p.token, p.logprob, p.data),
+            "top_logprobs": [
+                one(token, logprob, data)
+                for (_, token, logprob), data in zip(p.top, p.top_data, strict=True)
+            ],
         }
         for p in found
         if p is not None

@@ -198,12 +198,17 @@ class JsonCall:
 
 
 def _unquoted(text: str) -> str | None:
-    """Return what a string's inner text stands for, None if it stands for nothing."""
+    """Return what a string's inner text stands for, None if it stands for nothing.
+
+    Half of a UTF-16 pair (`\\ud83d` alone) is no character and has no UTF-8: U+FFFD stands for it.
+    """
     try:
         value = json.loads(f'"{text}"', strict=False)
     except ValueError:
         return None
-    return value if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def is_object(text: str) -> bool:

@@ -30,16 +30,25 @@ class ToolReader:
     """
 
     def __init__(
-        self, format: ToolFormat, tools: Sequence[Mapping[str, Any]], *, held: bool = False
+        self,
+        format: ToolFormat,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        held: bool = False,
+        one: bool = False,
     ) -> None:
         """Begin an answer; tools: those that were offered. Raises ParameterError for others.
 
         held: whether a grammar holds the answer, so that it is either calls in the format of the
-        family or content, from its first character on.
+        family or content, from its first character on. one: whether calls behind the first are left
+        out, which a Trouble tells.
         """
         check_kind("format", format, ToolFormat, "a ToolFormat")
         check_kind("tools", tools, (list, tuple), "a list of tools")
         check_switch("held", held)
+        check_switch("one", one)
+        self._one = one
+        self._left_out = False
         schemas = parameter_schemas(tools)
         self._reader: TaggedReader | MarkedReader | None = None
         self._begin: str | None = None  # of the answer, until it is known what it is
@@ -62,13 +71,31 @@ class ToolReader:
                 self._reader = None
         if self._reader is None:
             return [Content(text)] if text else []
-        return self._reader.push(text)
+        return self._first(self._reader.push(text))
 
     def flush(self) -> list[Piece]:
         """Return what was held back: the text has ended."""
         if self._begin:
             return [Content(self._begin)]
-        return [] if self._reader is None else self._reader.flush()
+        return [] if self._reader is None else self._first(self._reader.flush())
+
+    @property
+    def ended(self) -> bool:
+        """Whether a call has just come to its end, where that can be told before what follows."""
+        return isinstance(self._reader, TaggedReader) and self._reader.ended
+
+    def _first(self, pieces: list[Piece]) -> list[Piece]:
+        """Leave out the calls behind the first, if only one is wanted."""
+        if not self._one:
+            return pieces
+        kept: list[Piece] = []
+        for piece in pieces:
+            if not (isinstance(piece, CallStart | CallArguments) and piece.index > 0):
+                kept.append(piece)
+            elif not self._left_out:
+                self._left_out = True
+                kept.append(Trouble("more calls than the one that is allowed were left out"))
+        return kept
 
 
 def read_calls(

@@ -57,6 +57,11 @@ class TaggedReader:
         self._last = ""
         self._calls = 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether a call has just come to its end."""
+        return self._calls > 0 and self._after_call and self._state == self._content
+
     def push(self, text: str) -> list[Piece]:
         """Return what `text` completes."""
         for character in text:
