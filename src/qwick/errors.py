@@ -79,6 +79,7 @@ class QwickError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = type(self).way_out if hint is None else hint
+        self.field: str | None = None  # of a request, where a server has noted it
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

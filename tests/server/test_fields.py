@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -10,10 +11,12 @@ from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 from qwick.errors import ParameterError, UnsupportedError
+from qwick.llm.wishes import read_wishes
 from qwick.server.caller import Caller
 from qwick.server.openai.asking import chat_ask, completion_ask
 from qwick.server.openai.bodies import ChatBody, CompletionBody, Sampled
 from qwick.server.openai.fields import INERT, INERT_VALUES, REFUSED, fates, inert_fields
+from qwick.server.problems import problem_of
 from qwick.server.reading import parsed
 
 PAGE = Path(__file__).parents[2] / "docs/reference/openai.md"
@@ -126,14 +129,17 @@ def test_contradictions_are_refused(fields: dict[str, Any], words: str) -> None:
 def test_one_setting_of_thinking_however_it_is_spelled() -> None:
     def keywords(**fields: Any) -> dict[str, Any]:
         found = dict(chat_ask(chat(**fields), CALLER).prompts[0].keywords)
-        return {k: found[k] for k in ("enable_thinking", "thinking_budget") if k in found}
+        names = ("enable_thinking", "thinking_budget", "thinking_aim")
+        return {k: found[k] for k in names if k in found}
 
     off = {"enable_thinking": False}
     assert keywords() == {}
     assert keywords(enable_thinking=False) == off
     assert keywords(chat_template_kwargs={"enable_thinking": False}) == off
     assert keywords(reasoning_effort="none") == keywords(reasoning_effort="minimal") == off
-    assert keywords(reasoning_effort="low") == {"enable_thinking": True, "thinking_budget": 1024}
+    assert keywords(reasoning_effort="low") == {"enable_thinking": True, "thinking_aim": 1024}
+    exact = {"enable_thinking": True, "thinking_budget": 7}
+    assert keywords(reasoning_effort="low", thinking_budget=7) == exact
     assert keywords(reasoning_effort="xhigh") == {"enable_thinking": True}
     assert keywords(thinking_token_budget=7) == keywords(thinking_budget=7)
 
@@ -143,3 +149,68 @@ def test_a_completion_has_the_clients_default_length() -> None:
     ask = completion_ask(body, CALLER, None)
     assert [q.keywords["max_tokens"] for q in ask.prompts] == [16, 16]
     assert len(ask.prompts) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"chat_template_kwargs": {"enable_thinking": []}}, "enable_thinking"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"json_schema": {"type": "no"}}, "json_schema"),
+    ],
+)
+def test_an_error_names_the_field_as_the_body_does(fields: dict[str, Any], field: str) -> None:
+    def read() -> None:
+        read_wishes(chat_ask(chat(**fields), CALLER).prompts[0].keywords, ())
+
+    with pytest.raises((ParameterError, UnsupportedError)) as caught:
+        read()
+    assert problem_of(caught.value).error["param"] == field
+
+
+def test_everything_that_is_said_counts() -> None:
+    called = {"id": "i" * 5, "function": {"name": "n" * 7, "arguments": "a" * 11}}
+    messages = [
+        {"role": "user", "content": "c" * 13, "name": "u" * 17},
+        {"role": "assistant", "content": None, "tool_calls": [called], "reasoning": "r" * 19},
+        {"role": "tool", "content": "t" * 23, "tool_call_id": "i" * 5},
+    ]
+    body = ChatBody.model_validate({"model": "m", "messages": messages, "grammar": "root ::= [a]"})
+    ask = chat_ask(body, CALLER)
+    grammar = ask.prompts[0].keywords["grammar"]
+    assert ask.characters == 5 + 7 + 11 + 13 + 17 + 19 + 23 + 5 + len(grammar.text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stop": ["a"] * 40}, "stop is wrong; allowed: List should have at most 32 items"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function is missing"),
+        ({"tool_choice": "any"}, "tool_choice is 'any'; allowed: 'none', 'auto' or 'required'"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema is missing"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]},
+            "messages[0].content[0].text is None; allowed: a valid string",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "smell"}]}]},
+            "messages[0].content[0] is wrong; allowed: Input tag 'smell'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_of_the_type_that_was_meant(
+    fields: dict[str, Any], message: str
+) -> None:
+    body = json.dumps({"model": "m", "messages": [MESSAGE], **fields}).encode()
+    with pytest.raises(ParameterError) as caught:
+        parsed(body, ChatBody, {})
+    assert caught.value.message.startswith(message)
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url", "video", "audio", "input_audio", "file"])
+def test_parts_of_other_kinds_name_what_is_read(kind: str) -> None:
+    content = [{"type": "text", "text": "a"}, {"type": kind, kind: {"url": "http://no.example"}}]
+    with pytest.raises(UnsupportedError, match=r"content\[1\]\.type .* this model reads: text"):
+        chat_ask(chat(messages=[{"role": "user", "content": content}]), CALLER)

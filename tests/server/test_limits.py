@@ -264,7 +264,7 @@ def test_what_is_refused_is_not_charged() -> None:
     gate = Gate(clock=clock, user_limits=Limits(requests=Rate(1, "hour")))
     limits = Limits(Rate(2, "hour"), Rate(10, "hour"), 1)
     for wrong in (
-        *({"prompt_tokens": 11}, {"prompt_tokens": 0}, {"prompt_tokens": True}),
+        *({"prompt_tokens": 11}, {"prompt_tokens": -1}, {"prompt_tokens": True}),
         *({"user": ""}, {"user": "x" * 65}),
     ):
         with pytest.raises(ParameterError):

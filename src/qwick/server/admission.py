@@ -145,12 +145,18 @@ class Account:
             moments.append(window.newest)
         return max((moment + window.rate.seconds - now for moment in moments), default=0.0)
 
-    def check(self, prompt_tokens: int, now: float) -> None:
+    def check(self, prompt_tokens: int, answers: int, now: float) -> None:
         """Raise RateLimitError unless a request fits now; ParameterError if it never will."""
-        limits = self.limits
-        if limits.concurrent is not None and len(self.running) >= limits.concurrent:
+        most = self.limits.concurrent
+        if most is not None and answers > most:
+            raise ParameterError(
+                f"n asks for {answers} answers at once; "
+                f"allowed with this {self.whose}: at most {most}"
+            )
+        under_way = sum(admission.answers for admission in self.running)
+        if most is not None and under_way + answers > most:
             raise RateLimitError(
-                f"concurrent is at the limit of this {self.whose}: {limits.concurrent} answers are "
+                f"concurrent is at the limit of this {self.whose}, {most}: {under_way} answers are "
                 "under way; come back when one has ended",
                 limit="concurrent",
                 retry_after=SOON,
@@ -200,7 +206,7 @@ _Accounts: TypeAlias = "OrderedDict[tuple[str, ...], Account]"  # whoever was la
 class Admission:
     """A request that was let in. Its `with` block is its answer's time.
 
-    `headers`: what the HTTP answer should carry.
+    `answers`: that it wants. `headers`: what the HTTP answer should carry.
     """
 
     def __init__(
@@ -208,8 +214,10 @@ class Admission:
         accounts: list[Account],
         moment: float,
         prompt_tokens: int,
+        answers: int,
         clock: Callable[[], float],
     ) -> None:
+        self.answers = answers
         self._accounts, self._clock = accounts, clock
         self._moment, self._prompt_tokens = moment, prompt_tokens
         self._open = True
@@ -292,17 +300,43 @@ class Gate:
         *,
         user: str | None = None,
         prompt_tokens: int,
+        answers: int = 1,
     ) -> Admission:
         """Let a request in and charge it, or charge nothing and raise.
 
         key: its id; "" for all who need none. user: the pseudonym of whom the client asks for.
-        prompt_tokens: at least 1. The request's own sizes are for Limits.check. Raises
-        RateLimitError, and ParameterError for a prompt that no waiting would help.
+        prompt_tokens: 0 for what no model computes. answers: that are wanted. The request's own
+        sizes are for Limits.check. Raises RateLimitError, and ParameterError for a request that no
+        waiting would help.
         """
+        now = self._clock()
+        accounts = self._fitting(key, limits, user, prompt_tokens, answers, now)
+        for known, name, account in accounts:
+            known[name] = account
+            known.move_to_end(name)
+        found = [account for *_, account in accounts]
+        admission = Admission(found, now, prompt_tokens, answers, self._clock)
+        self._make_room(now)  # only now: these accounts are no longer idle
+        return admission
+
+    def check(self, key: str, limits: Limits, *, user: str | None = None, answers: int = 1) -> None:
+        """Raise as `admit` does for the shortest prompt, before a longer one is looked at."""
+        self._fitting(key, limits, user, 0, answers, self._clock())
+
+    def _fitting(
+        self,
+        key: str,
+        limits: Limits,
+        user: str | None,
+        prompt_tokens: int,
+        answers: int,
+        now: float,
+    ) -> list[tuple[_Accounts, tuple[str, ...], Account]]:
+        """Return the accounts that a request would be charged to, if it fits all of them."""
         _check_text("key", key, 0)
         check_kind("limits", limits, Limits, "Limits")
-        whole("prompt_tokens", prompt_tokens, 1, MOST)
-        now = self._clock()
+        whole("prompt_tokens", prompt_tokens, 0, MOST)
+        whole("answers", answers, 1, MOST)
         who: list[tuple[str, _Accounts, tuple[str, ...], Limits]]
         who = [("key", self._keys, (key,), limits)]
         if user is not None:
@@ -315,14 +349,9 @@ class Gate:
             if account is None or account.limits != its:
                 account = Account(whose, its)
             account.expire(now)
-            account.check(prompt_tokens, now)
-            accounts.append(account)
-        for (_, known, name, _), account in zip(who, accounts, strict=True):
-            known[name] = account
-            known.move_to_end(name)
-        admission = Admission(accounts, now, prompt_tokens, self._clock)
-        self._make_room(now)  # only now: these accounts are no longer idle
-        return admission
+            account.check(prompt_tokens, answers, now)
+            accounts.append((known, name, account))
+        return accounts
 
     def _make_room(self, now: float) -> None:
         """Forget who is idle, a few at a time, and users beyond those that are remembered."""

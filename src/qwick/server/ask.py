@@ -17,6 +17,7 @@ from qwick.llm import Qwen, Reply
 from qwick.llm.reply import Chunk
 from qwick.llm.stream import AsyncStream
 from qwick.llm.texts import Asked
+from qwick.server.problems import of_field
 
 Piece = tuple[int, Chunk | Reply]
 
@@ -25,16 +26,22 @@ Piece = tuple[int, Chunk | Reply]
 class Question:
     """One prompt: a conversation, or a raw prompt (text or ids).
 
-    keywords: those of `Qwen.chat` or `Qwen.complete`.
+    keywords: those of `Qwen.chat` or `Qwen.complete`. spelled: what the client calls those that it
+    spelled otherwise, for messages.
     """
 
     keywords: Mapping[str, Any]
     messages: Sequence[Mapping[str, Any]] | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
     prompt: str | Sequence[int] = ""
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
     def prepare(self, qwen: Qwen) -> Asked:
         """Return it as the engine takes it; raises UsageErrors for what cannot be."""
+        with of_field(None, self.spelled):
+            return self._asked(qwen)
+
+    def _asked(self, qwen: Qwen) -> Asked:
         if self.messages is None:
             asked = qwen.texts.raw(self.prompt, self.keywords, context=qwen.context)
         else:
@@ -78,6 +85,7 @@ class Flight:
         self._asked = asked
         self._choices = choices
         self._streams: list[AsyncStream] = []
+        self._live: list[AsyncStream] = []  # those of them that somebody reads
         self._failure: QwickError | None = None
 
     @property
@@ -86,13 +94,18 @@ class Flight:
         return sum(len(asked.request.ids) for asked in self._asked)
 
     @property
+    def answers(self) -> int:
+        """How many were asked for."""
+        return len(self._asked) * self._choices
+
+    @property
     def generated(self) -> int:
         """Tokens of all answers so far, also of those that were broken off."""
         return sum(stream.generated for stream in self._streams)
 
     def nudge(self) -> None:
         """Let the reader go on with an empty chunk."""
-        for stream in self._streams[:1]:
+        for stream in self._live[:1]:
             stream.interrupt()
 
     def abort(self, error: QwickError) -> None:
@@ -108,7 +121,7 @@ class Flight:
         Choices are numbered prompt by prompt. Raises what ends an answer, which ends all.
         """
         try:
-            if len(self._asked) * self._choices == 1:
+            if self.answers == 1:
                 async for piece in self._one(qwen, 0):
                     yield piece
             else:
@@ -128,10 +141,14 @@ class Flight:
         self._streams.append(stream)
         if self._failure is not None:
             stream.interrupt(self._failure)
-        async for chunk in stream:
-            if not chunk.empty and chunk.progress is None:
-                self._note()
-            yield index, chunk
+        self._live.append(stream)
+        try:
+            async for chunk in stream:
+                if not chunk.empty and chunk.progress is None:
+                    self._note()
+                yield index, chunk
+        finally:
+            self._live.remove(stream)
         self.tally.replies.append(stream.reply)
         yield index, stream.reply
 
@@ -139,7 +156,7 @@ class Flight:
         """Run them together; of one prompt's choices the first begins alone: others find it."""
         queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
         begun = [asyncio.Event() for _ in self._asked]
-        left = len(self._asked) * self._choices
+        left = self.answers
 
         async def run(index: int) -> None:
             prompt, number = divmod(index, self._choices)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +103,19 @@ class Desk:
         prompts = [replace(q, keywords={**q.keywords, "max_tokens": most}) for q in ask.prompts]
         return replace(ask, prompts=prompts, max_tokens=most)
 
+    @contextlib.contextmanager
+    def small(self, caller: Caller, hosted: Hosted, characters: int) -> Iterator[dict[str, str]]:
+        """Admit a request that no model computes, as one of the key's; yield headers for it."""
+        self.check(caller, Ask("small", hosted.name, (), characters=characters))
+        key = "" if caller.key is None else caller.key.id
+        try:
+            admission = self._gate.admit(key, caller.limits, prompt_tokens=0)
+        except RateLimitError as error:
+            self._note_refusal(caller, None, error)
+            raise
+        with admission:
+            yield dict(admission.headers)
+
     async def respond(
         self,
         caller: Caller,
@@ -159,6 +172,7 @@ class Desk:
         visit.wrote = time.monotonic()
         self._visits.add(visit)
         status, reason = 200, "stop"
+        failure: BaseException | None = None
         try:
             yield
             replies = visit.flight.tally.replies if visit.flight is not None else []
@@ -167,33 +181,35 @@ class Desk:
             status, reason = 499, "cancelled"
             raise
         except QwickError as error:
+            failure = error
             status = problem_of(error).status
             reason = "cancelled" if isinstance(error, RequestCancelled) else "error"
-            self._note_refusal(visit, error)
+            self._note_refusal(visit.caller, visit.ask.user, error)
             raise
-        except BaseException:
+        except BaseException as error:
+            failure = error
             status, reason = 500, "error"
             raise
         finally:
             self._visits.discard(visit)
             self._settle(visit)
-            self._observer.record(visit, status, reason)
+            self._observer.record(visit, status, reason, failure)
 
     async def begin(self, visit: Visit) -> tuple[Qwen, Callable[[], Any]]:
         """Bring a visit to where its answer can begin; return the model, and how to leave it."""
         stack = contextlib.AsyncExitStack()
         try:
             hosted, ask = visit.hosted, visit.ask
+            who = ("" if visit.caller.key is None else visit.caller.key.id, visit.caller.limits)
+            user = None if ask.user is None else self._pseudonyms.of("user", ask.user)
+            answers = ask.choices * len(ask.prompts)
+            self._gate.check(*who, user=user, answers=answers)
             ready = await self.models.ready(hosted)
             asked = [await asyncio.to_thread(q.prepare, ready) for q in ask.prompts]
             await hosted.check_grammars(asked)
             flight = Flight(asked, ask.choices)
-            user = None if ask.user is None else self._pseudonyms.of("user", ask.user)
             visit.admission = self._gate.admit(
-                "" if visit.caller.key is None else visit.caller.key.id,
-                visit.caller.limits,
-                user=user,
-                prompt_tokens=flight.prompt_tokens,
+                *who, user=user, prompt_tokens=flight.prompt_tokens, answers=answers
             )
             try:
                 qwen = await stack.enter_async_context(
@@ -215,15 +231,12 @@ class Desk:
             return
         visit.admission.finish(0 if visit.flight is None else visit.flight.generated)
 
-    def _note_refusal(self, visit: Visit, error: QwickError) -> None:
+    def _note_refusal(self, caller: Caller, user: str | None, error: QwickError) -> None:
         if isinstance(error, RateLimitError):
-            key = visit.caller.key
             self._audit.refused(
                 error.limit,
-                key=None if key is None else self._pseudonyms.of("key", key.id),
-                user=None
-                if visit.ask.user is None
-                else self._pseudonyms.of("user", visit.ask.user),
+                key=None if caller.key is None else self._pseudonyms.of("key", caller.key.id),
+                user=None if user is None else self._pseudonyms.of("user", user),
             )
 
     # -- time ----------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,9 +50,11 @@ _CODES: tuple[tuple[type[QwickError], str], ...] = (
     (EngineError, "engine_error"),
 )
 _PARAM = re.compile(
-    r"(?:a (?:string|key) (?:in|of) )?([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*)"
-    r" (?:is|has|holds|names|asks|goes|must|belongs|allows)\b"
+    r"(?:a (?:string|key) (?:in|of) )?(?!there |the )([a-z_]+(?:\[\d+\])?"
+    r"(?:\.[a-z_]+(?:\[\d+\])?)*) (?:is|has|holds|names|asks|goes|must|belongs|allows|cannot|uses"
+    r"|costs)\b"
 )
+_TEMPLATES = "there is no parameter "  # what a chat template does not know
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,21 @@ class Problem:
         return json.dumps({"error": self.error}, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def problem_of(error: BaseException, param: str | None = None) -> Problem:
+@contextmanager
+def of_field(name: str | None, spelled: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Name the field of a body that errors within the block are about.
+
+    name: the field; None: the one that the message names, under the name that the body had for it.
+    """
+    try:
+        yield
+    except QwickError as error:
+        found = param_of(error)
+        error.field = name or (spelled or {}).get(found or "", found)
+        raise
+
+
+def problem_of(error: BaseException) -> Problem:
     """Return how an error is told to a client; of one that is a fault, no more than that it is."""
     if not isinstance(error, QwickError):
         return Problem(
@@ -83,7 +101,7 @@ def problem_of(error: BaseException, param: str | None = None) -> Problem:
     found: dict[str, Any] = {
         "message": str(error),
         "type": _TYPES.get(status, "server_error"),
-        "param": param or _param_of(error),
+        "param": param_of(error),
         "code": _code(error),
     }
     if isinstance(error, ContextLengthError) and error.context is not None:
@@ -113,9 +131,11 @@ def _code(error: QwickError) -> str:
     return next((code for kind, code in _CODES if isinstance(error, kind)), "error")
 
 
-def _param_of(error: QwickError) -> str | None:
-    """Return the field that a message begins with, as nearly all of ours do."""
-    if not isinstance(error, ParameterError | UnsupportedError):
-        return None
+def param_of(error: QwickError) -> str | None:
+    """Return the field that an error is about: as it was noted, or as its message begins."""
+    if error.field is not None or not isinstance(error, ParameterError | UnsupportedError):
+        return error.field
+    if error.message.startswith(_TEMPLATES):
+        return "chat_template_kwargs"
     found = _PARAM.match(error.message)
     return found[1] if found else None

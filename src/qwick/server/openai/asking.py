@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from qwick.errors import ParameterError, UnsupportedError, shown
 from qwick.llm.wishes import KEYWORDS
@@ -25,7 +26,11 @@ from qwick.server.openai.bodies import (
     SchemaFormat,
     Tool,
 )
+from qwick.server.problems import of_field
 from qwick.text.grammar import Grammar
+
+if TYPE_CHECKING:
+    from qwick.llm.texts import Texts
 
 MODALITIES = "text"  # what the models served so far can read
 
@@ -40,6 +45,8 @@ EFFORTS: Mapping[str, int | None] = {
     "max": None,
 }
 
+_TEXTS = ("content", "reasoning_content", "name", "tool_call_id")  # of a message
+
 # Fields whose names are those of our keywords, or of what they become.
 _SAME = (
     "frequency_penalty",
@@ -47,7 +54,6 @@ _SAME = (
     "temperature",
     "top_p",
     "min_p",
-    "repetition_penalty",
     "min_tokens",
     "ignore_eos",
     "loop_detection",
@@ -73,8 +79,12 @@ def chat_ask(body: ChatBody, caller: Caller) -> Ask:
     if body.parallel_tool_calls is not None:
         keywords["parallel_tool_calls"] = body.parallel_tool_calls
     messages = [_message(message, f"messages[{i}]") for i, message in enumerate(body.messages)]
-    question = Question(_said(keywords), messages=messages, tools=tools or None)
-    characters = sum(len(text) for m in messages for text in _texts(m))
+    question = Question(
+        _said(keywords), messages=messages, tools=tools or None, spelled=_spelled(body)
+    )
+    grammar: Grammar | None = keywords["grammar"]
+    characters = characters_of(messages)
+    characters += 0 if grammar is None else len(grammar.text)
     return Ask(
         "chat",
         body.model,
@@ -86,8 +96,8 @@ def chat_ask(body: ChatBody, caller: Caller) -> Ask:
     )
 
 
-def completion_ask(body: CompletionBody, caller: Caller, fill_in: Any) -> Ask:
-    """Return what a completion body asks; fill_in: the model's way to ask between two texts."""
+def completion_ask(body: CompletionBody, caller: Caller, texts: Texts | None) -> Ask:
+    """Return what a completion body asks; texts: the model's, for a suffix and prompts of ids."""
     keywords = _sampled(body, caller)
     keywords["max_tokens"] = 16 if body.max_tokens is None else body.max_tokens  # OpenAI's default
     keywords["logprobs"] = body.logprobs
@@ -102,19 +112,26 @@ def completion_ask(body: CompletionBody, caller: Caller, fill_in: Any) -> Ask:
             "echo with logprobs asks for those of the prompt, which are not given here",
             hint="leave one of the two out",
         )
-    prompts = _prompts(body.prompt)
+    prompts = list_of_prompts(body.prompt)
+    characters = sum(
+        len(p) if isinstance(p, str) or texts is None else len(texts.tokenizer.decode(p))
+        for p in prompts
+    )
     if body.suffix is not None:
         if not all(isinstance(prompt, str) for prompt in prompts):
             raise ParameterError("suffix goes with a prompt that is text; allowed: no token ids")
-        prompts = [fill_in(prompt, body.suffix) for prompt in prompts]
+        characters += len(prompts) * len(body.suffix)
+        assert texts is not None
+        prompts = [texts.fill_in(prompt, body.suffix) for prompt in prompts]
     questions = [Question(_said(keywords), prompt=prompt) for prompt in prompts]
+    grammar: Grammar | None = keywords["grammar"]
     return Ask(
         "completion",
         body.model,
         questions,
         choices=n,
         max_tokens=keywords["max_tokens"],
-        characters=sum(len(p) for p in prompts),
+        characters=characters + (0 if grammar is None else len(grammar.text)),
         user=body.user,
     )
 
@@ -134,6 +151,12 @@ def plain_tools(tools: Sequence[Tool] | None) -> list[dict[str, Any]]:
 
 def _sampled(body: Sampled, caller: Caller) -> dict[str, Any]:
     keywords: dict[str, Any] = {name: getattr(body, name) for name in _SAME}
+    keywords["repetition_penalty"] = _agreed(
+        body,
+        ("repetition_penalty", "repeat_penalty"),  # the second is llama.cpp's word
+        body.repetition_penalty,
+        body.repeat_penalty,
+    )
     if body.top_k is not None:
         keywords["top_k"] = max(body.top_k, 0)  # -1 is vLLM's word for off
     if body.stop is not None:
@@ -160,19 +183,19 @@ def _said(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 def _agreed(body: Sampled, names: tuple[str, str], *values: Any) -> Any:
     """Return the one value of two fields that mean the same."""
-    said = {value for value in values if value is not None}
-    if len(said) > 1:
+    said = [value for value in values if value is not None]
+    if any(value != said[0] for value in said):
         raise ParameterError(
             f"{names[0]} is {shown(values[0])} and {names[1]} is {shown(values[1])}, which mean "
             "the same; allowed: one of them"
         )
-    return said.pop() if said else None
+    return said[0] if said else None
 
 
 def _biases(given: Mapping[str, float]) -> dict[int, float]:
     found: dict[int, float] = {}
     for key, bias in given.items():
-        if not key.isascii() or not key.isdigit():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
             raise ParameterError(f"a key of logit_bias is {shown(key)}; allowed: token ids")
         found[int(key)] = bias
     return found
@@ -185,7 +208,8 @@ def _grammar(body: Sampled) -> Grammar | None:
 
     def add(name: str, value: Any, make: Any) -> None:
         if value is not None and value is not False:
-            spelled.append((name, make(value)))
+            with of_field(name):
+                spelled.append((name, replace(make(value), name=name)))
 
     format = getattr(body, "response_format", None)
     if isinstance(format, SchemaFormat):
@@ -254,6 +278,7 @@ def _thinking(body: ChatBody) -> dict[str, Any]:
             )
     found: dict[str, Any] = {**kwargs}
     effort = body.reasoning_effort
+    aim: int | None = None
     if effort in ("none", "minimal"):
         if switch is True:
             raise ParameterError(
@@ -266,11 +291,26 @@ def _thinking(body: ChatBody) -> dict[str, Any]:
                 f"reasoning_effort is {effort!r} and enable_thinking False; allowed: one of them"
             )
         switch = True
-        budget = EFFORTS[effort] if budget is None else budget
+        aim = EFFORTS[effort] if budget is None else None
     if switch is not None:
         found["enable_thinking"] = switch
     if budget is not None:
         found["thinking_budget"] = budget
+    if aim is not None:
+        found["thinking_aim"] = aim
+    return found
+
+
+def _spelled(body: ChatBody) -> dict[str, str]:
+    """Return how this body spelled what has several names, for messages about it."""
+    kwargs = body.chat_template_kwargs or {}
+    found: dict[str, str] = {}
+    if body.reasoning_effort is not None:
+        found["enable_thinking"] = "reasoning_effort"
+    elif "enable_thinking" in kwargs:
+        found["enable_thinking"] = "chat_template_kwargs.enable_thinking"
+    if body.thinking_token_budget is not None:
+        found["thinking_budget"] = "thinking_token_budget"
     return found
 
 
@@ -346,16 +386,22 @@ def _content(message: Message, where: str) -> str | None:
 def _texts(message: Mapping[str, Any]) -> list[str]:
     calls = message.get("tool_calls") or ()
     return [
-        message.get("content") or "",
-        message.get("reasoning_content") or "",
-        *(call["function"]["arguments"] for call in calls),
+        *(message.get(name) or "" for name in _TEXTS),
+        *(call["id"] for call in calls),
+        *(call["function"][name] for call in calls for name in ("name", "arguments")),
     ]
+
+
+def characters_of(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Return the characters of everything that messages say."""
+    return sum(len(text) for message in messages for text in _texts(message))
 
 
 # -- completions -----------------------------------------------------------------------------------
 
 
-def _prompts(prompt: Any) -> list[Any]:
+def list_of_prompts(prompt: Any) -> list[Any]:
+    """Return the prompts of a body, each a text or ids."""
     if isinstance(prompt, str):
         return [prompt]
     if prompt and isinstance(prompt[0], int):

@@ -50,7 +50,16 @@ class MediaPart(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
     type: Literal[
-        "image_url", "input_image", "input_audio", "audio_url", "video_url", "file", "input_file"
+        "image_url",
+        "input_image",
+        "image",
+        "input_audio",
+        "audio_url",
+        "audio",
+        "video_url",
+        "video",
+        "file",
+        "input_file",
     ]
 
 
@@ -195,6 +204,7 @@ class Sampled(Body):
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    repeat_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     stop_token_ids: list[Id] | None = Field(default=None, max_length=64)
     ignore_eos: bool | None = None
@@ -225,7 +235,11 @@ class ChatBody(Sampled):
     response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = (
         None
     )
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
+    tool_choice: (
+        Literal["none", "auto", "required"]
+        | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
+        | None
+    ) = None
     tools: list[Tool] | None = Field(default=None, max_length=128)
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
@@ -252,9 +266,9 @@ class CompletionBody(Sampled):
     prompt: (
         Text
         | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[Id], Field(min_length=1, max_length=1 << 20)]
+        | Annotated[list[Id], Field(min_length=1, max_length=1 << 20, fail_fast=True)]
         | Annotated[
-            list[Annotated[list[Id], Field(min_length=1, max_length=1 << 20)]],
+            list[Annotated[list[Id], Field(min_length=1, max_length=1 << 20, fail_fast=True)]],
             Field(min_length=1, max_length=MAX_PROMPTS),
         ]
     )
@@ -283,4 +297,4 @@ class DetokenizeBody(Body):
     """A body of /detokenize."""
 
     model: Name | None = None
-    tokens: list[Id] = Field(max_length=1 << 20)
+    tokens: list[Id] = Field(max_length=1 << 20, fail_fast=True)

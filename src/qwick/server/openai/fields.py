@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwick.errors import UnsupportedError
-from qwick.server.openai.bodies import Sampled
+from qwick.server.openai.bodies import ChatBody, Sampled, SchemaFormat
 
 INERT_HEADER = "x-qwick-inert"
 
@@ -24,6 +24,10 @@ INERT: Mapping[str, str] = {
     "safety_identifier": "there is no moderation; limits go by the key and by user",
     "prediction": "a hint for speed only: text that repeats is guessed ahead without it",
     "stream_options.include_obfuscation": "pieces are not padded; use TLS against listeners",
+    "messages.name": "no template of the family tells who of several speaks",
+    "response_format.json_schema.description": "the model is not told; say it in a message",
+    "response_format.json_schema.strict": "the schema is held to, whether it is asked for or not",
+    "tools.function.strict": "arguments are held to the schema where tool_choice demands a call",
     "add_special_tokens": "these tokenizers put nothing before or after a text",
 }
 
@@ -51,6 +55,8 @@ def inert_fields(body: Sampled) -> list[str]:
     found = [name for name in INERT if name in given and getattr(body, name, None) is not None]
     if body.stream_options is not None and body.stream_options.include_obfuscation:
         found.append("stream_options.include_obfuscation")
+    if isinstance(body, ChatBody):
+        found += _inert_of_chats(body)
     for name, (values, reason) in INERT_VALUES.items():
         value = getattr(body, name, None)
         if value is None:
@@ -61,6 +67,22 @@ def inert_fields(body: Sampled) -> list[str]:
                 f"{name} is {value!r:.100}; allowed: {allowed}", hint=f"leave it out: {reason}"
             )
         found.append(name)
+    return found
+
+
+def _inert_of_chats(body: ChatBody) -> list[str]:
+    found = []
+    if any(message.name is not None for message in body.messages):
+        found.append("messages.name")
+    if isinstance(body.response_format, SchemaFormat):
+        told = body.response_format.json_schema
+        if told.description is not None:
+            found.append("response_format.json_schema.description")
+        if told.strict is False:
+            found.append("response_format.json_schema.strict")
+    demanded = not isinstance(body.tool_choice, str | None) or body.tool_choice == "required"
+    if not demanded and any(tool.function.strict for tool in body.tools or ()):
+        found.append("tools.function.strict")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from asyncio import to_thread
 from typing import Any
 
@@ -14,7 +15,14 @@ from qwick.server.desk import Desk
 from qwick.server.documents import answers, takes
 from qwick.server.models import Hosted
 from qwick.server.openai import replies
-from qwick.server.openai.asking import chat_ask, completion_ask, plain_messages, plain_tools
+from qwick.server.openai.asking import (
+    characters_of,
+    chat_ask,
+    completion_ask,
+    list_of_prompts,
+    plain_messages,
+    plain_tools,
+)
 from qwick.server.openai.bodies import (
     ChatBody,
     CompletionBody,
@@ -43,7 +51,7 @@ def routes(desk: Desk) -> APIRouter:
         caller: Caller = request.state.caller
         headers = _inert(body)
         hosted = _hosted(desk, caller, body.model)
-        ask = chat_ask(body, caller)
+        ask = await to_thread(chat_ask, body, caller)
         writer = ChatWriter(body, caller.request_id)
         stream = bool(body.stream)
         return await desk.respond(caller, hosted, ask, writer, stream=stream, headers=headers)
@@ -57,15 +65,16 @@ def routes(desk: Desk) -> APIRouter:
         caller: Caller = request.state.caller
         headers = _inert(body)
         hosted = _hosted(desk, caller, body.model)
-        fill_in: Any = None
-        prompts: list[str] = []
-        if body.suffix is not None or body.echo:
+        prompts = list_of_prompts(body.prompt)
+        texts: Any = None
+        if body.suffix is not None or body.echo or not all(isinstance(p, str) for p in prompts):
             texts = (await desk.models.ready(hosted)).texts
-            fill_in = texts.fill_in
-            if body.echo:
-                prompts = _echoed(body, texts.tokenizer)
-        ask = completion_ask(body, caller, fill_in)
-        writer = CompletionWriter(body, caller.request_id, prompts)
+        ask = await to_thread(completion_ask, body, caller, texts)
+        ask = desk.check(caller, ask)
+        echoed: list[str] = []
+        if body.echo:
+            echoed = [p if isinstance(p, str) else texts.tokenizer.decode(p) for p in prompts]
+        writer = CompletionWriter(body, caller.request_id, echoed)
         stream = bool(body.stream)
         return await desk.respond(caller, hosted, ask, writer, stream=stream, headers=headers)
 
@@ -99,7 +108,12 @@ def routes(desk: Desk) -> APIRouter:
                 "content and messages"
             )
 
-        def encoded() -> list[int]:
+        def encoded() -> tuple[list[int], list[str] | None]:
+            ids = _encoded()
+            pieces = [qwen.tokenizer.decode([id]) for id in ids] if body.with_pieces else None
+            return ids, pieces
+
+        def _encoded() -> list[int]:
             if body.messages is None:
                 text = body.content if body.prompt is None else body.prompt
                 return qwen.tokenizer.encode(text or "", parse_special=body.parse_special)
@@ -110,15 +124,16 @@ def routes(desk: Desk) -> APIRouter:
                 add_generation_prompt=body.add_generation_prompt,
             ).ids
 
-        ids = await to_thread(encoded)
+        with desk.small(request.state.caller, hosted, _characters(body)) as limits:
+            ids, pieces = await to_thread(encoded)
         found: dict[str, Any] = {
             "tokens": ids,
             "count": len(ids),
             "max_model_len": qwen.context,
         }
-        if body.with_pieces:
-            found["pieces"] = [qwen.tokenizer.decode([id]) for id in ids]
-        return JSONResponse(found)
+        if pieces is not None:
+            found["pieces"] = pieces
+        return JSONResponse(found, headers=limits)
 
     @router.post("/detokenize", **takes(DetokenizeBody), **answers(replies.Detokenized))
     async def detokenize(request: Request) -> Response:
@@ -126,8 +141,9 @@ def routes(desk: Desk) -> APIRouter:
         body = await read_body(request, DetokenizeBody, {})
         hosted = _hosted(desk, request.state.caller, body.model)
         tokenizer = (await desk.models.ready(hosted)).tokenizer
-        text = await to_thread(tokenizer.decode, body.tokens)
-        return JSONResponse({"prompt": text, "content": text})
+        with desk.small(request.state.caller, hosted, len(body.tokens)) as limits:
+            text = await to_thread(tokenizer.decode, body.tokens)
+        return JSONResponse({"prompt": text, "content": text}, headers=limits)
 
     return router
 
@@ -148,14 +164,12 @@ def _hosted(desk: Desk, caller: Caller, name: str | None) -> Hosted:
     return hosted
 
 
-def _echoed(body: CompletionBody, tokenizer: Any) -> list[str]:
-    """Return the prompts as text."""
-    prompt = body.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    if prompt and isinstance(prompt[0], int):
-        return [tokenizer.decode(prompt)]
-    return [p if isinstance(p, str) else tokenizer.decode(p) for p in prompt]
+def _characters(body: TokenizeBody) -> int:
+    """Return the characters that are to be tokenized."""
+    tools = sum(len(json.dumps(tool)) for tool in plain_tools(body.tools))
+    if body.messages is not None:
+        return characters_of(plain_messages(body.messages)) + tools
+    return len(body.prompt or body.content or "") + tools
 
 
 def _model(hosted: Hosted) -> dict[str, Any]:
