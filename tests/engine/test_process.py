@@ -174,6 +174,34 @@ def test_a_killed_engine_is_replaced(process: EngineProcess) -> None:
     assert len(sink.wait().ids) == 5
 
 
+def test_deaths_are_told_with_their_reason() -> None:
+    """Before the requests that end with it hear of it."""
+    told: list[tuple[int, str, int, bool]] = []
+    process = EngineProcess(
+        builds.toy,
+        on_death=lambda pid, error, restarts, last: told.append(
+            (pid, error.message, restarts, last)
+        ),
+    )
+    try:
+        process.wait_ready(30)
+        pids = []
+        for number in range(3):
+            process.wait_ready(30)
+            pids.append(pid_of(process))
+            os.kill(pids[-1], signal.SIGKILL)
+            until(lambda number=number: len(told) > number)  # type: ignore[misc]
+        until(lambda: process.pulse.state is State.FAILED)
+    finally:
+        process.close()
+    why = "the engine's process ended with signal 9; it is being replaced"
+    assert told == [
+        (pids[0], why, 1, False),
+        (pids[1], why, 2, False),
+        (pids[2], why, 2, True),
+    ]
+
+
 def test_while_it_is_replaced_requests_are_refused_not_lost() -> None:
     """Asked without a pause across the death: each one is refused at once, or has its end."""
     process = started(builds.toy)

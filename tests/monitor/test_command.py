@@ -115,6 +115,26 @@ def test_once(recorded: Recorded) -> None:
     assert len(re.findall(r"qwen +200 +stop +10 +0 +5 +300 ms +20.0", out)) == 3
 
 
+def test_a_narrow_window_cuts_nothing_off(recorded: Recorded) -> None:
+    out, _ = monitor(recorded.url, "--once", COLUMNS="50")
+    assert max(map(len, out.splitlines())) <= 50
+    words = " ".join(out.split())
+    assert "model qwen · state ready · running 2 · waiting 0 · cache 25% · memory 700.0 MB" in words
+    assert words.count("answer 5 · first 300 ms · tok/s 20.0") == 3
+    assert "…" not in out
+
+
+def test_a_small_window_shows_what_matters_first(recorded: Recorded) -> None:
+    """The verdict and the models; requests as far as there is room for them."""
+    recorded.tell(report([record(model="qwen", total=40.0)] * 8))
+    command = f"{sys.executable} -m qwick monitor --url {recorded.url} --interval 0.2"
+    with Terminal(child_environment(QWICK_API_KEY="", COLUMNS="60", LINES="7")) as terminal:
+        terminal.enter(command, r"unhealthy\s+answers take 40.0 s[\s\S]*qwen +ready")
+        assert "last 8" not in terminal.seen()
+        terminal.press("C-c")
+        terminal.wait_for(SHELL)
+
+
 def test_the_verdict_is_the_exit_code(recorded: Recorded) -> None:
     recorded.tell(SLOW)
     out, _ = monitor(recorded.url, "--once", code=1)

@@ -9,7 +9,7 @@ import pytest
 from monitor.test_records import record
 from qwick.errors import ParameterError
 from qwick.monitor.health import ModelFacts, Thresholds, verdict
-from qwick.monitor.records import Averages
+from qwick.monitor.records import REFUSED, Averages
 
 MB = 10**6
 
@@ -45,7 +45,16 @@ def judged(
         ({"status": 499}, {}, None, {}, "healthy", ""),
         ({}, {"state": "failed"}, None, {}, "unhealthy", "m is failed"),
         ({}, {"silent": 20.0}, None, {}, "unhealthy", "silent for 20 s"),
-        ({}, {"silent": 20.0, "computing": True}, None, {}, "healthy", ""),
+        ({}, {"silent": 20.0, "computing": True, "patience": 60.0}, None, {}, "healthy", ""),
+        (
+            *({}, {"silent": 70.0, "computing": True, "patience": 60.0}, None, {}, "unhealthy"),
+            "silent for 70 s; the limit is 60 s",
+        ),
+        (
+            *({"status": 503, "finish": REFUSED}, {}, None, {}, "degraded"),
+            "5 of the last 5 requests were turned away, 100%: too many waited",
+        ),
+        ({"status": 400, "finish": REFUSED}, {}, None, {}, "healthy", ""),
         (
             *({}, {"restarts": 1, "restarted": 5.0}, None, {}, "degraded"),
             "replaced once, the last time 5 s ago",
@@ -79,6 +88,19 @@ def test_one_slow_answer_is_no_verdict() -> None:
 def test_one_failed_request_is_no_verdict() -> None:
     averages = Averages.of([record(status=500)])
     assert verdict(averages, {}, Thresholds(), memory=None).status == "healthy"
+
+
+def test_a_flood_hides_no_failures_and_is_none() -> None:
+    away, good, bad = record(status=503, finish=REFUSED), record(), record(status=500)
+    flood = Averages.of([*[away] * 7, *[good] * 3])
+    assert (flood.errors, flood.turned_away, flood.latency_mean) == (0, 7, good.total)
+    found = verdict(flood, {}, Thresholds(), memory=None)
+    assert (found.status, len(found.reasons)) == ("degraded", 1)
+    found = verdict(Averages.of([*[away] * 7, bad, bad, good]), {}, Thresholds(), memory=None)
+    assert found.status == "unhealthy"
+    assert found.reasons[0].startswith("2 of the last 3 requests failed, 67%")
+    few = Averages.of([*[away] * 5, *[good] * 95])
+    assert verdict(few, {}, Thresholds(), memory=None).status == "healthy"
 
 
 def test_the_worst_finding_is_the_status_and_advice_comes_once() -> None:

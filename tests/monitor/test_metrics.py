@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.test_records import record
 from qwick.monitor.metrics import COUNTS, FINISHES, LATENCY, PER_TOKEN, TTFT, Metrics
-from qwick.monitor.records import RequestRecord
+from qwick.monitor.records import REFUSED, RequestRecord
 
 GAPS = (0.01, 0.02, 0.2)
 
@@ -34,7 +34,7 @@ records = st.builds(
     record,
     model=st.sampled_from(["a", "b"]),
     status=st.sampled_from([200, 400, 499, 503]),
-    finish=st.sampled_from([*FINISHES, "made up"]),
+    finish=st.sampled_from([*FINISHES, "made up", REFUSED]),
     prompt_tokens=st.integers(1, 300_000),
     completion_tokens=st.integers(0, 300_000),
     ttft=st.none() | st.floats(0, 3000),
@@ -75,7 +75,7 @@ def test_a_plain_recount(found: list[RequestRecord]) -> None:
     for one in found:
         metrics.observe(one, GAPS)
     values = read(metrics)
-    counted = [r for r in found if r.status != 400]
+    counted = [r for r in found if r.finish != REFUSED]
     for prefix in ("qwick", "vllm"):
         for model in ("a", "b"):
             label = (("model_name", model),)

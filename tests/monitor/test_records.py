@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qwick.errors import ParameterError
 from qwick.monitor.memory import resident_bytes
-from qwick.monitor.records import Averages, Records, RequestRecord, percentile
+from qwick.monitor.records import REFUSED, Averages, Records, RequestRecord, percentile
 
 
 def record(**fields: Any) -> RequestRecord:
@@ -39,6 +39,7 @@ times = st.none() | st.floats(0, 100)
 records = st.builds(
     record,
     status=st.sampled_from([200, 400, 499, 500, 503]),
+    finish=st.sampled_from(["error", REFUSED]),
     ttft=times,
     tpot=times,
     total=st.floats(0, 100),
@@ -52,7 +53,8 @@ def test_averages_are_a_plain_recount(found: list[RequestRecord]) -> None:
     averages = Averages.of(found)
     good = [r for r in found if r.status == 200]
     assert averages.count == len(found)
-    assert averages.errors == sum(r.status in (500, 503) for r in found)
+    failed = [r.finish for r in found if r.status in (500, 503)]
+    assert (averages.errors, averages.turned_away) == (failed.count("error"), failed.count(REFUSED))
     assert averages.cancelled == sum(r.status == 499 for r in found)
     assert averages.latency_mean == (
         pytest.approx(float(np.mean([r.total for r in good]))) if good else None

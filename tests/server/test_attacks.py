@@ -35,9 +35,8 @@ def good(keys: KeyRing) -> str:
 
 @pytest.fixture(scope="module")
 def guarded(default_checkpoint: Path, keys: KeyRing, good: str) -> Iterator[Server]:
-    """A server that demands keys, with short patience."""
-    options = ["--header-seconds", "1", "--body-seconds", "1", "--write-seconds", "1"]
-    options += ["--user-requests", "3/hour", "--user-tokens", "2000/hour"]
+    """A server that demands keys, with limits for users; test_door.py has the short patience."""
+    options = ["--user-requests", "3/hour", "--user-tokens", "2000/hour"]
     options += ["--user-max-tokens", "8", "--user-max-characters", "900", "--user-model", MODEL]
     with Server(keys.path.parent.parent, options) as running:
         yield running.ready()
@@ -275,6 +274,13 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
+def until(condition: Any, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     "head",
     [
@@ -312,73 +318,6 @@ def test_what_is_no_http(guarded: Server) -> None:
         answer = raw(guarded, data)
         assert status_of(answer) == 400
         assert b'"bad_http"' in answer
-
-
-# -- time ------------------------------------------------------------------------------------------
-
-
-def test_a_slow_sender(guarded: Server, good: str) -> None:
-    begun = time.monotonic()
-    answer = raw(guarded, b"GET /health HTTP/1.1\r\nhost: 127.0")
-    assert status_of(answer) == 408
-    head = b"POST " + CHAT.encode() + b" HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer "
-    head += good.encode() + b"\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"
-    assert status_of(raw(guarded, head)) == 408
-    assert raw(guarded, b"") == b""  # a connection that says nothing is closed
-    assert time.monotonic() - begun < 8
-
-
-def test_a_slow_reader_is_let_go(guarded: Server, good: str) -> None:
-    """Its answers do not pile up here, and its place is given back."""
-    body = json.dumps(
-        chat_body(
-            "Go on.",
-            max_tokens=3000,
-            stream=True,
-            logprobs=True,
-            top_logprobs=20,
-            n=16,
-            ignore_eos=True,
-            temperature=1,
-        )
-    ).encode()
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(60)
-        connection.connect(("127.0.0.1", guarded.port))
-        connection.sendall(
-            b"POST "
-            + CHAT.encode()
-            + b" HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer "
-            + good.encode()
-            + b"\r\ncontent-type: application/json\r\ncontent-length: "
-            + str(len(body)).encode()
-            + b"\r\n\r\n"
-            + body
-        )
-        until(lambda: running(guarded) == 1)
-        until(lambda: running(guarded) == 0, 50)
-
-
-def running(server: Server) -> int:
-    """How many answers are under way, as an admin sees it."""
-    ring = KeyRing(server.state / "server")
-    if "watcher" not in {key.name for key in ring.all()}:
-        ADMIN[server.url] = ring.create("watcher", admin=True)[1]
-    with server.client(ADMIN[server.url]) as client:
-        (model,) = client.get("/v1/monitor").json()["models"]
-    found: int = model["running"]
-    return found
-
-
-ADMIN: dict[str, str] = {}
-
-
-def until(condition: Any, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.05)
 
 
 # -- content ---------------------------------------------------------------------------------------

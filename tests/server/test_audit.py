@@ -21,6 +21,7 @@ from qwick.errors import FormatError, ParameterError, ResourceError
 from qwick.server import audit
 from qwick.server.audit import AuditLog, read, read_all, utc_text
 from qwick.server.pseudonyms import Pseudonyms
+from qwick.server.state import alone
 from server.processes import fork, limited, wait
 
 KEY, USER = "0123456789abcdef", "fedcba9876543210"
@@ -37,7 +38,9 @@ def test_events_are_lines_in_their_order(tmp_path: Path) -> None:
     now[0] += 2.5
     log.refused("unknown")
     log.refused("requests", key=KEY, user=USER)
-    assert len(read_all(tmp_path / "s").events) == 3  # refusals wait for the flush
+    assert len(read_all(tmp_path / "s").events) == 5  # the first of each kind
+    log.refused("unknown")
+    assert len(read_all(tmp_path / "s").events) == 5  # the others wait for the flush
     assert log.flush()
     found = read_all(tmp_path / "s")
     assert found.unreadable == 0
@@ -45,19 +48,20 @@ def test_events_are_lines_in_their_order(tmp_path: Path) -> None:
         {"time": "1970-01-12T13:46:40.250Z", "event": "server_started", "process": os.getpid()},
         {"time": "1970-01-12T13:46:41.250Z", "event": "key_created", "key": KEY},
         {"time": "1970-01-12T13:46:41.250Z", "event": "key_created", "key": USER},
-        {
-            "time": "1970-01-12T13:46:44.750Z",
-            "event": "refused",
-            "reason": "unknown",
-            "count": 2,
-            "since": "1970-01-12T13:46:42.250Z",
-        },
+        {"time": "1970-01-12T13:46:42.250Z", "event": "refused", "reason": "unknown"},
         {
             "time": "1970-01-12T13:46:44.750Z",
             "event": "refused",
             "reason": "requests",
             "key": KEY,
             "user": USER,
+        },
+        {
+            "time": "1970-01-12T13:46:44.750Z",
+            "event": "refused",
+            "reason": "unknown",
+            "count": 2,
+            "since": "1970-01-12T13:46:44.750Z",
         },
     ]
     assert read_all(tmp_path / "s", 2).events == found.events[-2:]
@@ -238,6 +242,49 @@ def test_a_flood_costs_little_and_every_refusal_is_counted(tmp_path: Path) -> No
     assert {event["reason"] for event in found} == {"unknown", "requests", "others"}
     assert log.flush()
     assert len(read_all(tmp_path).events) == len(found)
+
+
+def test_the_first_of_each_kind_survives_a_kill(tmp_path: Path) -> None:
+    AuditLog(tmp_path).server_event("server_started")
+
+    def serve() -> None:
+        log = AuditLog(tmp_path)
+        for _ in range(7):
+            log.refused("unknown")
+            log.refused("requests", key=KEY)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert wait(fork(serve)) == -signal.SIGKILL
+    assert [e.get("reason") for e in read_all(tmp_path).events] == [None, "unknown", "requests"]
+
+
+def test_what_is_written_at_once_is_bounded_and_waits_for_nobody(tmp_path: Path) -> None:
+    log, path = AuditLog(tmp_path), tmp_path / "server.jsonl"
+    log.server_event("server_started")
+
+    def flood() -> None:
+        for number in range(100):
+            for _ in range(2):
+                log.refused("requests", user=f"{number:016x}")
+
+    with alone(path):  # another process is at it, or hangs
+        begun = time.perf_counter()
+        flood()
+        assert time.perf_counter() - begun < 1
+    assert len(read(path).events) == 1
+    assert log.flush()
+    assert len(read(path).events) == 101
+    for _ in range(2):
+        before = len(read(path).events)
+        flood()
+        assert len(read(path).events) == before + audit.MOST_AT_ONCE
+        assert log.flush()
+    tmp_path.chmod(0o770)  # others may write: nothing is
+    flood()
+    tmp_path.chmod(0o700)
+    assert len(read(path).events) == 1 + 3 * 100 + 2 * audit.MOST_AT_ONCE
+    assert log.flush()
+    assert sum(e.get("count", 1) for e in read(path).events) == 1 + 4 * 200
 
 
 def test_the_disk_that_refusals_take_is_bounded_and_no_key_event_is_lost(

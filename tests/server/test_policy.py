@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,23 +13,31 @@ from qwick.server.policy import Stripper
 CASES = [
     ("", "", 0),
     ("plain text, a < b, <b>bold</b>", "plain text, a < b, <b>bold</b>", 0),
-    ("a<script>alert(1)</script>b", "ab", 1),
-    ("a<SCRIPT src='x'>alert(1)</ScRiPt >b", "ab", 1),
-    ("a<script>never closed", "a", 1),
-    ("a<script", "a", 1),
+    ("a<script>alert(1)</script>b", "a[removed]b", 1),
+    ("a<SCRIPT src='x'>alert(1)</ScRiPt >b", "a[removed]b", 1),
+    ("a<script>never closed", "a[removed]", 1),
+    ("a<script", "a[removed]", 1),
     ("a<scripture>b", "a<scripture>b", 0),
     ("a<script-x>b", "a<script-x>b", 0),
     ("x</script>y", "x</script>y", 0),
-    ("<script>1</script><script>2</script>", "", 2),
-    ("<script>'</scrip' + 't>'</script>z", "z", 1),
-    ("[a](javascript:alert(1))", "[a](alert(1))", 1),
-    ("JaVaScRiPt:x", "x", 1),
-    ("java\nscript:x java\tscr\x00ipt\n:y", "x y", 2),
+    ("<script>1</script><script>2</script>", "[removed][removed]", 2),
+    ("<script>'</scrip' + 't>'</script>z", "[removed]z", 1),
+    ("<script></script x<>y", "[removed]y", 1),
+    ("[a](javascript:alert(1))", "[a](removed:alert(1))", 1),
+    ("JaVaScRiPt:x", "removed:x", 1),
+    ("java\nscript:x java\tscr\x00ipt\n:y", "removed:x removed:y", 2),
     ("javascript is a language", "javascript is a language", 0),
-    ("jjavascript:x", "jx", 1),
+    ("jjavascript:x", "jremoved:x", 1),
     ("java", "java", 0),
     ("<scr", "<scr", 0),
-    ("a <script>x</script", "a ", 1),
+    ("a <script>x</script", "a [removed]", 1),
+    ("j" + " " * 1000 + "avascript:x", "removed:x", 1),
+    ("j" + " " * 1000 + "x", "j" + " " * 1000 + "x", 0),
+    # What stands around something taken out does not join into something forbidden.
+    ("<scr<script>x</script>ipt>alert(1)</script>", "<scr[removed]ipt>alert(1)</script>", 1),
+    ("javajavascript:script:alert(1)", "javaremoved:script:alert(1)", 1),
+    ("<sc<script></script>ript src=//evil>", "<sc[removed]ript src=//evil>", 1),
+    ("<scriptjavascript:>x", "<scriptremoved:>x", 1),
 ]
 
 
@@ -62,12 +72,16 @@ FRAGMENTS = st.sampled_from(
         " ",
         "</script>",
         "-",
+        "scr",
+        "ipt",
+        "<script>x</script>",
+        "javascript:",
         "é",
     ]
 )
 
 
-@given(st.lists(FRAGMENTS, max_size=12), st.data())
+@given(st.lists(FRAGMENTS, max_size=16), st.data())
 def test_any_cutting_gives_the_same(fragments: list[str], data: st.DataObject) -> None:
     text = "".join(fragments)
     pieces = []
@@ -77,6 +91,12 @@ def test_any_cutting_gives_the_same(fragments: list[str], data: st.DataObject) -
         text = text[cut:]
     whole = stripped(["".join(pieces)])
     assert stripped(pieces) == whole
-    again, removed = stripped([whole[0]])
-    assert "<script>" not in whole[0].lower()
-    assert removed == 0 or again != whole[0]
+    assert stripped([whole[0]]) == (whole[0], 0)  # nothing forbidden is left
+
+
+def test_long_white_space_costs_little() -> None:
+    """A model that repeats itself may write so; each piece is looked at when it comes."""
+    begun = time.perf_counter()
+    text = "j" + "\n" * 5000 + "x"
+    assert stripped(list(text)) == (text, 0)
+    assert time.perf_counter() - begun < 5

@@ -7,7 +7,7 @@ and what is no report is an error.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +18,7 @@ from qwick.cli.visible import one_line
 from qwick.errors import AuthenticationError, EngineError, PermissionDeniedError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
     from rich.text import Text
 
@@ -27,6 +27,7 @@ __all__ = ["monitor"]
 TIMEOUT = 10.0  # seconds for an answer
 PROBE_TIMEOUT = 600.0
 SHOWN = 8  # requests
+WIDEST = 10_000  # columns
 UNHEALTHY = 1  # exit code of a verdict other than healthy
 COLOURS = {"healthy": "green", "degraded": "yellow", "unhealthy": "red"}
 # What another shape of JSON raises.
@@ -111,27 +112,51 @@ def _none(url: str, why: str) -> EngineError:
 
 
 def _watch(url: str, key: str | None, interval: float) -> None:
+    from rich.console import Console
     from rich.live import Live
 
-    first = _view(_ask(url, "/v1/monitor", key), url)
-    with Live(first, screen=False, auto_refresh=False) as live:
+    console = Console()
+    first = _fitting(_ask(url, "/v1/monitor", key), url, console)
+    with Live(first, console=console, screen=False, auto_refresh=False) as live:
         while True:
             time.sleep(interval)
             try:
-                live.update(_view(_ask(url, "/v1/monitor", key), url), refresh=True)
+                view = _fitting(_ask(url, "/v1/monitor", key), url, console)
+                live.update(view, refresh=True)
             except EngineError as error:  # it may come back
                 live.update(_text(error.message, "red"), refresh=True)
 
 
-def _view(found: dict[str, Any], url: str) -> RenderableType:
-    """Return what a report, or that of a probe, looks like; EngineError where it is neither."""
+def _fitting(found: dict[str, Any], url: str, console: Console) -> RenderableType:
+    """Return a report with as many requests as the window has room for; with less, without advice.
+
+    What is longer than the window would be cut where it hurts: at its end.
+    """
+    view = _view(found, url, 0, brief=True)
+    for shown, brief in [*((n, False) for n in range(SHOWN, -1, -1)), (0, True)]:
+        view = _view(found, url, shown, brief=brief)
+        if len(console.render_lines(view, pad=False)) <= console.height:
+            break
+    return view
+
+
+def _view(
+    found: dict[str, Any], url: str, shown: int = SHOWN, *, brief: bool = False
+) -> RenderableType:
+    """Return what a report, or that of a probe, looks like; EngineError where it is neither.
+
+    shown: requests. brief: without advice and averages.
+    """
     from rich.console import Group
 
     try:
-        parts: list[RenderableType] = [_verdict(found["verdict"])]
+        parts: list[RenderableType] = [_verdict(found["verdict"], advice=not brief)]
         if "rows" in found:  # a probe
-            return Group(*parts, _averages(found["averages"]), _last(found["rows"]))
-        parts += [_models(found["models"]), _averages(found["averages"]), _last(found["last"])]
+            return Group(*parts, _averages(found["averages"]), _last(found["rows"], shown))
+        parts.append(_models(found["models"]))
+        averages, last = _averages(found["averages"]), _last(found["last"], shown)
+        parts += [] if brief else [averages]
+        parts += [last] if shown else []
         return Group(_head(found["server"], url), *parts)
     except NO_REPORT:
         raise _none(url, "its answer is no report") from None
@@ -147,17 +172,17 @@ def _head(server: dict[str, Any], url: str) -> RenderableType:
     return Text.assemble(("qwick ", "bold"), one_line(told))
 
 
-def _verdict(found: dict[str, Any]) -> RenderableType:
+def _verdict(found: dict[str, Any], *, advice: bool) -> RenderableType:
     status = str(found["status"])
     text = _text(status, f"bold {COLOURS.get(status, 'white')}")
     for reason in found["reasons"]:
         text.append(f"\n  {one_line(reason)}", style="not bold")
-    for step in found["recommendations"]:
+    for step in found["recommendations"] if advice else ():
         text.append(f"\n  → {one_line(step)}", style="not bold dim")
     return text
 
 
-def _models(models: list[dict[str, Any]]) -> Table:
+def _models(models: list[dict[str, Any]]) -> RenderableType:
     rows = (
         (
             model["name"],
@@ -180,11 +205,12 @@ def _averages(found: dict[str, Any]) -> RenderableType:
         f"{_ms(found['ttft_p50'])} (p95 {_ms(found['ttft_p95'])}) · per token "
         f"{_ms(found['tpot_p50'])} (p95 {_ms(found['tpot_p95'])}) · whole "
         f"{_ms(found['latency_p50'])} (p95 {_ms(found['latency_p95'])}) · "
-        f"{found['errors']} failed, {found['cancelled']} cancelled"
+        f"{found['errors']} failed, {found['turned_away']} turned away, "
+        f"{found['cancelled']} cancelled"
     )
 
 
-def _last(records: list[dict[str, Any]]) -> Table:
+def _last(records: list[dict[str, Any]], shown: int) -> RenderableType:
     rows = (
         (
             time.strftime("%H:%M:%S", time.localtime(min(max(0.0, record["time"]), LATEST))),
@@ -197,21 +223,40 @@ def _last(records: list[dict[str, Any]]) -> Table:
             _ms(record["ttft"]),
             f"{record['tokens_per_second']:.1f}",
         )
-        for record in records[:SHOWN]
+        for record in records[:shown]
     )
     header = ("at", "model", "status", "end", "prompt", "cached", "answer", "first", "tok/s")
     return _table(header, rows)
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+def _table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> _Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in header:
         table.add_column(column, no_wrap=True)
+    lines = []
     for row in rows:
-        table.add_row(*(_text(str(cell)) for cell in row))
-    return table
+        cells = [str(cell) for cell in row]
+        table.add_row(*map(_text, cells))
+        lines.append(_text(" · ".join(map(" ".join, zip(header, cells, strict=True)))))
+    return _Table(table, lines)
+
+
+class _Table:
+    """A table; where the window is too narrow for it, its rows as lines, which are wrapped."""
+
+    def __init__(self, table: Table, lines: list[Text]) -> None:
+        self._table, self._lines = table, lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.measure import Measurement
+
+        width = Measurement.get(console, options.update(max_width=WIDEST), self._table).maximum
+        if width <= options.max_width:
+            yield self._table
+        else:
+            yield from self._lines
 
 
 def _text(text: str, style: str = "") -> Text:

@@ -47,7 +47,12 @@ def parse_bytes(name: str, text: str) -> int:
     help="0: any free one.",
 )
 @load_options
-@click.option("--memory", metavar="SIZE", help="Memory of all loaded models, such as 8GB.")
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Memory of all loaded models, such as 8GB: the files of those that are being loaded, what "
+    "the engines of the others have.",
+)
 @click.option("--no-drafts", is_flag=True, help="One token per step; the answers are the same.")
 @click.option(
     "--places",

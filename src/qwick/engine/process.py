@@ -45,6 +45,7 @@ EXIT_SECONDS = 10.0  # from the request to end to the kill
 
 Post = Callable[[Callable[[], None]], object]
 OnLoading = Callable[[int, int], None]
+OnDeath = Callable[[int, QwickError, int, bool], None]
 
 
 class ProcessTicket:
@@ -65,7 +66,9 @@ class EngineProcess:
     build: picklable; it gets a function to tell the progress of loading (bytes done, in all).
     post: runs a callback where the events are wanted (an event loop's call_soon_threadsafe): one
     call for all events of a step. Without it they come on a thread of this object: short ones that
-    do not block. on_loading: hears of the first loading only.
+    do not block. on_loading: hears of the first loading only. on_death: hears of each death once
+    the model was loaded, on that thread and before the requests do: the pid, why, how often one was
+    replaced by now, and whether this one is not.
     """
 
     def __init__(
@@ -74,9 +77,10 @@ class EngineProcess:
         *,
         post: Post | None = None,
         on_loading: OnLoading | None = None,
+        on_death: OnDeath | None = None,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
-        self._supervisor = _Supervisor(build, post, on_loading, stuck_seconds)
+        self._supervisor = _Supervisor(build, post, on_loading, on_death, stuck_seconds)
         self._pid = os.getpid()
         weakref.finalize(self, self._supervisor.abandon).atexit = False
         self._supervisor.start()
@@ -144,11 +148,17 @@ class _Supervisor:
     """What the threads work on. Apart from EngineProcess, so that the latter can be collected."""
 
     def __init__(
-        self, build: Build, post: Post | None, on_loading: OnLoading | None, stuck_seconds: float
+        self,
+        build: Build,
+        post: Post | None,
+        on_loading: OnLoading | None,
+        on_death: OnDeath | None,
+        stuck_seconds: float,
     ) -> None:
         self._build = bytes(ForkingPickler.dumps(build))
         self._post = post
         self._on_loading = on_loading
+        self._on_death = on_death
         self._stuck_seconds = stuck_seconds
         self._lock = threading.Lock()  # state, life and the table of requests belong together
         self._changed = threading.Condition(self._lock)
@@ -258,12 +268,16 @@ class _Supervisor:
                     break
                 never = self._capacity is None
                 quick_deaths = quick_deaths + 1 if time.monotonic() - begun < SHORT_LIFE else 0
-                if never or quick_deaths >= QUICK_DEATHS:
+                last = never or quick_deaths >= QUICK_DEATHS
+                if not last:
+                    self.snapshot = Snapshot()  # the next one counts from 0
+                    self._restarted = time.monotonic()
+                    self._restarts += 1
+                if self._on_death is not None and self._life is not None and not never:
+                    self._on_death(self._life.process.pid, cause, self._restarts, last)
+                if last:
                     failure = cause
                     break
-                self.snapshot = Snapshot()  # the next one counts from 0
-                self._restarted = time.monotonic()
-                self._restarts += 1
                 self._end_life(State.LOADING, cause)
         except QwickError as error:
             failure = error

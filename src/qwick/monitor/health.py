@@ -15,7 +15,11 @@ from qwick.values import real
 LEAST = 3  # requests from which errors and times are judged
 BAD = 3.0  # so many times beyond a threshold: unhealthy, not just degraded
 FULL = 0.9  # of the pages of keys and values in use
-SILENT = 10.0  # seconds
+SILENT = 10.0  # seconds without a sign of life, unless it computes a long step
+LESS_AT_ONCE = (
+    "limit what keys may have at once (`qwick keys create --concurrent`), or serve a smaller "
+    "checkpoint"
+)
 RECENT = 3600.0  # seconds, for which the replacing of an engine is held against it
 
 
@@ -25,7 +29,7 @@ class Thresholds:
 
     latency: seconds, of the mean answer. memory: MB beyond the weights of the loaded models: the
     server, its caches, and what may leak. speed: tokens per second of an answer. errors: share of
-    the requests that failed, 0 to 1.
+    the requests that failed, and of those that were turned away, 0 to 1.
     """
 
     latency: float = 10.0
@@ -57,6 +61,7 @@ class ModelFacts:
     restarts: int = 0
     restarted: float | None = None  # seconds since the last of them
     silent: float = 0.0  # seconds since the engine's last sign of life
+    patience: float = SILENT  # for which it may be, now
     computing: bool = False
     context: int | None = None
     pid: int | None = None
@@ -129,12 +134,13 @@ def _judge_model(judge: _Judge, model: ModelFacts) -> None:
             f"{model.name} is {model.state}",
             "see the server's log; `qwick doctor` looks at the machine",
         )
-    if model.state == "ready" and model.silent > SILENT and not model.computing:
+    if model.state == "ready" and model.silent > model.patience:
         judge.find(
             2,
             f"the engine of {model.name} has been silent for {model.silent:.0f} s; the limit is "
-            f"{SILENT:.0f} s",
-            "it is replaced after --stuck-after seconds; report it if it comes back",
+            f"{model.patience:.0f} s",
+            "it is replaced after --stuck-after seconds, or many times that while it computes; "
+            "report it if it comes back",
         )
     if model.restarted is not None and model.restarted < RECENT:
         judge.find(
@@ -147,8 +153,7 @@ def _judge_model(judge: _Judge, model: ModelFacts) -> None:
         judge.find(
             1,
             f"{_requests(model.waiting, 'wait')} for {model.name}",
-            "limit what keys may have at once (`qwick keys create --concurrent`), or serve a "
-            "smaller checkpoint",
+            LESS_AT_ONCE,
         )
     if model.cache_used > FULL:
         judge.find(
@@ -160,15 +165,25 @@ def _judge_model(judge: _Judge, model: ModelFacts) -> None:
 
 
 def _judge_answers(judge: _Judge, averages: Averages, thresholds: Thresholds) -> None:
-    failed = averages.errors / max(1, averages.count)
-    if averages.count >= LEAST and failed > thresholds.errors:
+    tried = averages.count - averages.turned_away
+    failed = averages.errors / max(1, tried)
+    if tried >= LEAST and failed > thresholds.errors:
         judge.find(
             2 if failed > BAD * thresholds.errors else 1,
-            f"{averages.errors} of the last {averages.count} requests failed, {failed:.0%}; the "
+            f"{averages.errors} of the last {tried} requests failed, {failed:.0%}; the "
             f"threshold is {thresholds.errors:.0%}",
             "see the server's log for the errors",
         )
-    if averages.count - averages.cancelled < LEAST:
+    # A server that has more to do than it can is not broken: never worse than degraded.
+    away = averages.turned_away / max(1, averages.count)
+    if averages.count >= LEAST and away > thresholds.errors:
+        judge.find(
+            1,
+            f"{averages.turned_away} of the last {averages.count} requests were turned away, "
+            f"{away:.0%}: too many waited; the threshold is {thresholds.errors:.0%}",
+            LESS_AT_ONCE,
+        )
+    if tried - averages.cancelled < LEAST:
         return
     latency, speed = averages.latency_mean, averages.tokens_per_second
     if latency is not None and latency > thresholds.latency:

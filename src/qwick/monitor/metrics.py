@@ -27,7 +27,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from qwick.monitor.records import RequestRecord
+from qwick.monitor.records import REFUSED, RequestRecord
 
 PREFIX, COMPAT = "qwick", "vllm"
 LABELS = ("model_name", "engine")
@@ -112,9 +112,9 @@ class Metrics:
     def observe(self, record: RequestRecord, gaps: Sequence[float]) -> None:
         """Count a request; gaps: seconds between the pieces of its answer.
 
-        One that was refused (a status of 400 to 498) was no request to a model.
+        One that was refused was no request to a model: it is among the refusals.
         """
-        if not 400 <= record.status < 499:
+        if record.finish != REFUSED:
             self._models[record.model].observe(record, gaps)
 
     def answered(self, path: str, status: int, reason: str | None) -> None:

@@ -15,6 +15,7 @@ from qwick.values import whole
 
 KEPT = 1000  # records; each is some 500 bytes
 MOST_KEPT = 1_000_000
+REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,10 @@ class RequestRecord:
     time: seconds since 1970, at its end. kind: "chat" or "completion". key, user: pseudonyms.
     queue: seconds in queues; ttft: from arrival to the first token, None if there was none; total:
     to the end; tpot: per output token after the first, None without a second one.
-    tokens_per_second: of the answer, 0 where nothing was measured. finish: why it ended. status:
-    HTTP. memory: bytes of server and engines at its end; device_memory: None where there is no
-    device.
+    tokens_per_second: after the first token, 0 where nothing was measured; of several answers, it
+    and tpot are their means. finish: why it ended, REFUSED for what was refused before it began.
+    error: the code of what ended it, None if nothing did. status: HTTP. memory: bytes of server and
+    engines at its end; device_memory: None where there is no device.
     """
 
     time: float
@@ -53,6 +55,7 @@ class RequestRecord:
     max_tokens: int | None = None
     key: str | None = None
     user: str | None = None
+    error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field by name."""
@@ -78,7 +81,8 @@ class Averages:
     """What some records say together. Times in seconds; None where none of them has any."""
 
     count: int
-    errors: int  # a status of 500 and above
+    errors: int  # a status of 500 and above, but for those turned away
+    turned_away: int  # refused with such a status: more waited than may
     cancelled: int
     prompt_tokens: int
     completion_tokens: int
@@ -104,7 +108,8 @@ class Averages:
         memories = [r.memory for r in found if r.memory is not None]
         return cls(
             count=len(found),
-            errors=sum(r.status >= 500 for r in found),
+            errors=sum(r.status >= 500 and r.finish != REFUSED for r in found),
+            turned_away=sum(r.status >= 500 and r.finish == REFUSED for r in found),
             cancelled=sum(r.status == 499 for r in found),
             prompt_tokens=sum(r.prompt_tokens for r in found),
             completion_tokens=sum(r.completion_tokens for r in found),

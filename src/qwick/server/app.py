@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -20,7 +20,7 @@ from qwick.server.admission import Gate
 from qwick.server.audit import AuditLog
 from qwick.server.desk import Desk
 from qwick.server.documents import document
-from qwick.server.guard import App, Guard
+from qwick.server.guard import REFUSED, App, Guard
 from qwick.server.keys import KeyRing
 from qwick.server.models import Models
 from qwick.server.observing import Observer
@@ -33,6 +33,14 @@ from qwick.server.watching import routes as watching_routes
 log = logging.getLogger("qwick.server")
 
 FLUSH_SECONDS = 1.0  # between two writes of counted refusals
+EXPOSED = (  # headers of answers that pages of other origins may read
+    *("x-request-id", "x-qwick-inert", "retry-after"),
+    *(
+        f"x-ratelimit-{what}-{kind}"
+        for what in ("limit", "remaining", "reset")
+        for kind in ("requests", "tokens")
+    ),
+)
 
 
 class Service:
@@ -65,6 +73,7 @@ class Service:
             description="Qwen models on the CPU, behind the OpenAI API.",
             docs_url=None,  # its page loads scripts from elsewhere
             redoc_url=None,
+            redirect_slashes=False,  # it would redirect to whatever host the request names
             lifespan=self._lifespan,
         )
         app.openapi = lambda: document(app)  # type: ignore[method-assign]
@@ -73,15 +82,7 @@ class Service:
         app.add_exception_handler(QwickError, _answer_problem)
         app.add_exception_handler(HTTPException, _answer_http)
         app.add_exception_handler(Exception, _answer_problem)  # and the guard hears of it
-        if options.cors_origins:
-            app.add_middleware(
-                CORSMiddleware,
-                allow_origins=list(options.cors_origins),
-                allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
-                expose_headers=["x-request-id", "x-qwick-inert", "retry-after"],
-            )
-        return Guard(
+        guard = Guard(
             app,
             options=options,
             keys=self.keys,
@@ -89,6 +90,7 @@ class Service:
             pseudonyms=self.pseudonyms,
             observe=self.observer.answered,
         )
+        return _for_pages(guard, options.cors_origins) if options.cors_origins else guard
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -114,8 +116,24 @@ class Service:
             await asyncio.to_thread(self.audit.flush)
 
 
+def _for_pages(app: App, origins: Sequence[str]) -> App:
+    """Let pages of these origins use the server.
+
+    Around the guard: a browser asks what it may without the key, and shows a page the guard's
+    answers only where these headers are. Any header may be sent, for no cookie lets anybody in.
+    """
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED,
+    )
+
+
 async def _answer_problem(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
+    setattr(request.state, REFUSED, error)
     return Response(problem.body, problem.status, problem.headers, "application/json")
 
 
@@ -133,6 +151,7 @@ async def _answer_http(request: Request, error: Exception) -> Response:
         code=code.get(error.status_code, "http_error"),
         hint="see /openapi.json",
     )
+    setattr(request.state, REFUSED, found)
     problem = problem_of(found)
     headers = {**problem.headers, **(error.headers or {})}
     return Response(problem.body, problem.status, headers, "application/json")

@@ -4,9 +4,11 @@
                      never dropped
     server.jsonl     starts, stops and refusals; server.jsonl.1 is the one before
 
-Refusals come in floods, which must cost little and cannot be let fill the disk. They are counted in
-memory, equal ones together, and `flush` writes them: at most MOST_PENDING lines at a time, in files
-of MOST_BYTES, of which two are kept. A process that is killed loses the refusals since its last
+Refusals come in floods, which must cost little and cannot be let fill the disk. The first of each
+kind (reason, key, user) is handed to the system at once, for MOST_AT_ONCE kinds between two
+flushes, so a process that is killed loses none of those. The others are counted in memory, equal
+ones together, and `flush` writes them: at most MOST_PENDING lines at a time, in files of
+MOST_BYTES, of which two are kept. A process that is killed loses what it counted since its last
 flush, and leaves at most a cut last line, after which the next writer starts a new one.
 
 No content and no secret gets in: a line holds words of this program, numbers and pseudonyms.
@@ -18,6 +20,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import threading
 import time
 from collections import deque
@@ -29,6 +32,7 @@ from typing import Any, Literal, get_args
 
 from qwick.errors import FormatError, ResourceError
 from qwick.hub.disk import sync_folder
+from qwick.hub.locks import NoLocksError, locked
 from qwick.server.pseudonyms import check_pseudonym
 from qwick.server.state import alone, explained, state_folder
 from qwick.values import a_path, refused, whole
@@ -40,12 +44,15 @@ ServerEvent = Literal["server_started", "server_stopped"]
 Event = dict[str, Any]  # a line: time, event, and what else is known of it
 
 MOST_PENDING = 1000  # different refusals between two flushes; what more there are is counted as one
+MOST_AT_ONCE = 20  # kinds of refusals written as they come, each some 50 microseconds
 MOST_BYTES = 4 << 20  # of server.jsonl, some 30,000 lines, before a new one is begun
 MOST_LINE = 4096  # bytes; lines of this file have some 150
 MOST_READ = 1_000_000  # events
 
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_OTHERS = ("others", None, None)
+_STRANGERS = stat.S_IWGRP | stat.S_IWOTH  # nothing is written where these may (state.py)
+_Kind = tuple[str, str | None, str | None]  # reason, key, user
+_OTHERS: _Kind = ("others", None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +79,9 @@ class AuditLog:
         """Use the server's folder; `clock` gives seconds since 1970. Writes nothing yet."""
         self.folder = state_folder(folder)
         self._clock = clock
-        self._pending: dict[tuple[str, str | None, str | None], _Count] = {}
-        self._lock = threading.Lock()  # of _pending
+        self._pending: dict[_Kind, _Count] = {}
+        self._told: set[_Kind] = set()  # written as they came, since the last flush
+        self._lock = threading.Lock()  # of both
         self._flushing = threading.Lock()
         self._failed = False
 
@@ -105,8 +113,9 @@ class AuditLog:
     # -- counted -----------------------------------------------------------------------------------
 
     def refused(self, reason: str, *, key: str | None = None, user: str | None = None) -> None:
-        """Count a refusal, to be written by the next flush; touches no disk and does not wait.
+        """Note a refusal: the first of its kind in the file when this returns, if it is free.
 
+        Repeats are counted for the next flush. Never waits for the disk, or for another process.
         reason: one word, such as `unknown`, `expired` or `requests`. key, user: pseudonyms, where
         they are known. Raises ParameterError for what is no word or no pseudonym.
         """
@@ -115,9 +124,16 @@ class AuditLog:
         for name, value in (("key", key), ("user", user)):
             if value is not None:
                 check_pseudonym(name, value)
+        what, now = (reason, key, user), self._clock()
+        once = _Count(1, now, now)
         with self._lock:
-            now = self._clock()
-            self._add((reason, key, user), _Count(1, now, now))
+            first = what not in self._told and len(self._told) < MOST_AT_ONCE
+            if first:
+                self._told.add(what)
+        if first and self._tell(_refusal(*what, once)):
+            return
+        with self._lock:
+            self._add(what, once)
 
     @property
     def unwritten(self) -> int:
@@ -134,6 +150,7 @@ class AuditLog:
         with self._flushing:
             with self._lock:
                 pending, self._pending = self._pending, {}
+                self._told.clear()
             if not pending:
                 return not self._failed
             try:
@@ -150,7 +167,7 @@ class AuditLog:
                 self._failed = False
             return True
 
-    def _add(self, what: tuple[str, str | None, str | None], more: _Count) -> None:
+    def _add(self, what: _Kind, more: _Count) -> None:
         if what not in self._pending and len(self._pending) >= MOST_PENDING:
             what = _OTHERS
         count = self._pending.setdefault(what, _Count(0, more.first, more.last))
@@ -162,21 +179,52 @@ class AuditLog:
     def _append(self, path: Path, lines: list[bytes], most: int | None = None) -> None:
         """Append whole lines in one write, and bring them to the disk; `most` bytes a file."""
         data = b"".join(lines)
-        with alone(path), explained(path, "written"):
-            if most is not None and _size(path) + len(data) > most and _size(path):
-                os.replace(path, path.with_name(f"{path.name}.1"))
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-            descriptor = os.open(path, flags, 0o600)
+        with explained(path, "written"):
+            with alone(path):
+                if most is not None and _size(path) + len(data) > most and _size(path):
+                    os.replace(path, path.with_name(f"{path.name}.1"))
+                descriptor, size = _append_to(path, data, os.O_CREAT)
+            # After the lock was given back: who writes at once must not wait for the disk.
             try:
-                size = os.fstat(descriptor).st_size
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    data = b"\n" + data  # somebody was killed within a line
-                _write(descriptor, data, size)
                 os.fdatasync(descriptor)
             finally:
                 os.close(descriptor)
             if not size:
                 sync_folder(self.folder)
+
+    def _tell(self, line: bytes) -> bool:
+        """Append a line to the file of refusals as it is, and say whether that could be at once."""
+        path = self.folder / "server.jsonl"
+        try:
+            with locked(path.with_suffix(".lock"), _busy):
+                if (
+                    os.stat(self.folder).st_mode & _STRANGERS
+                    or _size(path) + len(line) > MOST_BYTES
+                ):
+                    return False
+                os.close(_append_to(path, line, 0)[0])
+        except (OSError, NoLocksError, ResourceError):
+            return False  # the flush tries it again, and knows what to say
+        return True
+
+
+def _busy() -> None:
+    raise ResourceError("the audit log is held by another process", hint="it is tried again")
+
+
+def _append_to(path: Path, data: bytes, flags: int) -> tuple[int, int]:
+    """Append whole lines in one write; return the descriptor and the size before. Lock is held."""
+    flags |= os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            data = b"\n" + data  # somebody was killed within a line
+        _write(descriptor, data, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, size
 
 
 @dataclass(slots=True)

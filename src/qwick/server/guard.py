@@ -2,7 +2,8 @@
 
 Pure ASGI, around all routes, so that no route can be reached without it: a name for the request,
 who sends it, how much of it, how fast; headers that every answer has; and an answer for whatever
-goes wrong. A body is read whole here, within its limit, and after the key was looked at.
+goes wrong. A body is read whole here, within its limit, and after the key was looked at. What is
+refused, here or by a route, is counted and noted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import asyncio
 import logging
 import re
 import secrets
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -21,12 +24,13 @@ from qwick.errors import (
     PermissionDeniedError,
     QwickError,
     RefusedError,
+    RequestCancelled,
     ResourceError,
 )
 from qwick.server.audit import AuditLog
 from qwick.server.caller import Caller
 from qwick.server.keys import KeyRing, Refusal
-from qwick.server.options import ServeOptions
+from qwick.server.options import LEAST_RATE, ServeOptions
 from qwick.server.problems import Problem, problem_of
 from qwick.server.pseudonyms import Pseudonyms
 
@@ -41,7 +45,9 @@ log = logging.getLogger("qwick.server")
 # Whoever watches a machine asks these without a key; they say no more than yes or no.
 PUBLIC = frozenset({"/health", "/v1/health", "/ready", "/ping"})
 ADMINS = frozenset({"/metrics", "/v1/monitor", "/v1/monitor/probe", "/health_generate"})
-BODIES_BYTES = 256 << 20  # of all bodies that are being read, together
+BODIES_BYTES = 256 << 20  # of all bodies that are being read, together; of one key, a quarter
+SMALL_BYTES = 4096  # of a body where none is expected: it is read, and dropped
+REFUSED = "refused"  # where a route leaves, in the scope's state, the error that it has told
 
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -75,7 +81,7 @@ class Guard:
         self._audit = audit
         self._pseudonyms = pseudonyms
         self._observe = observe
-        self._reading = 0  # bytes of bodies in memory that no route has yet
+        self._reading: Counter[str] = Counter()  # bytes of bodies that no route has yet, by tenant
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -83,14 +89,23 @@ class Guard:
             await self._app(scope, receive, send)
             return
         answer = _Answer(send, _request_id(scope))
+        caller: Caller | None = None
         reason: str | None = None
         try:
             caller = self._let_in(scope, answer.request_id)
-            scope.setdefault("state", {})["caller"] = caller
-            body = await self._body(scope, receive)
+            if scope["path"] in ADMINS and caller.key is not None:
+                caller.key.check_admin()
+            state = scope.setdefault("state", {})
+            state["caller"] = caller
+            body = await self._body(scope, receive, caller)
+            if scope["method"] == "HEAD" and scope["path"] in PUBLIC:
+                # Load balancers ask so. The server below sends no body, for its scope says HEAD.
+                scope = {**scope, "method": "GET"}
             await self._app(scope, _Again(body, receive), answer)
+            if REFUSED in state:
+                reason = self._note(caller, state[REFUSED])
         except QwickError as error:
-            reason = self._refuse(scope, error)
+            reason = self._note(caller, error)
             await answer.problem(problem_of(error))
         except (asyncio.CancelledError, ConnectionResetError):
             reason = "cancelled"
@@ -127,8 +142,6 @@ class Guard:
             pseudonym = None if found.id is None else self._pseudonyms.of("key", found.id)
             self._audit.refused(found.reason, key=pseudonym)
             raise found.error
-        if path in ADMINS:
-            found.check_admin()
         return Caller(found, request_id, admin=found.admin)
 
     def _check_host(self, headers: list[tuple[bytes, bytes]]) -> None:
@@ -153,60 +166,93 @@ class Guard:
                 hint="start the server with --cors-origin for the pages that may use it",
             )
 
-    def _refuse(self, scope: Scope, error: QwickError) -> str | None:
+    def _note(self, caller: Caller | None, error: QwickError) -> str | None:
+        """Return why a request was refused, and note it; None for what failed otherwise.
+
+        What is wrong with a request is nothing for the audit log; what somebody may not have is.
+        """
         if isinstance(error, AuthenticationError):
             return "authentication"  # in the audit log already
-        return getattr(error, "code", None) or type(error).__name__
+        if isinstance(error, RequestCancelled):
+            return "cancelled"
+        problem = problem_of(error)
+        if problem.status >= 500 and not isinstance(error, OverloadedError | RefusedError):
+            return None
+        code = str(problem.error["code"])
+        beyond = problem.status in (403, 413) or isinstance(error, OverloadedError)
+        if caller is not None and beyond:
+            key = None if caller.key is None else self._pseudonyms.of("key", caller.key.id)
+            self._audit.refused(code, key=key)
+        return code
 
     # -- how much ------------------------------------------------------------------------------
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive, caller: Caller) -> bytes:
         """Return the whole body; RefusedError for one too large or too slow."""
         headers = scope["headers"]
         lengths = [value for name, value in headers if name == b"content-length"]
         if not lengths and not any(name == b"transfer-encoding" for name, _ in headers):
             return b""
-        most = self._bounds.body_bytes
+        wanted = scope["method"] == "POST" and scope["path"] not in PUBLIC
+        most = self._bounds.body_bytes if wanted else SMALL_BYTES
         if lengths and int(lengths[0]) > most:
-            raise _too_large(most)
+            raise _too_large(most, wanted)
+        tenant = caller.tenant
         pieces: list[bytes] = []
-        size = 0
+        size, begun = 0, time.monotonic()
         try:
             while True:
-                message = await self._piece(receive)
+                message = await self._piece(receive, size, begun)
                 if message["type"] == "http.disconnect":
                     raise RefusedError(
                         "the body ended before its end", status=400, code="incomplete"
                     )
                 piece = message.get("body", b"")
                 size += len(piece)
-                self._reading += len(piece)
+                self._reading[tenant] += len(piece)
                 if size > most:
-                    raise _too_large(most)
-                if self._reading > BODIES_BYTES:
-                    raise OverloadedError("too many large requests arrive at once")
+                    raise _too_large(most, wanted)
+                self._check_room(caller)
                 pieces.append(piece)
                 if not message.get("more_body"):
                     return b"".join(pieces)
         finally:
-            self._reading -= size
+            self._reading[tenant] -= size
+            if not self._reading[tenant]:
+                del self._reading[tenant]
 
-    async def _piece(self, receive: Receive) -> Message:
-        seconds = self._bounds.body_seconds
+    def _check_room(self, caller: Caller) -> None:
+        """Refuse where bodies take too much memory: all together, or those of one key."""
+        whole = max(BODIES_BYTES, 4 * self._bounds.body_bytes)
+        if caller.key is not None and self._reading[caller.tenant] > whole // 4:
+            raise OverloadedError("too many large requests of this key arrive at once")
+        if self._reading.total() > whole:
+            raise OverloadedError("too many large requests arrive at once")
+
+    async def _piece(self, receive: Receive, size: int, begun: float) -> Message:
+        """Return the next piece; RefusedError when nothing comes, or too little since it began."""
+        patience = self._bounds.body_seconds
+        left = begun + patience + size / LEAST_RATE - time.monotonic()
         try:
-            return await asyncio.wait_for(receive(), seconds)
+            return await asyncio.wait_for(receive(), min(patience, left))
         except asyncio.TimeoutError:
             raise RefusedError(
-                f"nothing of the body came for {seconds:g} s", status=408, code="body_timeout"
+                f"the body comes too slowly, {size} bytes in {time.monotonic() - begun:.1f} s; "
+                f"allowed: {patience:g} s without a piece, and {LEAST_RATE} bytes a second beyond",
+                status=408,
+                code="body_timeout",
+                hint="send it faster, or start the server with a longer --body-seconds",
             ) from None
 
 
-def _too_large(most: int) -> RefusedError:
+def _too_large(most: int, wanted: bool) -> RefusedError:
     return RefusedError(
         f"the body has more than {most} bytes; allowed: {most}",
         status=413,
         code="body_too_large",
-        hint="send less at a time, or start the server with a larger --max-body",
+        hint="send less at a time, or start the server with a larger --max-body"
+        if wanted
+        else "send none: nothing reads it here",
     )
 
 
@@ -254,14 +300,19 @@ class _Answer:
             return
         if self.status:
             raise ConnectionResetError("the answer broke off")
-        body = problem.body
-        headers = [(b"content-type", b"application/json")]
-        headers.append((b"content-length", str(len(body)).encode()))
-        # What is left of a body that was not read would be taken for the next request.
-        headers.append((b"connection", b"close"))
-        headers += [(n.encode("latin-1"), v.encode("latin-1")) for n, v in problem.headers.items()]
-        await self({"type": "http.response.start", "status": problem.status, "headers": headers})
-        await self({"type": "http.response.body", "body": body, "more_body": False})
+        start = {"status": problem.status, "headers": head_of(problem)}
+        await self({"type": "http.response.start", **start})
+        await self({"type": "http.response.body", "body": problem.body, "more_body": False})
+
+
+def head_of(problem: Problem) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a problem, as the last answer of its connection.
+
+    What is left of a body that was not read would be taken for the next request.
+    """
+    headers = {"content-type": "application/json", "content-length": str(len(problem.body))}
+    headers |= {"connection": "close", **problem.headers}
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 def _request_id(scope: Scope) -> str:

@@ -11,7 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from qwick import hub
@@ -28,6 +29,8 @@ from qwick.llm import Qwen
 from qwick.llm.load import Options, start_process
 from qwick.llm.steers import Guide
 from qwick.llm.texts import Asked
+from qwick.monitor.health import SILENT
+from qwick.monitor.memory import resident_bytes
 from qwick.server.options import ServeOptions
 from qwick.server.waiting import FairQueue
 from qwick.text.grammar import Grammar, Vocabulary
@@ -37,6 +40,9 @@ log = logging.getLogger("qwick.server")
 
 RETRY_LOAD_SECONDS = 10.0  # after a load that failed, the same error is told for so long
 RESTART_SECONDS = 300.0  # that a request waits for an engine that is being replaced
+
+
+Room = Callable[["Hosted"], AbstractAsyncContextManager[None]]
 
 
 class Hosted:
@@ -50,6 +56,7 @@ class Hosted:
         self.used = 0.0  # when it was asked last
         self.asking = 0  # requests that have it or wait for it
         self.lives = 0  # how often it was loaded
+        self._least = 0  # bytes of its files, once somebody looked
         self._options = options
         self._qwen: Qwen | None = None
         self._loading: asyncio.Task[Qwen] | None = None
@@ -71,6 +78,14 @@ class Hosted:
             return "cold" if self._failure is None else "failed"
         return str(self._qwen.engine.pulse.state.value)
 
+    @property
+    def patience(self) -> float:
+        """Seconds for which its engine may give no sign of life: longer while it computes."""
+        pulse = None if self._qwen is None else self._qwen.engine.pulse
+        if pulse is None or not pulse.computing:
+            return SILENT
+        return max(SILENT, self._options.stuck_seconds)
+
     def load(self) -> asyncio.Task[Qwen]:
         """Begin to load, unless that is under way."""
         if self._loading is None:
@@ -78,14 +93,22 @@ class Hosted:
             self._loading.add_done_callback(self._loaded)
         return self._loading
 
-    async def ready(self) -> Qwen:
-        """Return the model, loaded and with a living engine; raises what prevents that."""
+    async def ready(self, room: Room) -> Qwen:
+        """Return the model, loaded and with a living engine; raises what prevents that.
+
+        room: a block in which nobody else begins to load, entered when there is room for this one.
+        """
         if self._qwen is not None and self._qwen.engine.closed:  # given up
             await self.unload()
         if self._qwen is None:
             if self._failure is not None and time.monotonic() < self._failure[0]:
                 raise self._failure[1].again()
-            return await asyncio.shield(self.load())
+            async with room(self):
+                if self.qwen is None:  # nobody has loaded it while this waited
+                    self.load()
+        if self._loading is not None:
+            return await asyncio.shield(self._loading)
+        assert self._qwen is not None
         if self._qwen.engine.pulse.state.value == "loading":  # its engine is being replaced
             engine = self._qwen.engine
             await asyncio.to_thread(engine.wait_ready, RESTART_SECONDS)
@@ -109,9 +132,26 @@ class Hosted:
         """Let the next request try to load it at once."""
         self._failure = None
 
+    async def least(self) -> int:
+        """Return the bytes that it takes at least: those of its files."""
+        if not self._least:
+            self._least = await asyncio.to_thread(size_of, self.source)
+        return self._least
+
+    async def taken(self) -> int:
+        """Return the bytes that it takes: what its engine has, at least what it will have loaded.
+
+        So one that is being loaded counts from the beginning.
+        """
+        if self._loading is None and self._qwen is None:
+            return 0
+        least = await self.least()
+        pid = None if self._qwen is None else self._qwen.engine.pulse.pid
+        return max(least, 0 if pid is None else resident_bytes(pid) or 0)
+
     async def unload(self) -> None:
         """End the engine and give its memory back."""
-        qwen, self._qwen = self._qwen, None
+        qwen, self._qwen, self._least = self._qwen, None, 0
         if qwen is not None:
             await asyncio.to_thread(qwen.close)
 
@@ -127,6 +167,7 @@ class Hosted:
                     _Logged(self.name),
                     post=loop.call_soon_threadsafe,
                     stuck_seconds=options.stuck_seconds,
+                    on_death=self._log_death,
                 )
             )
 
@@ -140,6 +181,14 @@ class Hosted:
             },
         )
         return qwen
+
+    def _log_death(self, pid: int, error: QwickError, restarts: int, last: bool) -> None:
+        # An exception's own words, which stand third in a message, may quote a request.
+        why = ": ".join(error.message.split(": ")[:2])
+        log.error(
+            "engine_given_up" if last else "engine_replaced",
+            extra={"model": self.name, "pid": pid, "restarts": restarts, "error": why},
+        )
 
     def _loaded(self, task: asyncio.Task[Qwen]) -> None:
         self._loading = None
@@ -184,10 +233,16 @@ class Models:
     async def ready(self, hosted: Hosted) -> Qwen:
         """Return a model, loaded; others that are idle make room for it, if need be."""
         hosted.used = time.monotonic()
-        await self._make_room(hosted)
+        most = self._options.memory
+        if most is not None and hosted.qwen is None and await hosted.least() > most:
+            raise ResourceError(
+                f"{hosted.name} needs {await hosted.least() / 1e6:.0f} MB and more; the server may "
+                f"use {most / 1e6:.0f} MB",
+                hint="raise --memory, or serve a smaller checkpoint",
+            )
         while True:
             try:
-                return await hosted.ready()
+                return await hosted.ready(self._room_for)
             except ResourceError:
                 if not await self._unload_one(hosted):
                     raise
@@ -214,27 +269,27 @@ class Models:
         """Unload all."""
         await asyncio.gather(*(hosted.unload() for hosted in self.hosted.values()))
 
-    async def _make_room(self, wanted: Hosted) -> None:
-        """Unload idle models, those unused for longest first, where `wanted` would not fit."""
-        if wanted.qwen is not None or self._options.memory is None:
-            return
+    @contextlib.asynccontextmanager
+    async def _room_for(self, wanted: Hosted) -> AsyncIterator[None]:
+        """Hold the right to begin to load within a block, with room for `wanted`.
+
+        Idle models, those unused for longest first, are unloaded where it would not fit.
+        """
+        most = self._options.memory
         async with self._room:
-            if wanted.qwen is not None:
-                return
-            needed = await asyncio.to_thread(size_of, wanted.source)
-            if needed > self._options.memory:
-                raise ResourceError(
-                    f"{wanted.name} needs {needed / 1e6:.0f} MB and more; the server may use "
-                    f"{self._options.memory / 1e6:.0f} MB",
-                    hint="raise --memory, or serve a smaller checkpoint",
-                )
-            while needed + self._taken() > self._options.memory:
+            while most is not None and await self._needed(wanted) > most:
                 if not await self._unload_one(wanted):
                     raise OverloadedError(
                         f"there is no memory for {wanted.name} while other models are in use",
                         hint="ask again when they are idle, or raise --memory",
                         retry_after=10.0,
                     )
+            yield
+
+    async def _needed(self, wanted: Hosted) -> int:
+        """Return the bytes of all that are loaded or being loaded, with `wanted` among them."""
+        others = [await h.taken() for h in self.hosted.values() if h is not wanted]
+        return await wanted.least() + sum(others)
 
     async def _unload_one(self, wanted: Hosted) -> bool:
         """Unload the idle model that was unused for longest; whether there was one."""
@@ -244,9 +299,6 @@ class Models:
             return False
         await min(idle, key=lambda hosted: hosted.used).unload()
         return True
-
-    def _taken(self) -> int:
-        return sum(size_of(h.source) for h in self.hosted.values() if h.qwen is not None)
 
 
 class _Logged(hub.SilentListener):

@@ -11,13 +11,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from qwick.errors import OverloadedError
 from qwick.llm import Reply
 from qwick.monitor.health import ModelFacts, verdict
 from qwick.monitor.memory import resident_bytes
 from qwick.monitor.metrics import Metrics
-from qwick.monitor.records import Averages, Records, RequestRecord
+from qwick.monitor.records import REFUSED, Averages, Records, RequestRecord
 from qwick.server.models import Hosted, Models, size_of
 from qwick.server.options import ServeOptions
+from qwick.server.problems import problem_of
 from qwick.server.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
@@ -58,9 +60,15 @@ class Observer:
             known = "/v1/models"
         self._metrics.answered(known, status, reason)
 
-    def record(self, visit: Visit, status: int, finish: str) -> None:
-        """Leave the record of a visit that has ended."""
-        record = self._record_of(visit, status, finish)
+    def record(
+        self, visit: Visit, status: int, finish: str, error: BaseException | None = None
+    ) -> None:
+        """Leave the record of a visit that has ended; error: what ended it, if anything did."""
+        early = isinstance(error, OverloadedError) and visit.flight is None
+        if early or 400 <= status < 499:
+            finish = REFUSED
+        code = None if error is None else problem_of(error).error["code"]
+        record = self._record_of(visit, status, finish, code)
         self._records.add(record)
         gaps = () if visit.flight is None else visit.flight.tally.gaps
         self._metrics.observe(record, gaps)
@@ -70,6 +78,7 @@ class Observer:
             "kind": record.kind,
             "status": record.status,
             "finish": record.finish,
+            "error": record.error,
             "streamed": record.streamed,
             "prompt_tokens": record.prompt_tokens,
             "cached_tokens": record.cached_tokens,
@@ -88,15 +97,19 @@ class Observer:
             fields["answer"] = [reply.text for reply in replies]
         log.info("request", extra=fields)
 
-    def _record_of(self, visit: Visit, status: int, finish: str) -> RequestRecord:
-        now = time.monotonic()
+    def _record_of(
+        self, visit: Visit, status: int, finish: str, error: str | None
+    ) -> RequestRecord:
         flight = visit.flight
         replies: Sequence[Reply] = () if flight is None else flight.tally.replies
-        first = None if flight is None or flight.tally.first is None else flight.tally.first
-        ttft = None if first is None else first - visit.begun
-        total = now - visit.begun
+        first = None if flight is None else flight.tally.first
         generated = 0 if flight is None else flight.generated
-        decode = 0.0 if first is None else now - first
+        # Tokens after the first of each answer, and the seconds that they took.
+        later = sum(max(0, reply.usage.completion_tokens - 1) for reply in replies)
+        decode = sum(reply.timings.decode for reply in replies)
+        if not replies and flight is not None and flight.tally.last is not None:  # broken off
+            decode = flight.tally.last - (first or 0.0)
+            later = generated - 1 if flight.answers == 1 else 0
         prompts = replies[:: visit.ask.choices]
         key, user = visit.caller.key, visit.ask.user
         return RequestRecord(
@@ -115,14 +128,15 @@ class Observer:
             queue=visit.waited + max((r.timings.queue for r in replies), default=0.0),
             prefill=max((r.timings.prefill for r in replies), default=0.0),
             decode=max((r.timings.decode for r in replies), default=decode),
-            ttft=ttft,
-            total=total,
-            tpot=decode / (generated - 1) if generated > 1 and visit.ask.choices == 1 else None,
-            tokens_per_second=generated / decode if decode > 0 and generated > 1 else 0.0,
+            ttft=None if first is None else first - visit.begun,
+            total=time.monotonic() - visit.begun,
+            tpot=decode / later if later > 0 and decode > 0 else None,
+            tokens_per_second=later / decode if later > 0 and decode > 0 else 0.0,
             memory=self._memory(),
             max_tokens=visit.ask.max_tokens,
             key=None if key is None else self._pseudonyms.of("key", key.id),
             user=None if user is None else self._pseudonyms.of("user", user),
+            error=error,
         )
 
     # -- telling -------------------------------------------------------------------------------
@@ -148,7 +162,7 @@ class Observer:
         self._metrics.memory(processes)
         return self._metrics.render()
 
-    def report(self, under_way: int, last: int = 100) -> dict[str, Any]:
+    def report(self, under_way: int, last: int) -> dict[str, Any]:
         """Return everything for people and programs; last: the records that averages are of."""
         models = {name: self._facts(hosted) for name, hosted in self._models.hosted.items()}
         averages = self._records.averages(last)
@@ -203,6 +217,7 @@ class Observer:
             restarts=pulse.restarts,
             restarted=None if pulse.restarted is None else round(pulse.restarted, 3),
             silent=round(pulse.silent, 3),
+            patience=hosted.patience,
             computing=pulse.computing,
             context=qwen.context,
             pid=pulse.pid,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,9 @@ from qwick.monitor.health import Thresholds
 from qwick.server.limits import Limits
 from qwick.values import check_switch, real, refused, whole
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+# Bytes a second that a client must send of a body, or read of an answer, on the average beyond a
+# first `body_seconds` or `write_seconds`: else one that trickles holds memory without end.
+LEAST_RATE = 16 << 10
 
 
 @dataclass(frozen=True)
@@ -19,17 +22,14 @@ class Bounds:
     """The most that one request may be; what is larger is refused before it is looked at."""
 
     body_bytes: int = 16 << 20  # a context of a million tokens is some 5 MB of text
-    messages: int = 4096
     characters: int = 8 << 20  # of all texts together
-    json_depth: int = 64
     header_bytes: int = 16 << 10
     choices: int = 16  # n: each is an answer of its own
-    tools: int = 128
     header_seconds: float = 10.0  # from the connection to the end of the headers
-    body_seconds: float = 60.0  # between two pieces of a body
-    write_seconds: float = 60.0  # that a reader may leave a piece of the answer lying
+    body_seconds: float = 60.0  # between two pieces of a body; see LEAST_RATE
+    write_seconds: float = 60.0  # that an answer may lie unread; see LEAST_RATE
     request_seconds: float = 1800.0  # from the request to the end of the answer
-    connections: int = 1024
+    connections: int = 1024  # one address may hold half of them
 
     def __post_init__(self) -> None:
         """Raise ParameterError for a limit that is none."""
@@ -99,7 +99,10 @@ class ServeOptions:
     @property
     def loopback(self) -> bool:
         """Whether only programs on this machine can connect."""
-        return self.host in LOOPBACK or self.host.startswith("127.")
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def check_door(self, *, keys: bool) -> None:
         """Refuse to listen beyond this machine while anybody could come in."""

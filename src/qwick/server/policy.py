@@ -3,6 +3,9 @@
 For pages that show answers as HTML although they should not. It is no sanitiser: a page must still
 escape what it shows. Works on the text of answers only, never on thinking or calls, and says when
 it acted. Streams and whole answers are treated by the same code, however they are cut.
+
+Something visible stands in the place of what was taken out: else what stood before and after it
+could join into what is forbidden.
 """
 
 from __future__ import annotations
@@ -16,13 +19,30 @@ from qwick.llm.reply import Chunk
 from qwick.server.ask import Piece
 
 OPEN, CLOSE, SCHEME = "<script", "</script", "javascript:"
+# No end of these begins anything forbidden, and no text before them becomes it: "<script" may
+# stand before a scheme, so that one's begins with a letter.
+NO_SCRIPT, NO_SCHEME = "[removed]", "removed:"
 
 # Browsers skip control characters and white space within a scheme's name.
-_IGNORED = re.compile(r"[\x00-\x20]")
-_SCHEME = re.compile(r"[\x00-\x20]*".join(SCHEME), re.IGNORECASE)
-_OPEN = re.compile(re.escape(OPEN) + r"(?![a-z0-9-])", re.IGNORECASE)
-_END = re.compile(re.escape(CLOSE) + r"[^>]*>", re.IGNORECASE)
-MOST_HELD = 256  # characters that may be the beginning of a scheme with white space in it
+_SKIPPED = r"[\x00-\x20]*"
+
+
+def _beginnings(word: str, between: str = "") -> str:
+    """Return a pattern for the beginnings of a word, the whole of it too."""
+    pattern = ""
+    for letter in reversed(word):
+        pattern = f"{letter}{between}(?:{pattern})?" if pattern else letter
+    return pattern
+
+
+_SCHEME = re.compile(_SKIPPED.join(SCHEME), re.IGNORECASE)
+_OPEN = re.compile(OPEN + r"(?![a-z0-9-])", re.IGNORECASE)
+_END = re.compile(CLOSE + r"[^>]*>", re.IGNORECASE)
+# What stands at the end of a text so far and may become one of them.
+_UNDECIDED = re.compile(
+    rf"(?:{_beginnings(OPEN)}|{_beginnings(SCHEME, _SKIPPED)})\Z", re.IGNORECASE
+)
+_ENDING = re.compile(rf"{CLOSE}[^>]*\Z|{_beginnings(CLOSE)}\Z", re.IGNORECASE)
 
 
 class Stripper:
@@ -52,8 +72,8 @@ class Stripper:
                 end = _END.search(held)
                 if end is None:
                     # Only the beginning of its end matters any more.
-                    at = max(held.lower().rfind("</"), held.rfind("<"))
-                    held = "" if last or at < 0 else held[at:]
+                    ending = None if last else _ENDING.search(held)
+                    held = "" if ending is None else ending[0][: len(CLOSE)]
                     break
                 self._in_script, held = False, held[end.end() :]
                 continue
@@ -61,28 +81,18 @@ class Stripper:
             first = min(found, key=lambda m: m.start(), default=None)
             # What stands at the very end may go on: "<script" may be "<scripture".
             if first is not None and (last or first.end() < len(held) or first.re is _SCHEME):
-                shown.append(held[: first.start()])
                 self.removed += 1
                 self._in_script = first.re is _OPEN
+                shown += held[: first.start()], NO_SCRIPT if self._in_script else NO_SCHEME
                 held = held[first.end() :]
                 continue
-            cut = len(held) if last else _undecided(held)
+            undecided = None if last else _UNDECIDED.search(held)
+            cut = len(held) if undecided is None else undecided.start()
             shown.append(held[:cut])
             held = held[cut:]
             break
         self._held = held
         return "".join(shown)
-
-
-def _undecided(text: str) -> int:
-    """Return where the longest end of `text` begins that may become something forbidden."""
-    for start in range(max(0, len(text) - MOST_HELD), len(text)):
-        if text[start] not in "<jJ":
-            continue
-        end = text[start:].lower()
-        if OPEN.startswith(end) or end == OPEN or SCHEME.startswith(_IGNORED.sub("", end)):
-            return start
-    return len(text)
 
 
 async def policed(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:

@@ -7,6 +7,8 @@ what is left then ends with an error that says so. A second Ctrl-C does not wait
 from __future__ import annotations
 
 import asyncio
+import functools
+import resource
 import socket
 import sys
 from types import FrameType
@@ -20,6 +22,7 @@ from qwick.server.options import ServeOptions
 from qwick.server.protocol import protocol_of
 
 BACKLOG = 512  # connections that the system keeps until they are taken
+OTHER_FILES = 512  # open files that are no connections, at most
 LAST_SECONDS = 5.0  # after the drain time, for answers to be told that they end
 
 
@@ -30,6 +33,18 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Bound what comes before HTTP too, for which uvicorn has no option."""
+        if self.config.is_ssl:
+            bounds = self._service.options.bounds
+            loop = asyncio.get_running_loop()
+            loop.create_server = functools.partial(  # type: ignore[method-assign]
+                loop.create_server,
+                ssl_handshake_timeout=bounds.header_seconds,
+                ssl_shutdown_timeout=bounds.write_seconds,
+            )
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; uvicorn does the rest."""
@@ -45,6 +60,7 @@ class _Server(uvicorn.Server):
 
 def serve(options: ServeOptions) -> None:
     """Serve until asked to end; raises UsageError, ResourceError and what Service raises."""
+    _raise_files(options.bounds.connections + OTHER_FILES)
     service = Service(options)
     configure()
     listener = _listen(options)
@@ -52,7 +68,7 @@ def serve(options: ServeOptions) -> None:
     try:
         config = uvicorn.Config(
             service.app,
-            http=protocol_of(options.bounds),
+            http=protocol_of(options.bounds, service.observer.answered),
             loop="uvloop",
             ws="none",
             lifespan="on",
@@ -78,6 +94,14 @@ def serve(options: ServeOptions) -> None:
     print(f"qwick serves at {scheme}://{where}:{port}", file=sys.stderr, flush=True)
     with listener:
         _Server(config, service).run(sockets=[listener])
+
+
+def _raise_files(wanted: int) -> None:
+    """Let this process open so many files, if the system lets it: 1024 are few for a server."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _listen(options: ServeOptions) -> socket.socket:

@@ -7,21 +7,26 @@ the same for people and programs, with a verdict.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from qwick.errors import OverloadedError, QwickError
+from qwick.monitor.records import KEPT
 from qwick.server.ask import Ask, Question
 from qwick.server.caller import Caller
 from qwick.server.desk import Desk
-from qwick.server.documents import answers
+from qwick.server.documents import answers, takes
 from qwick.server.models import Hosted
 from qwick.server.observing import Observer
 from qwick.server.problems import problem_of
+from qwick.server.reading import read_body
+from qwick.values import whole
 
 PROMPTS = (
     "Say hello.",
@@ -31,7 +36,28 @@ PROMPTS = (
     "Translate to French: good morning.",
 )
 PROBE_TOKENS = 48
-LATE_SECONDS = 10.0  # without a sign of life, and not computing: not ready
+AVERAGED = 100  # requests
+
+
+class ProbeBody(BaseModel):
+    """What a probe asks, and the most tokens of each answer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompts: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=list(PROMPTS), min_length=1, max_length=32
+    )
+    max_tokens: int = Field(default=PROBE_TOKENS, ge=1, le=4096)
+
+
+_PROBE = takes(ProbeBody)
+_PROBE["openapi_extra"]["requestBody"]["required"] = False
+_LAST = {
+    "name": "last",
+    "in": "query",
+    "description": "How many of the last requests the averages are of.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": KEPT, "default": AVERAGED},
+}
 
 
 def routes(desk: Desk, observer: Observer) -> APIRouter:
@@ -68,16 +94,18 @@ def routes(desk: Desk, observer: Observer) -> APIRouter:
         body, kind = observer.metrics()
         return Response(body, media_type=None, headers={"content-type": kind})
 
-    @router.get("/v1/monitor", **answers())
-    async def monitor() -> Response:
+    @router.get("/v1/monitor", **answers(), openapi_extra={"parameters": [_LAST]})
+    async def monitor(request: Request) -> Response:
         """Return what is known of the server, its models and its last requests, with a verdict."""
-        return JSONResponse(observer.report(desk.visits))
+        return JSONResponse(observer.report(desk.visits, _last(request)))
 
-    @router.post("/v1/monitor/probe", **answers())
+    @router.post("/v1/monitor/probe", **answers(), **_PROBE)
     async def probe(request: Request) -> Response:
-        """Put a few short prompts to the first model, and return how it did."""
+        """Put a few prompts to the first model, the body's or short ones, and tell how it did."""
         caller: Caller = request.state.caller
-        return JSONResponse(await probed(desk, observer, caller))
+        given = await request.body()
+        body = await read_body(request, ProbeBody, {}) if given else ProbeBody()
+        return JSONResponse(await probed(desk, observer, caller, body))
 
     @router.get("/version", **answers())
     async def version(request: Request) -> Response:
@@ -92,27 +120,33 @@ def check_ready(hosted: Hosted) -> None:
     qwen = hosted.qwen
     if qwen is None:
         raise OverloadedError(f"{hosted.name} is {hosted.state}", retry_after=5.0)
-    pulse = qwen.engine.pulse
     if hosted.state != "ready":
         raise OverloadedError(f"the engine of {hosted.name} is {hosted.state}", retry_after=5.0)
-    if pulse.silent > LATE_SECONDS and not pulse.computing:
+    silent = qwen.engine.pulse.silent
+    if silent > hosted.patience:
         raise OverloadedError(
-            f"the engine of {hosted.name} has been silent for {pulse.silent:.0f} s",
+            f"the engine of {hosted.name} has been silent for {silent:.0f} s",
             retry_after=5.0,
         )
 
 
-async def probed(desk: Desk, observer: Observer, caller: Caller) -> dict[str, Any]:
+def _last(request: Request) -> int:
+    text = request.query_params.get("last", str(AVERAGED))
+    number = int(text) if re.fullmatch("[0-9]{1,9}", text) else text
+    return whole("last", number, 1, KEPT)
+
+
+async def probed(desk: Desk, observer: Observer, caller: Caller, body: ProbeBody) -> dict[str, Any]:
     """Put the prompts to the first model, one after the other, as visits like any other."""
     hosted = desk.models.first
     records = []
-    for number, prompt in enumerate(PROMPTS):
+    for number, prompt in enumerate(body.prompts):
         name = f"{caller.request_id}-{number}"
         question = Question(
-            {"max_tokens": PROBE_TOKENS, "namespace": "probe"},
+            {"max_tokens": body.max_tokens, "namespace": "probe"},
             messages=[{"role": "user", "content": prompt}],
         )
-        ask = Ask("probe", hosted.name, [question], max_tokens=PROBE_TOKENS)
+        ask = Ask("probe", hosted.name, [question], max_tokens=body.max_tokens)
         await desk.complete(replace(caller, request_id=name), hosted, ask)
         record = observer.last_record(name)
         if record is not None:
