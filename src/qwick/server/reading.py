@@ -126,7 +126,7 @@ def _is_other_type(error: Mapping[str, Any]) -> bool:
 def _place(location: tuple[Any, ...]) -> str:
     """Return where in the body an error is: messages[0].content."""
     text = ""
-    for part, behind in zip(location, (*location[1:], None), strict=True):
+    for part, behind in zip(location, (*location, None)[1:], strict=True):
         if isinstance(part, int):
             text += f"[{part}]"
         elif part == behind or part in _TYPES or not part.isidentifier() or part[:1].isupper():
