@@ -240,7 +240,8 @@ def table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     for server, found in rows.items():
         for row in found:
             mine = own.get(row["at_once"])
-            ratio = "" if mine is None else mine["output_tokens_s"] / row["output_tokens_s"]
+            told = mine is not None and row["output_tokens_s"] > 0  # else all have failed
+            ratio = mine["output_tokens_s"] / row["output_tokens_s"] if told else ""
             idle = f"{row['idle_share']:.1%}" if "idle_share" in row else ""
             shown = f"{ratio:.2f}" if ratio else ""
             lines.append(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +215,9 @@ def test_a_long_prompt_is_kept_alive_and_tells_its_progress(tmp_path: Path) -> N
         del body["return_progress"]
         body["cache_prompt"] = False
         with client.stream("POST", CHAT, json=body) as response:
-            lines = [line for line in response.iter_lines() if line]
-        assert lines.count(": keep-alive") >= 3
-        assert lines[-1] == "data: [DONE]"
+            lines = list(response.iter_lines())
+        assert keep_alives(lines) >= 3
+        assert [line for line in lines if line][-1] == "data: [DONE]"
 
 
 def test_a_stream_of_several_prompts_is_kept_alive_to_its_end(tmp_path: Path) -> None:
@@ -226,10 +227,10 @@ def test_a_stream_of_several_prompts_is_kept_alive_to_its_end(tmp_path: Path) ->
         prompts = [[1, 2, 3], [*range(1000, 2000)]]
         body = {"model": MODEL, "prompt": prompts, "stream": True, "max_tokens": 1}
         with client.stream("POST", "/v1/completions", json=body) as response:
-            lines = [line for line in response.iter_lines() if line]
+            lines = list(response.iter_lines())
         first = next(i for i, line in enumerate(lines) if '"length"' in line)
-        assert lines[first:].count(": keep-alive") >= 3
-        assert lines[-1] == "data: [DONE]"
+        assert keep_alives(lines[first:]) >= 3
+        assert [line for line in lines if line][-1] == "data: [DONE]"
 
 
 def test_leaving_frees_the_engine_at_once(tmp_path: Path) -> None:
@@ -337,3 +338,8 @@ def test_the_content_policy_says_when_it_acts(tmp_path: Path) -> None:
         texts = [e["choices"][0]["delta"].get("content", "") for e in events[:-1]]
         assert "".join(texts) == expected
         assert "took 2 scripts" in events[-2]["choices"][0]["warnings"][0]
+
+
+def keep_alives(lines: list[str]) -> int:
+    """Return the events of nothing among a stream's lines: two blank ones each, behind another."""
+    return sum(not (a or b) for a, b in pairwise(lines)) // 2
