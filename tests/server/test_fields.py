@@ -146,7 +146,7 @@ def test_one_setting_of_thinking_however_it_is_spelled() -> None:
 
 def test_a_completion_has_the_clients_default_length() -> None:
     body = CompletionBody(model="m", prompt=["a", "b"])
-    ask = completion_ask(body, CALLER, None)
+    ask = completion_ask(body, CALLER, ["a", "b"])
     assert [q.keywords["max_tokens"] for q in ask.prompts] == [16, 16]
     assert len(ask.prompts) == 2
 

@@ -107,9 +107,8 @@ class Desk:
     def small(self, caller: Caller, hosted: Hosted, characters: int) -> Iterator[dict[str, str]]:
         """Admit a request that no model computes, as one of the key's; yield headers for it."""
         self.check(caller, Ask("small", hosted.name, (), characters=characters))
-        key = "" if caller.key is None else caller.key.id
         try:
-            admission = self._gate.admit(key, caller.limits, prompt_tokens=0)
+            admission = self._gate.admit(caller.tenant, caller.limits, prompt_tokens=0)
         except RateLimitError as error:
             self._note_refusal(caller, None, error)
             raise
@@ -200,7 +199,7 @@ class Desk:
         stack = contextlib.AsyncExitStack()
         try:
             hosted, ask = visit.hosted, visit.ask
-            who = ("" if visit.caller.key is None else visit.caller.key.id, visit.caller.limits)
+            who = (visit.caller.tenant, visit.caller.limits)
             user = None if ask.user is None else self._pseudonyms.of("user", ask.user)
             answers = ask.choices * len(ask.prompts)
             self._gate.check(*who, user=user, answers=answers)

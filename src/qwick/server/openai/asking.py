@@ -96,8 +96,10 @@ def chat_ask(body: ChatBody, caller: Caller) -> Ask:
     )
 
 
-def completion_ask(body: CompletionBody, caller: Caller, texts: Texts | None) -> Ask:
-    """Return what a completion body asks; texts: the model's, for a suffix and prompts of ids."""
+def completion_ask(
+    body: CompletionBody, caller: Caller, said: Sequence[str], texts: Texts | None = None
+) -> Ask:
+    """Return what a completion body asks; said: its prompts as text; texts: for a suffix."""
     keywords = _sampled(body, caller)
     keywords["max_tokens"] = 16 if body.max_tokens is None else body.max_tokens  # OpenAI's default
     keywords["logprobs"] = body.logprobs
@@ -113,10 +115,7 @@ def completion_ask(body: CompletionBody, caller: Caller, texts: Texts | None) ->
             hint="leave one of the two out",
         )
     prompts = list_of_prompts(body.prompt)
-    characters = sum(
-        len(p) if isinstance(p, str) or texts is None else len(texts.tokenizer.decode(p))
-        for p in prompts
-    )
+    characters = sum(map(len, said))
     if body.suffix is not None:
         if not all(isinstance(prompt, str) for prompt in prompts):
             raise ParameterError("suffix goes with a prompt that is text; allowed: no token ids")

@@ -65,16 +65,13 @@ def routes(desk: Desk) -> APIRouter:
         caller: Caller = request.state.caller
         headers = _inert(body)
         hosted = _hosted(desk, caller, body.model)
-        prompts = list_of_prompts(body.prompt)
+        said = list_of_prompts(body.prompt)
         texts: Any = None
-        if body.suffix is not None or body.echo or not all(isinstance(p, str) for p in prompts):
+        if body.suffix is not None or not all(isinstance(prompt, str) for prompt in said):
             texts = (await desk.models.ready(hosted)).texts
-        ask = await to_thread(completion_ask, body, caller, texts)
-        ask = desk.check(caller, ask)
-        echoed: list[str] = []
-        if body.echo:
-            echoed = [p if isinstance(p, str) else texts.tokenizer.decode(p) for p in prompts]
-        writer = CompletionWriter(body, caller.request_id, echoed)
+            said = await to_thread(_as_texts, said, texts.tokenizer)
+        ask = await to_thread(completion_ask, body, caller, said, texts)
+        writer = CompletionWriter(body, caller.request_id, said if body.echo else ())
         stream = bool(body.stream)
         return await desk.respond(caller, hosted, ask, writer, stream=stream, headers=headers)
 
@@ -162,6 +159,10 @@ def _hosted(desk: Desk, caller: Caller, name: str | None) -> Hosted:
             f"model is {hosted.name!r}; allowed with this key: {', '.join(allowed)}"
         )
     return hosted
+
+
+def _as_texts(prompts: list[Any], tokenizer: Any) -> list[str]:
+    return [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts]
 
 
 def _characters(body: TokenizeBody) -> int:
