@@ -305,9 +305,9 @@ class Gate:
         """Let a request in and charge it, or charge nothing and raise.
 
         key: its id, or one name for all who need none. user: the pseudonym of whom the client asks
-        for. prompt_tokens: 0 for what no model computes. answers: that are wanted. The request's own
-        sizes are for Limits.check. Raises RateLimitError, and ParameterError for a request that no
-        waiting would help.
+        for. prompt_tokens: 0 for what no model computes. answers: that are wanted. The sizes of the
+        request itself are for Limits.check. Raises RateLimitError, and ParameterError for a request
+        that no waiting would help.
         """
         now = self._clock()
         accounts = self._fitting(key, limits, user, prompt_tokens, answers, now)
