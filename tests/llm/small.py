@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.toy import ToyModel
+from qwick.engine.model import Model
 from qwick.engine.thread import EngineThread
 from qwick.family import FAMILIES
 from qwick.formats.checkpoint import TokenizerData
@@ -33,6 +34,14 @@ TEMPLATE = (
     "{% if tone %}[{{ tone }}]{% endif %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+# As Qwen3 of 2504 ends its prompts, Qwen3-Thinking-2507, and Qwen2.5.
+HYBRID = TURNS + (
+    "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}"
+)
+OPENED = TURNS + "<|im_start|>assistant\n<think>\n"
+PLAIN = TURNS + "<|im_start|>assistant\n"
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_middle|>")
 
 
@@ -66,16 +75,17 @@ def small_qwen(
     template: str | None = TEMPLATE,
     context: int = 512,
     cache_tokens: int = 2048,
-    model: ToyModel | None = None,
+    model: Model | None = None,
+    tokenizer: Tokenizer = TOKENIZER,
     prefix_reuse: bool = True,
 ) -> Qwen:
     found = FAMILIES[family]
     given = generation or {}
-    stop_ids = tuple(dict.fromkeys((*TOKENIZER.stop_ids(found.stops), *stop_ids_of(given))))
+    stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids(found.stops), *stop_ids_of(given))))
     loaded = Loaded(
-        model or ToyModel(n_vocab=TOKENIZER.n_tokens, context=context, page_size=16),
+        model or ToyModel(n_vocab=tokenizer.n_tokens, context=context, page_size=16),
         Texts(
-            TOKENIZER,
+            tokenizer,
             None if template is None else ChatTemplate(template),
             Defaults(found, given, stop_ids),
             "small",

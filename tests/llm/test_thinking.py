@@ -14,20 +14,12 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.toy import ToyModel
-from llm.small import TOKENIZER, small_qwen
+from llm.small import HYBRID, OPENED, PLAIN, TOKENIZER, small_qwen
 from qwick.errors import UnsupportedError
 from qwick.llm import Qwen, Reply
 from qwick.text.grammar import Grammar
 from qwick.text.thinking import EARLY_END
 
-TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-# As Qwen3 of 2504 ends its prompts, Qwen3-Thinking-2507, and Qwen2.5.
-HYBRID = TURNS + (
-    "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
-    "<think>\n\n</think>\n\n{% endif %}"
-)
-OPENED = TURNS + "<|im_start|>assistant\n<think>\n"
-PLAIN = TURNS + "<|im_start|>assistant\n"
 END = TOKENIZER.id_of("<|im_end|>")
 
 
