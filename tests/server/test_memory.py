@@ -37,9 +37,9 @@ def test_a_model_that_is_being_loaded_counts(default_checkpoint: Path) -> None:
             has = resident_bytes(loaded.qwen.engine.pulse.pid)
             assert await loaded.taken() >= max(default_checkpoint.stat().st_size, (has or 0) * 0.9)
             assert await other.taken() == 0
-            async with models.place(loaded, "somebody"):
-                with pytest.raises(OverloadedError, match="there is no memory for"):
-                    await models.ready(other)
+            no_room = pytest.raises(OverloadedError, match="there is no memory for")
+            with loaded.in_use(), no_room:  # as from a request's first look at it
+                await models.ready(other)
             await models.ready(other)
             assert (loaded.state, other.state) == ("cold", "ready")
         finally:

@@ -199,6 +199,7 @@ class Desk:
         stack = contextlib.AsyncExitStack()
         try:
             hosted, ask = visit.hosted, visit.ask
+            stack.enter_context(hosted.in_use())
             who = (visit.caller.tenant, visit.caller.limits)
             user = None if ask.user is None else self._pseudonyms.of("user", ask.user)
             answers = ask.choices * len(ask.prompts)

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class Hosted:
         self.created = int(time.time())
         self.queue = FairQueue(options.places, options.waiting)
         self.used = 0.0  # when it was asked last
-        self.asking = 0  # requests that have it or wait for it
+        self._users = 0  # blocks of `in_use`
         self.lives = 0  # how often it was loaded
         self._least = 0  # bytes of its files, once somebody looked
         self._options = options
@@ -85,6 +85,20 @@ class Hosted:
         if pulse is None or not pulse.computing:
             return SILENT
         return max(SILENT, self._options.stuck_seconds)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is loaded and nobody needs it to stay so."""
+        return self._qwen is not None and not self._users
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep it from being unloaded for another one, within a block."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
 
     def load(self) -> asyncio.Task[Qwen]:
         """Begin to load, unless that is under way."""
@@ -254,16 +268,12 @@ class Models:
 
         Raises OverloadedError, or what prevents the model from being loaded.
         """
-        hosted.asking += 1
+        await hosted.queue.enter(tenant)
+        begun = time.monotonic()
         try:
-            await hosted.queue.enter(tenant)
-            begun = time.monotonic()
-            try:
-                yield await self.ready(hosted)
-            finally:
-                hosted.queue.leave(time.monotonic() - begun)
+            yield await self.ready(hosted)
         finally:
-            hosted.asking -= 1
+            hosted.queue.leave(time.monotonic() - begun)
 
     async def close(self) -> None:
         """Unload all."""
@@ -294,7 +304,7 @@ class Models:
     async def _unload_one(self, wanted: Hosted) -> bool:
         """Unload the idle model that was unused for longest; whether there was one."""
         others = (h for h in self.hosted.values() if h is not wanted)
-        idle = [h for h in others if h.qwen is not None and not h.asking]
+        idle = [h for h in others if h.idle]
         if not idle:
             return False
         await min(idle, key=lambda hosted: hosted.used).unload()
