@@ -25,6 +25,7 @@ _REASONS = {
     415: "The body is not application/json.",
     421: "The host is another name than this machine's.",
     429: "More than this key or user may have now; retry-after says when.",
+    431: "The headers are too large.",
     500: "A fault of the server, or a model that computes what is no number.",
     503: "The model cannot answer now; retry-after says when.",
     504: "The answer was not complete in time.",
