@@ -14,19 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.children import ROOT, ChildError, run_child
+from bench.children import ChildError, run_child
 from bench.engines import ENGINES, usable_cores
 from bench.environments import RECIPES, Places, default_folder, version_of
 from bench.floors import Figures
+from bench.machine import facts
 from bench.plan import DEFAULT, Test, parse_all
 from bench.report import Report, write
 from bench.run import Results, Runner, Settings
@@ -173,15 +172,9 @@ def _machine(folder: Path, settings: Settings, asked: argparse.Namespace) -> Non
     known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     if "bandwidth" in known and not asked.again:
         return
-    from qwick.machine.cpu import read_cpu, read_memory
-
     say("the machine's limits ...")
     told = {
-        "cpu": read_cpu().model,
-        "memory": read_memory().total,
-        "kernel": platform.release(),
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit(),
+        **facts(),
         "versions": known.get("versions", {}),
         **measure_limits(settings),
     }
@@ -202,16 +195,6 @@ def _note_versions(folder: Path, places: Places, engines: Sequence[str]) -> None
             continue  # its failure is in the report already
         told.setdefault("versions", {})[engine.title] = version
     file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-
-
-def commit() -> str:
-    """Return the commit of the checkout, marked when files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 def read_report(folder: Path, quality: Path | None) -> Report:

@@ -124,7 +124,7 @@ class Report:
             ("Every figure", self._rows()),
         ):
             if table[1]:
-                parts += [f"## {title}", _table(*table)]
+                parts += [f"## {title}", markdown_table(*table)]
             if title == "Floors":
                 parts.append(NOT_HERE)
         parts += self._quality() + self._failures()
@@ -259,7 +259,7 @@ class Report:
             ]
             for row in self.quality.get("rows", ())
         ]
-        return ["## Quality", _table(head, rows), f"The gate {self.quality.get('gate')}."]
+        return ["## Quality", markdown_table(head, rows), f"The gate {self.quality.get('gate')}."]
 
     def _failures(self) -> list[str]:
         parts = []
@@ -331,6 +331,7 @@ def _short(engine: str) -> str:
     return ENGINES[engine].title.split(" ")[0]
 
 
-def _table(head: Sequence[str], rows: list[list[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

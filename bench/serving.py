@@ -7,7 +7,7 @@
 once as is asked for; every server gets the same prompts. llama-cpp-python's server takes the file,
 vLLM's the same weights as bf16, or as float32 where the CPU has no bf16. qwick's idle share is of
 its engine's time while work waits: what passes between steps, and within steps outside the model.
-Prints one JSON line last. Exit code 1: a request failed.
+Prints one JSON line last. Exit code 1: a request failed, or the engine was idle for too long.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from typing import Any
 
 from bench.children import ROOT
 from bench.engines import usable_cores
-from bench.environments import Places, default_folder
+from bench.environments import Places, default_folder, version_of
+from bench.machine import facts
+from bench.serving_report import TITLES, ServingReport, write
 from qwick import settings
 from qwick.errors import QwickError
 from qwick.machine.cpu import read_cpu, read_kernels
@@ -59,7 +61,7 @@ class Load:
     prompt: int = 128
     answer: int = 64
     rounds: int = 2  # requests of each of those at once
-    least: int = 8  # requests, where few are at once
+    least: int = 16  # requests, where few are at once
 
 
 @dataclass(frozen=True)
@@ -229,29 +231,6 @@ def measure(
     return rows
 
 
-def table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Return the rows as Markdown, with qwick's ratio to each peer at the same level."""
-    lines = [
-        "| server | at once | failed | answers tok/s | qwick's ratio | TTFT p50 ms | p99 "
-        "| TPOT p50 ms | p99 | idle |",
-        "|" + "---|" * 10,
-    ]
-    own = {row["at_once"]: row for row in rows.get("qwick", ())}
-    for server, found in rows.items():
-        for row in found:
-            mine = own.get(row["at_once"])
-            told = mine is not None and row["output_tokens_s"] > 0  # else all have failed
-            ratio = mine["output_tokens_s"] / row["output_tokens_s"] if told else ""
-            idle = f"{row['idle_share']:.1%}" if "idle_share" in row else ""
-            shown = f"{ratio:.2f}" if ratio else ""
-            lines.append(
-                f"| {server} | {row['at_once']} | {row['failed']} | {row['output_tokens_s']} "
-                f"| {shown} | {row['ttft_p50_ms']} | {row['ttft_p99_ms']} "
-                f"| {row['tpot_p50_ms']} | {row['tpot_p99_ms']} | {idle} |"
-            )
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it from the command line; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -265,6 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", type=int, default=128, help="tokens; default: 128")
     parser.add_argument("--answer", type=int, default=64, help="tokens; default: 64")
     parser.add_argument("--rounds", type=int, default=2, help="requests of each at once")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench-report"), help="the report's folder"
+    )
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--files", type=Path, help="a folder with `hf`, to use as it is")
     given = parser.parse_args(arguments)
@@ -279,19 +261,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     levels = [int(one) for one in given.at_once.split(",")]
     try:
-        rows = measure(
-            places,
-            hub.resolve(given.model),
-            servers,
-            levels,
-            Load(given.prompt, given.answer, given.rounds),
-        )
+        model = hub.resolve(given.model)
+        load = Load(given.prompt, given.answer, given.rounds)
+        rows = measure(places, model, servers, levels, load)
+        versions = {TITLES[s]: version_of(places.python(s), s) for s in servers if s != "qwick"}
     except QwickError as error:
         print(f"bench.serving: {error}", file=sys.stderr)
         return 2
-    print(table(rows))
-    print(json.dumps(rows))
-    return 1 if any(row["failed"] for found in rows.values() for row in found) else 0
+    settings = {
+        "model": model.name,
+        "cores": len(usable_cores(read_cpu().usable)),
+        "prompt": load.prompt,
+        "answer": load.answer,
+        "vllm_dtype": _dtype(),
+    }
+    machine = {**facts(), "isa": read_kernels().used, "versions": versions}
+    report = ServingReport(settings, machine, rows)
+    write(report, given.out)
+    print(report.markdown())
+    print(json.dumps(report.to_dict()))
+    return 0 if report.passed else 1
 
 
 if __name__ == "__main__":
