@@ -194,7 +194,7 @@ def test_deaths_are_told_with_their_reason() -> None:
         until(lambda: process.pulse.state is State.FAILED)
     finally:
         process.close()
-    why = "the engine's process ended with signal 9; it is being replaced"
+    why = "the engine's process ended with signal 9"
     assert told == [
         (pids[0], why, 1, False),
         (pids[1], why, 2, False),

@@ -247,21 +247,6 @@ def test_leaving_frees_the_engine_at_once(tmp_path: Path) -> None:
             assert time.monotonic() - left < 5
 
 
-def test_two_models_and_memory_for_one(tmp_path: Path, default_checkpoint: Path) -> None:
-    options = [f"first={default_checkpoint}", f"second={default_checkpoint}", "--memory", "600MB"]
-    with Server(tmp_path, options) as server, server.client() as client:
-        server.ready()
-        states = []
-        for model in ("first", "second", "first"):
-            response = client.post(CHAT, json=chat_body() | {"model": model})
-            assert response.status_code == 200
-            assert response.json()["model"] == model
-            states.append([m["state"] for m in client.get("/v1/models").json()["data"]])
-        assert states == [["ready", "cold"], ["cold", "ready"], ["ready", "cold"]]
-        assert len(server.engines()) == 1
-        assert client.post(CHAT, json=chat_body() | {"model": MODEL}).status_code == 404
-
-
 def test_pages_of_other_origins_and_tls(tmp_path: Path) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(

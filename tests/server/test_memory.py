@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwick.errors import OverloadedError, ResourceError
-from qwick.llm import Qwen
+from qwick.errors import ResourceError
 from qwick.monitor.memory import resident_bytes
 from qwick.server.models import Models
 from qwick.server.options import ServeOptions
@@ -26,22 +25,62 @@ def test_a_model_that_is_being_loaded_counts(default_checkpoint: Path) -> None:
 
     async def run() -> None:
         models = models_of(default_checkpoint, files=1.5)
+        first, second = models.hosted.values()
         try:
-            hosted = list(models.hosted.values())
-            found = await asyncio.gather(*map(models.ready, hosted), return_exceptions=True)
-            assert sorted(type(one).__name__ for one in found) == ["OverloadedError", "Qwen"]
-            loaded, other = hosted if isinstance(found[0], Qwen) else hosted[::-1]
-            assert (loaded.state, other.state) == ("ready", "cold")
-            # What it has is counted, not its file alone.
-            assert loaded.qwen is not None
-            has = resident_bytes(loaded.qwen.engine.pulse.pid)
-            assert await loaded.taken() >= max(default_checkpoint.stat().st_size, (has or 0) * 0.9)
-            assert await other.taken() == 0
-            no_room = pytest.raises(OverloadedError, match="there is no memory for")
-            with loaded.in_use(), no_room:  # as from a request's first look at it
-                await models.ready(other)
-            await models.ready(other)
-            assert (loaded.state, other.state) == ("cold", "ready")
+            async with models.use(first):
+                await models.ready(first)
+                waiting = asyncio.create_task(models.ready(second))
+                await asyncio.sleep(0.5)
+                assert (first.state, second.state) == ("ready", "cold")
+                # What it has is counted, not its file alone.
+                assert first.qwen is not None
+                has = resident_bytes(first.qwen.engine.pulse.pid)
+                size = default_checkpoint.stat().st_size
+                assert await first.taken() >= max(size, (has or 0) * 0.9)
+                assert await second.taken() == 0
+            await waiting
+            assert (first.state, second.state) == ("cold", "ready")
+        finally:
+            await models.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.model
+def test_a_busy_model_gives_way(default_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is never idle by itself takes nobody new while another one waits for long."""
+    monkeypatch.setattr("qwick.server.models.TURN_SECONDS", 0.3)
+
+    async def run() -> None:
+        models = models_of(default_checkpoint, files=1.5)
+        first, second = models.hosted.values()
+        served = 0
+
+        async def ask() -> None:
+            nonlocal served
+            while True:
+                async with models.use(first):
+                    await models.ready(first)
+                    await asyncio.sleep(0.1)
+                    served += 1
+
+        try:
+            await models.ready(first)
+            busy = [asyncio.create_task(ask()) for _ in range(4)]
+            await asyncio.sleep(0.25)
+            assert served
+            async with models.use(second):
+                await asyncio.wait_for(models.ready(second), 20)
+                assert (first.state, second.state) == ("cold", "ready")
+            before = served
+            for _ in range(200):
+                await asyncio.sleep(0.05)
+                if served > before:
+                    break
+            assert first.state == "ready", "and it comes back"
+            for task in busy:
+                task.cancel()
+            await asyncio.gather(*busy, return_exceptions=True)
         finally:
             await models.close()
 

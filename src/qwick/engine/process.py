@@ -39,7 +39,7 @@ from qwick.engine.wire import (
 from qwick.errors import EngineError, QwickError
 
 STUCK_SECONDS = 60.0  # silent for so long and not computing: stuck
-QUICK_DEATHS = 3  # so many restarts within SHORT_LIFE seconds each, and it is given up
+QUICK_DEATHS = 3  # so many within SHORT_LIFE seconds or while loading, and it is given up
 SHORT_LIFE = 30.0
 EXIT_SECONDS = 10.0  # from the request to end to the kill
 
@@ -241,7 +241,8 @@ class _Supervisor:
         if threading.current_thread() is self._thread:
             return False
         if cancel:
-            self._thread.join(EXIT_SECONDS if timeout is None else timeout)
+            loads = self.state is State.LOADING  # then there is nothing to end in order
+            self._thread.join(0.2 if loads else EXIT_SECONDS if timeout is None else timeout)
             life = self._life
             if life is not None:
                 life.kill()
@@ -267,7 +268,8 @@ class _Supervisor:
                 if self._closing:
                     break
                 never = self._capacity is None
-                quick_deaths = quick_deaths + 1 if time.monotonic() - begun < SHORT_LIFE else 0
+                quick = time.monotonic() - begun < SHORT_LIFE or self.state is not State.READY
+                quick_deaths = quick_deaths + 1 if quick else 0
                 last = never or quick_deaths >= QUICK_DEATHS
                 if not last:
                     self.snapshot = Snapshot()  # the next one counts from 0
@@ -313,10 +315,10 @@ class _Supervisor:
                 report = life.receive(PING_SECONDS)
                 if report is not None:
                     cause = self._hear(life, report)
-                elif life.ready and life.stuck(self._stuck_seconds):
+                elif life.stuck(self._stuck_seconds):
                     silent, _ = life.silence()
                     cause = EngineError(
-                        f"the engine was stuck: no answer for {silent:.0f} s; it is being replaced",
+                        f"the engine was stuck: no answer for {silent:.0f} s",
                         hint="ask again; if it comes back, report it",
                     )
         except (EOFError, OSError):
@@ -325,7 +327,7 @@ class _Supervisor:
         if cause is None:
             ended = f"signal {-code}" if code < 0 else f"exit code {code}"
             cause = EngineError(
-                f"the engine's process ended with {ended}; it is being replaced",
+                f"the engine's process ended with {ended}",
                 hint="ask again; if it comes back, report it",
             )
         return cause
@@ -338,6 +340,7 @@ class _Supervisor:
             life.beat()
             self.snapshot = report.snapshot
         elif isinstance(report, Loading):
+            life.beat()
             if self._on_loading is not None and not self._restarts:
                 self._on_loading(report.done, report.total)
         elif isinstance(report, Ready):

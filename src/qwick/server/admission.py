@@ -220,12 +220,29 @@ class Admission:
         self.answers = answers
         self._accounts, self._clock = accounts, clock
         self._moment, self._prompt_tokens = moment, prompt_tokens
+        self._open = False
+        self._enter()
+
+    def _enter(self) -> None:
         self._open = True
-        for account in accounts:
-            account.running[self] = (moment, prompt_tokens)
+        for account in self._accounts:
+            account.running[self] = (self._moment, self._prompt_tokens)
             if account.requests is not None:
-                account.requests.add(moment, 1)
-        self.headers = _headers(accounts, moment)
+                account.requests.add(self._moment, 1)
+        self.headers = _headers(self._accounts, self._clock())
+
+    def read(self, prompt_tokens: int) -> None:
+        """Charge the prompt of a request that was let in before its prompt was looked at.
+
+        Raises as `Gate.admit`; then it is not charged at all, as if it had not been let in.
+        """
+        whole("prompt_tokens", prompt_tokens, 0, MOST)
+        self.withdraw()
+        now = self._clock()
+        for account in self._accounts:
+            account.check(prompt_tokens, self.answers, now)
+        self._prompt_tokens = prompt_tokens
+        self._enter()
 
     def finish(self, tokens: int) -> None:
         """Say that the answer has ended, after `tokens` tokens, for whatever reason.
@@ -305,9 +322,9 @@ class Gate:
         """Let a request in and charge it, or charge nothing and raise.
 
         key: its id, or one name for all who need none. user: the pseudonym of whom the client asks
-        for. prompt_tokens: 0 for what no model computes. answers: that are wanted. The sizes of the
-        request itself are for Limits.check. Raises RateLimitError, and ParameterError for a request
-        that no waiting would help.
+        for. prompt_tokens: 0 for what no model computes, and for what `Admission.read` will tell.
+        answers: that are wanted. The sizes of the request itself are for Limits.check. Raises
+        RateLimitError, and ParameterError for a request that no waiting would help.
         """
         now = self._clock()
         accounts = self._fitting(key, limits, user, prompt_tokens, answers, now)
@@ -318,10 +335,6 @@ class Gate:
         admission = Admission(found, now, prompt_tokens, answers, self._clock)
         self._make_room(now)  # only now: these accounts are no longer idle
         return admission
-
-    def check(self, key: str, limits: Limits, *, user: str | None = None, answers: int = 1) -> None:
-        """Raise as `admit` does for the shortest prompt, before a longer one is looked at."""
-        self._fitting(key, limits, user, 0, answers, self._clock())
 
     def _fitting(
         self,

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwick.errors import EngineError, QwickError, RequestCancelled
+from qwick.errors import ContextLengthError, EngineError, QwickError, RequestCancelled
 from qwick.llm import Qwen, Reply
 from qwick.llm.reply import Chunk
 from qwick.llm.stream import AsyncStream
 from qwick.llm.texts import Asked
 from qwick.server.problems import of_field
+from qwick.text.messages import strings_of
+from qwick.text.recognise import surely_longer
 
 Piece = tuple[int, Chunk | Reply]
 
@@ -42,12 +44,29 @@ class Question:
             return self._asked(qwen)
 
     def _asked(self, qwen: Qwen) -> Asked:
+        self._check_length(qwen.context)
         if self.messages is None:
             asked = qwen.texts.raw(self.prompt, self.keywords, context=qwen.context)
         else:
             asked = qwen.texts.chat(self.messages, self.tools, self.keywords, context=qwen.context)
         qwen.engine.capacity.check(asked.request)
         return asked
+
+    def _check_length(self, context: int) -> None:
+        """Refuse what is far too long before it is read: seconds of work, for nothing."""
+        if self.messages is not None:  # of earlier turns, templates leave the thinking out
+            spoken = [{**message, "reasoning_content": ""} for message in self.messages]
+            texts: Iterable[str] = strings_of((spoken, self.tools))
+        else:
+            texts = [self.prompt] if isinstance(self.prompt, str) else []
+        if surely_longer(texts, context):
+            raise ContextLengthError(
+                f"the prompt has more than {context} tokens; the context holds {context}, the "
+                "answer included",
+                hint="shorten the prompt, or load the model with a larger context (--ctx)",
+                prompt_tokens=context + 1,
+                context=context,
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """From an `Ask` to an answer: what every dialect's routes have in common.
 
-In this order: the model, the sizes that the key allows, the prompt's tokens, the windows of key and
-user, a place in the queue; then the pieces, which `sending.py` sends. Whatever happens, the place
+In this order: the model, the sizes that the key allows, the windows of key and user, the prompt's
+tokens, a place in the queue; then the pieces, which `sending.py` sends. Whatever happens, the place
 is given back, the tokens are charged, and a record is left. Knows no dialect.
 """
 
@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.responses import Response
 
@@ -22,6 +22,7 @@ from qwick.errors import (
     RateLimitError,
     RefusedError,
     RequestCancelled,
+    UsageError,
 )
 from qwick.llm import Qwen, Reply
 from qwick.server.admission import Gate
@@ -36,8 +37,12 @@ from qwick.server.problems import problem_of
 from qwick.server.pseudonyms import Pseudonyms
 from qwick.server.sending import Streamed, Whole, Writer
 from qwick.server.visit import Visit, ended_by_server
+from qwick.server.waiting import FairThreads
+
+T = TypeVar("T")
 
 TICK_SECONDS = 0.5
+READING_THREADS = 2  # they take turns with the interpreter: more would only make each wait longer
 
 
 class Desk:
@@ -60,6 +65,7 @@ class Desk:
         self._observer = observer
         self._visits: set[Visit] = set()
         self._draining: float | None = None  # when what is left will be ended
+        self._reading = FairThreads(READING_THREADS, options.waiting)
 
     @property
     def visits(self) -> int:
@@ -198,32 +204,31 @@ class Desk:
         """Bring a visit to where its answer can begin; return the model, and how to leave it."""
         stack = contextlib.AsyncExitStack()
         try:
-            hosted, ask = visit.hosted, visit.ask
-            stack.enter_context(hosted.in_use())
-            who = (visit.caller.tenant, visit.caller.limits)
-            user = None if ask.user is None else self._pseudonyms.of("user", ask.user)
-            answers = ask.choices * len(ask.prompts)
-            self._gate.check(*who, user=user, answers=answers)
-            ready = await self.models.ready(hosted)
-            asked = [await asyncio.to_thread(q.prepare, ready) for q in ask.prompts]
-            await hosted.check_grammars(asked)
-            flight = Flight(asked, ask.choices)
+            hosted, ask, caller = visit.hosted, visit.ask, visit.caller
             visit.admission = self._gate.admit(
-                *who, user=user, prompt_tokens=flight.prompt_tokens, answers=answers
+                caller.tenant,
+                caller.limits,
+                user=None if ask.user is None else self._pseudonyms.of("user", ask.user),
+                prompt_tokens=0,  # as far as is known
+                answers=ask.choices * len(ask.prompts),
             )
-            try:
-                qwen = await stack.enter_async_context(
-                    self.models.place(hosted, visit.caller.tenant)
-                )
-            except OverloadedError:
-                visit.admission.withdraw()
-                raise
+            await stack.enter_async_context(self.models.use(hosted))
+            ready = await self.models.ready(hosted)
+            flight = await self.read(caller, lambda: _prepared(ask, hosted, ready))
+            visit.admission.read(flight.prompt_tokens)
+            qwen = await stack.enter_async_context(self.models.place(hosted, caller.tenant))
             visit.flight = flight
             visit.waited = time.monotonic() - visit.begun
             return qwen, stack.aclose
-        except BaseException:
+        except BaseException as error:
+            if visit.admission is not None and not _is_the_clients(error):
+                visit.admission.withdraw()
             await stack.aclose()
             raise
+
+    async def read(self, caller: Caller, work: Callable[[], T]) -> T:
+        """Return what `work` makes of a caller's texts, on a thread, when it has its turn."""
+        return await self._reading.run(caller.tenant, work)
 
     def _settle(self, visit: Visit) -> None:
         """Charge what was generated, also of an answer that was broken off."""
@@ -245,6 +250,7 @@ class Desk:
         """Look after all visits, for as long as the server runs."""
         while True:
             await asyncio.sleep(min(TICK_SECONDS, self.options.keep_alive_seconds / 2))
+            self.models.tend()
             self._tick(time.monotonic())
 
     def _tick(self, now: float) -> None:
@@ -293,3 +299,16 @@ class Desk:
         self._draining = time.monotonic() + seconds
         while self._visits:
             await asyncio.sleep(0.05)
+        self._reading.close()
+
+
+def _prepared(ask: Ask, hosted: Hosted, qwen: Qwen) -> Flight:
+    """Return the answers to be, from prompts that are read and grammars that can be compiled."""
+    asked = [question.prepare(qwen) for question in ask.prompts]
+    hosted.check_grammars(asked, qwen.tokenizer)
+    return Flight(asked, ask.choices)
+
+
+def _is_the_clients(error: BaseException) -> bool:
+    """Whether a request that ended so is its client's doing, and counts."""
+    return isinstance(error, UsageError | asyncio.CancelledError)

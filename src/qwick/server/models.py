@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -33,14 +33,16 @@ from qwick.monitor.health import SILENT
 from qwick.monitor.memory import resident_bytes
 from qwick.server.options import ServeOptions
 from qwick.server.waiting import FairQueue
-from qwick.text.grammar import Grammar, Vocabulary
+from qwick.text.grammar import Vocabulary
 from qwick.text.tokenizer import Tokenizer
 
 log = logging.getLogger("qwick.server")
 
 RETRY_LOAD_SECONDS = 10.0  # after a load that failed, the same error is told for so long
+MOST_PATIENCE = 300.0  # seconds between two tries that nobody has asked for
 RESTART_SECONDS = 300.0  # that a request waits for an engine that is being replaced
-
+TURN_SECONDS = 5.0  # that a loaded model may go on taking requests while another one waits
+LOOK_SECONDS = 0.05  # between two looks at what is waited for
 
 Room = Callable[["Hosted"], AbstractAsyncContextManager[None]]
 
@@ -54,7 +56,7 @@ class Hosted:
         self.created = int(time.time())
         self.queue = FairQueue(options.places, options.waiting)
         self.used = 0.0  # when it was asked last
-        self._users = 0  # blocks of `in_use`
+        self.users = 0  # requests that need it, also those that wait for it
         self.lives = 0  # how often it was loaded
         self._least = 0  # bytes of its files, once somebody looked
         self._options = options
@@ -89,16 +91,7 @@ class Hosted:
     @property
     def idle(self) -> bool:
         """Whether it is loaded and nobody needs it to stay so."""
-        return self._qwen is not None and not self._users
-
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep it from being unloaded for another one, within a block."""
-        self._users += 1
-        try:
-            yield
-        finally:
-            self._users -= 1
+        return self._qwen is not None and not self.users
 
     def load(self) -> asyncio.Task[Qwen]:
         """Begin to load, unless that is under way."""
@@ -123,24 +116,29 @@ class Hosted:
         if self._loading is not None:
             return await asyncio.shield(self._loading)
         assert self._qwen is not None
-        if self._qwen.engine.pulse.state.value == "loading":  # its engine is being replaced
-            engine = self._qwen.engine
-            await asyncio.to_thread(engine.wait_ready, RESTART_SECONDS)
+        await _revived(self._qwen)
         return self._qwen
 
-    async def check_grammars(self, asked: Sequence[Asked]) -> None:
+    def check_grammars(self, asked: Sequence[Asked], tokenizer: Tokenizer) -> None:
         """Raise ParameterError for a grammar that cannot be compiled, before the engine tries."""
         guides = [a.request.guide for a in asked if isinstance(a.request.guide, Guide)]
         grammars = [guide.grammar for guide in guides if guide.grammar is not None]
-        if grammars and self._qwen is not None:
-            await asyncio.to_thread(self._check, grammars, self._qwen.tokenizer)
-
-    def _check(self, grammars: Sequence[Grammar], tokenizer: Tokenizer) -> None:
+        if not grammars:
+            return
         with self._checking:
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(tokenizer)
         for grammar in grammars:
             self._vocabulary.check(grammar)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it could not be loaded, or its engine was given up, and it may be tried again."""
+        if self._loading is not None:
+            return False
+        if self._qwen is not None:
+            return self._qwen.engine.closed
+        return self._failure is not None and time.monotonic() >= self._failure[0]
 
     def forget_failure(self) -> None:
         """Let the next request try to load it at once."""
@@ -225,6 +223,10 @@ class Models:
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
         self._room = asyncio.Lock()  # one at a time decides about memory
+        self._claim: tuple[Hosted, float] | None = None  # who waits for memory, and since when
+        self._trying: asyncio.Task[Qwen] | None = None  # to bring the first one back
+        self._patience = RETRY_LOAD_SECONDS  # until that is tried again
+        self._again = 0.0  # when it will be
         self.hosted: Mapping[str, Hosted] = {
             name: Hosted(name, source, options) for name, source in _named(options.models)
         }
@@ -263,6 +265,45 @@ class Models:
                 hosted.forget_failure()
 
     @contextlib.asynccontextmanager
+    async def use(self, hosted: Hosted) -> AsyncIterator[None]:
+        """Keep a model from being unloaded for another one, within a block.
+
+        A loaded one is lent to nobody new once another model has waited long enough for its memory.
+        """
+        if hosted.qwen is None and hosted.users >= self._options.waiting + self._options.places:
+            raise OverloadedError(
+                f"{hosted.users} requests wait for {hosted.name} to be loaded; allowed: "
+                f"{self._options.waiting + self._options.places}",
+                hint="ask again later",
+                retry_after=TURN_SECONDS,
+            )
+        while hosted.qwen is not None and self._must_give_way(hosted):
+            await asyncio.sleep(LOOK_SECONDS)
+        hosted.users += 1
+        try:
+            yield
+        finally:
+            hosted.users -= 1
+
+    def _must_give_way(self, hosted: Hosted) -> bool:
+        if self._claim is None or self._claim[0] is hosted:
+            return False
+        return time.monotonic() - self._claim[1] > TURN_SECONDS
+
+    def tend(self) -> None:
+        """Bring the first model back where nothing is loaded any more and nobody asks."""
+        now, under_way = time.monotonic(), self._trying is not None and not self._trying.done()
+        if not self.first.lost:
+            self._patience = self._patience if under_way else RETRY_LOAD_SECONDS
+            return
+        others = (h for h in self.hosted.values() if h is not self.first)
+        if under_way or now < self._again or any(h.qwen is not None and not h.lost for h in others):
+            return
+        self._again, self._patience = now + self._patience, min(2 * self._patience, MOST_PATIENCE)
+        self._trying = asyncio.create_task(self.ready(self.first))
+        self._trying.add_done_callback(_look_at)
+
+    @contextlib.asynccontextmanager
     async def place(self, hosted: Hosted, tenant: str) -> AsyncIterator[Qwen]:
         """Hold a place in a model's engine within a block; wait for it, and for the model.
 
@@ -277,23 +318,26 @@ class Models:
 
     async def close(self) -> None:
         """Unload all."""
+        if self._trying is not None:
+            self._trying.cancel()
         await asyncio.gather(*(hosted.unload() for hosted in self.hosted.values()))
 
     @contextlib.asynccontextmanager
     async def _room_for(self, wanted: Hosted) -> AsyncIterator[None]:
         """Hold the right to begin to load within a block, with room for `wanted`.
 
-        Idle models, those unused for longest first, are unloaded where it would not fit.
+        Idle models, those unused for longest first, are unloaded where it would not fit; where none
+        is idle, wait until one is.
         """
         most = self._options.memory
         async with self._room:
-            while most is not None and await self._needed(wanted) > most:
-                if not await self._unload_one(wanted):
-                    raise OverloadedError(
-                        f"there is no memory for {wanted.name} while other models are in use",
-                        hint="ask again when they are idle, or raise --memory",
-                        retry_after=10.0,
-                    )
+            self._claim = (wanted, time.monotonic())
+            try:
+                while most is not None and await self._needed(wanted) > most:
+                    if not await self._unload_one(wanted):
+                        await asyncio.sleep(LOOK_SECONDS)
+            finally:
+                self._claim = None
             yield
 
     async def _needed(self, wanted: Hosted) -> int:
@@ -309,6 +353,20 @@ class Models:
             return False
         await min(idle, key=lambda hosted: hosted.used).unload()
         return True
+
+
+async def _revived(qwen: Qwen) -> None:
+    """Wait while an engine is being replaced; no thread waits, so that none can be wanting."""
+    end = time.monotonic() + RESTART_SECONDS
+    while qwen.engine.pulse.state.value == "loading" and time.monotonic() < end:
+        await asyncio.sleep(LOOK_SECONDS)
+    qwen.engine.wait_ready(0)  # which says what has become of it
+
+
+def _look_at(task: asyncio.Task[Qwen]) -> None:
+    """Leave no failure of a task unseen; the model has told the log already."""
+    if not task.cancelled():
+        task.exception()
 
 
 class _Logged(hub.SilentListener):

@@ -1,4 +1,4 @@
-"""Who may have a place in a model's engine next: a bounded queue, fair between tenants.
+"""Who may have a place in a model's engine next, or a thread: bounded queues, fair to all tenants.
 
 A tenant is a key, or everybody without one. Free places go round the tenants that wait, so one with
 a thousand requests delays another's first by one place, not by a thousand. For one event loop.
@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from qwick.errors import OverloadedError
 from qwick.values import whole
+
+T = TypeVar("T")
 
 MOST = 1 << 20
 FORGETS = 0.9  # weight of the past in the mean time that a request takes
@@ -93,3 +98,33 @@ class FairQueue:
         queue.remove(turn)
         if not queue:
             del self._queues[tenant]
+
+
+class FairThreads:
+    """Threads for what takes a while and needs no engine, such as reading prompts; fair as above.
+
+    They are nobody else's: the event loop's own threads parse bodies and end the server.
+    """
+
+    def __init__(self, threads: int, waiting: int) -> None:
+        self._queue = FairQueue(threads, waiting)
+        self._threads = ThreadPoolExecutor(threads, "qwick-reading")
+
+    async def run(self, tenant: str, work: Callable[[], T]) -> T:
+        """Return what `work` returns, once it had its turn; OverloadedError if too many wait.
+
+        A thread cannot be stopped: whoever leaves meanwhile holds the turn until it has ended.
+        """
+        await self._queue.enter(tenant)
+        done = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        done.add_done_callback(self._ended)
+        return await asyncio.shield(done)
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _ended(self, done: asyncio.Future[T]) -> None:
+        self._queue.leave()
+        if not done.cancelled():
+            done.exception()  # it has been looked at, though nobody may be waiting for it

@@ -1,6 +1,6 @@
 """The routes for whoever watches: is it alive, can it answer, how has it been.
 
-`/health` says that the process lives; `/ready` that the first model's decode loop answers;
+`/health` says that the process lives; `/ready` that a model's decode loop answers;
 `/health_generate` that every loaded model can generate. `/metrics` is Prometheus's, `/v1/monitor`
 the same for people and programs, with a verdict.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -73,19 +74,17 @@ def routes(desk: Desk, observer: Observer) -> APIRouter:
 
     @router.get("/ready", **answers())
     async def ready() -> Response:
-        """Tell whether requests are answered: the first model is loaded, and its loop beats."""
-        check_ready(desk.models.first)
+        """Tell whether requests are answered: a model is loaded, and its decode loop beats."""
+        check_ready(list(desk.models.hosted.values()))
         return JSONResponse({"status": "ready"})
 
     @router.get("/health_generate", **answers())
     async def health_generate(request: Request) -> Response:
-        """Let every loaded model generate one token."""
+        """Let every loaded model generate one token; where none is, the first one."""
         caller: Caller = request.state.caller
         times: dict[str, float] = {}
-        for name, hosted in desk.models.hosted.items():
-            if hosted.qwen is None and hosted is not desk.models.first:
-                continue
-            times[name] = await generate(desk, caller, hosted)
+        for hosted in loaded(desk):
+            times[hosted.name] = await generate(desk, caller, hosted)
         return JSONResponse({"status": "ok", "seconds": times})
 
     @router.get("/metrics", **answers(text=True))
@@ -101,7 +100,7 @@ def routes(desk: Desk, observer: Observer) -> APIRouter:
 
     @router.post("/v1/monitor/probe", **answers(), **_PROBE)
     async def probe(request: Request) -> Response:
-        """Put a few prompts to the first model, the body's or short ones, and tell how it did."""
+        """Put a few prompts, the body's or short ones, to a loaded model, and tell how it did."""
         caller: Caller = request.state.caller
         given = await request.body()
         body = await read_body(request, ProbeBody, {}) if given else ProbeBody()
@@ -115,19 +114,33 @@ def routes(desk: Desk, observer: Observer) -> APIRouter:
     return router
 
 
-def check_ready(hosted: Hosted) -> None:
-    """Raise OverloadedError unless a model can take requests now."""
+def loaded(desk: Desk) -> list[Hosted]:
+    """Return the models that are loaded, the one used last first; else the first one.
+
+    So whoever looks after the server unloads nobody's model.
+    """
+    found = [hosted for hosted in desk.models.hosted.values() if hosted.qwen is not None]
+    return sorted(found, key=lambda hosted: -hosted.used) or [desk.models.first]
+
+
+def check_ready(models: Sequence[Hosted]) -> None:
+    """Raise OverloadedError, with what is wrong with the first, unless one can take requests."""
+    troubles = [_trouble_of(hosted) for hosted in models]
+    if all(troubles):
+        raise OverloadedError(f"{models[0].name} {troubles[0]}", retry_after=5.0)
+
+
+def _trouble_of(hosted: Hosted) -> str | None:
+    """Return why a model can take no requests now, None where it can."""
     qwen = hosted.qwen
     if qwen is None:
-        raise OverloadedError(f"{hosted.name} is {hosted.state}", retry_after=5.0)
+        return f"is {hosted.state}"
     if hosted.state != "ready":
-        raise OverloadedError(f"the engine of {hosted.name} is {hosted.state}", retry_after=5.0)
+        return f"has an engine that is {hosted.state}"
     silent = qwen.engine.pulse.silent
     if silent > hosted.patience:
-        raise OverloadedError(
-            f"the engine of {hosted.name} has been silent for {silent:.0f} s",
-            retry_after=5.0,
-        )
+        return f"has an engine that has been silent for {silent:.0f} s"
+    return None
 
 
 def _last(request: Request) -> int:
@@ -137,8 +150,8 @@ def _last(request: Request) -> int:
 
 
 async def probed(desk: Desk, observer: Observer, caller: Caller, body: ProbeBody) -> dict[str, Any]:
-    """Put the prompts to the first model, one after the other, as visits like any other."""
-    hosted = desk.models.first
+    """Put the prompts to a loaded model, one after the other, as visits like any other."""
+    hosted = loaded(desk)[0]
     records = []
     for number, prompt in enumerate(body.prompts):
         name = f"{caller.request_id}-{number}"
@@ -160,8 +173,9 @@ async def generate(desk: Desk, caller: Caller, hosted: Hosted) -> float:
     keywords: dict[str, Any] = {"max_tokens": 1, "temperature": 0, "namespace": "health"}
     ask = Ask("probe", hosted.name, [Question(keywords, prompt="1 + 1 =")], max_tokens=1)
     try:
-        qwen = await desk.models.ready(hosted)
-        await qwen.astream_asked(ask.prompts[0].prepare(qwen)).read()
+        async with desk.models.use(hosted):
+            qwen = await desk.models.ready(hosted)
+            await qwen.astream_asked(ask.prompts[0].prepare(qwen)).read()
     except QwickError as error:
         message = problem_of(error).error["message"]
         raise OverloadedError(f"{hosted.name} cannot generate: {message}") from error

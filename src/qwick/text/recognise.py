@@ -7,8 +7,9 @@ than that, so the library obeys it as a whole. Knows nothing of control tokens o
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from qwick.formats.checkpoint import TokenizerData
     from qwick.native import ops
 
-__all__ = ["Added", "Recogniser", "recogniser_of"]
+__all__ = ["Added", "Recogniser", "recogniser_of", "surely_longer"]
 
 # Token types of GGUF (gguf.TokenType).
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
@@ -79,6 +80,16 @@ class Recogniser(Protocol):
 
     def token(self, id: int) -> str:
         """Return a token in the byte alphabet; "" for an id that has none."""
+
+
+def surely_longer(texts: Iterable[str], most: int) -> bool:
+    """Whether texts have more than `most` tokens, told without finding them; False: who knows.
+
+    A literal of an added token holds up to four borders, and is one token.
+    """
+    enough = 4 * most + 1
+    borders = itertools.chain.from_iterable(map(_BORDER.finditer, texts))
+    return sum(1 for _ in itertools.islice(borders, enough)) == enough
 
 
 def recogniser_of(data: TokenizerData) -> Recogniser:

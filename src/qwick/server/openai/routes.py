@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from asyncio import to_thread
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -51,7 +51,7 @@ def routes(desk: Desk) -> APIRouter:
         caller: Caller = request.state.caller
         headers = _inert(body)
         hosted = _hosted(desk, caller, body.model)
-        ask = await to_thread(chat_ask, body, caller)
+        ask = await desk.read(caller, partial(chat_ask, body, caller))
         writer = ChatWriter(body, caller.request_id)
         stream = bool(body.stream)
         return await desk.respond(caller, hosted, ask, writer, stream=stream, headers=headers)
@@ -69,8 +69,8 @@ def routes(desk: Desk) -> APIRouter:
         texts: Any = None
         if body.suffix is not None or not all(isinstance(prompt, str) for prompt in said):
             texts = (await desk.models.ready(hosted)).texts
-            said = await to_thread(_as_texts, said, texts.tokenizer)
-        ask = await to_thread(completion_ask, body, caller, said, texts)
+            said = await desk.read(caller, partial(_as_texts, said, texts.tokenizer))
+        ask = await desk.read(caller, partial(completion_ask, body, caller, said, texts))
         writer = CompletionWriter(body, caller.request_id, said if body.echo else ())
         stream = bool(body.stream)
         return await desk.respond(caller, hosted, ask, writer, stream=stream, headers=headers)
@@ -121,8 +121,9 @@ def routes(desk: Desk) -> APIRouter:
                 add_generation_prompt=body.add_generation_prompt,
             ).ids
 
-        with desk.small(request.state.caller, hosted, _characters(body)) as limits:
-            ids, pieces = await to_thread(encoded)
+        caller: Caller = request.state.caller
+        with desk.small(caller, hosted, _characters(body)) as limits:
+            ids, pieces = await desk.read(caller, encoded)
         found: dict[str, Any] = {
             "tokens": ids,
             "count": len(ids),
@@ -138,8 +139,9 @@ def routes(desk: Desk) -> APIRouter:
         body = await read_body(request, DetokenizeBody, {})
         hosted = _hosted(desk, request.state.caller, body.model)
         tokenizer = (await desk.models.ready(hosted)).tokenizer
-        with desk.small(request.state.caller, hosted, len(body.tokens)) as limits:
-            text = await to_thread(tokenizer.decode, body.tokens)
+        caller: Caller = request.state.caller
+        with desk.small(caller, hosted, len(body.tokens)) as limits:
+            text = await desk.read(caller, partial(tokenizer.decode, body.tokens))
         return JSONResponse({"prompt": text, "content": text}, headers=limits)
 
     return router
