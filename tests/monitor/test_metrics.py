@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.test_records import record
+from qwick.engine.stats import Snapshot, Stats
 from qwick.monitor.metrics import COUNTS, FINISHES, LATENCY, PER_TOKEN, TTFT, Metrics
 from qwick.monitor.records import REFUSED, RequestRecord
 
@@ -106,9 +107,10 @@ def snapshot(**values: Any) -> dict[str, Any]:
     names = [
         *("running", "waiting", "pages_used", "prefix_hit_tokens", "prefix_miss_tokens"),
         *("preemptions", "drafted", "accepted", "steps", "step_seconds", "failed_steps"),
-        *("model_seconds", "between_seconds"),
+        *("model_seconds", "between_seconds", "corrupted", "drafts", "prompt_rows", "generated"),
     ]
-    return {**dict.fromkeys(names, 0), "pages": 10, **values}
+    cache = {"pages": 10, "page_size": 64, "prefix_reuse": True}
+    return {**dict.fromkeys(names, 0), **cache, "step_tokens": [0] * 14, **values}
 
 
 @settings(deadline=None)
@@ -173,6 +175,26 @@ def test_what_is_gone_is_not_told_any_more() -> None:
     assert values["qwick:kv_cache_usage_perc", label] == 0
     assert values["qwick:engine_steps_total", label] == 7
     assert ("qwick:process_memory_bytes", (("process", "m"),)) not in values
+
+
+def test_steps_by_their_tokens() -> None:
+    """As the engine counts them: within vLLM's bounds, and over the lives of engines."""
+    metrics, stats = Metrics(["m"], version="1"), Stats()
+    tokens = [1, 1, 2, 8, 9, 16384, 20000]
+    for count in tokens:
+        stats.count_step(count)
+        stats.generated += count
+    told = {**snapshot(), **Snapshot(stats, pages=10, page_size=64).to_dict()}
+    for life in (0, 1, 1):
+        metrics.engine("m", told, waiting=0, life=life)
+    values, label = read(metrics), (("model_name", "m"),)
+    for bound, count in (("1.0", 2), ("8.0", 4), ("16.0", 5), ("16384.0", 6), ("+Inf", 7)):
+        where = (("le", bound), *label)
+        assert values["qwick:iteration_tokens_total_bucket", where] == 2 * count
+    assert values["qwick:iteration_tokens_total_sum", label] == 2 * sum(tokens)
+    cache = {"block_size": "64", "num_gpu_blocks": "10", "enable_prefix_caching": "True"}
+    where = tuple(sorted({**cache, "model_name": "m"}.items()))
+    assert values["qwick:cache_config_info", where] == 1
 
 
 def test_an_unknown_model_makes_no_series() -> None:

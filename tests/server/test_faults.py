@@ -9,10 +9,12 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -262,6 +264,15 @@ def test_pages_of_other_origins_and_tls(tmp_path: Path) -> None:
         trusted = ssl.create_default_context(cafile=str(certificate))
         with httpx.Client(base_url=server.url, verify=trusted) as client:
             assert client.get("/health").status_code == 200
+            url = f"https://localhost:{server.port}"
+            monitor = [sys.executable, "-m", "qwick", "monitor", "--once", "--url", url]
+            watch = partial(subprocess.run, capture_output=True, text=True)
+            blind = watch(monitor)
+            assert blind.returncode == 7
+            assert "is not trusted" in blind.stderr
+            assert "--ca names a PEM file" in blind.stderr
+            assert "healthy" in watch([*monitor, "--ca", str(certificate)]).stdout
+            assert "cannot be used" in watch([*monitor, "--ca", str(key)]).stderr
             preflight = {
                 "origin": "https://good.example",
                 "access-control-request-method": "POST",

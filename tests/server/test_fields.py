@@ -75,7 +75,6 @@ SOUND = {
     "prompt_cache_key": "x",
     "prompt_cache_options": {},
     "prompt_cache_retention": "24h",
-    "safety_identifier": "x",
     "prediction": {"type": "content", "content": "x"},
 }
 

@@ -15,9 +15,11 @@ import click
 from qwick import settings
 from qwick.cli.show import json_option, print_json, size_text
 from qwick.cli.visible import one_line
-from qwick.errors import AuthenticationError, EngineError, PermissionDeniedError
+from qwick.errors import AuthenticationError, EngineError, PermissionDeniedError, UsageError
 
 if TYPE_CHECKING:
+    import ssl
+
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
     from rich.text import Text
@@ -40,12 +42,22 @@ LATEST = 253_402_300_000.0  # the year 9999, in seconds since 1970
     "--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is."
 )
 @click.option("--key", metavar="KEY", help="An admin's API key; default: QWICK_API_KEY.")
+@click.option(
+    "--ca", metavar="FILE", help="PEM file of a certificate, or its authority's, to trust."
+)
 @click.option("--interval", type=click.FloatRange(0.2, 3600), default=2.0, show_default=True)
 @click.option("--once", is_flag=True, help="Show it once; exit code 1 unless it is healthy.")
 @click.option("--probe", is_flag=True, help="Put a few prompts to the server, and show how it did.")
 @json_option
 def monitor(
-    url: str, key: str | None, interval: float, once: bool, probe: bool, as_json: bool
+    *,
+    url: str,
+    key: str | None,
+    ca: str | None,
+    interval: float,
+    once: bool,
+    probe: bool,
+    as_json: bool,
 ) -> None:
     """Show models, speed, the last requests and a verdict of the server at --url, until Ctrl-C.
 
@@ -53,10 +65,12 @@ def monitor(
     healthy.
     """
     key = (settings.API_KEY.get() if key is None else key) or None
+    trusted = None if ca is None else _trusted(ca)
     if not (once or probe or as_json):
-        _watch(url, key, interval)
+        _watch(url, key, trusted, interval)
         return
-    found = _ask(url, "/v1/monitor/probe" if probe else "/v1/monitor", key, post=probe)
+    path = "/v1/monitor/probe" if probe else "/v1/monitor"
+    found = _ask(url, path, key, trusted, post=probe)
     view = _view(found, url)
     if as_json:
         print_json(found)
@@ -68,8 +82,29 @@ def monitor(
         raise SystemExit(UNHEALTHY)
 
 
-def _ask(url: str, path: str, key: str | None, *, post: bool = False) -> dict[str, Any]:
-    """Return a JSON answer; raises the error that the server told, or that there is none."""
+def _trusted(ca: str) -> ssl.SSLContext:
+    """Return what trusts the certificates of this file alone; UsageError where it has none."""
+    import ssl
+
+    from qwick.values import a_path
+
+    path = a_path("--ca", ca, "a PEM file")
+    try:
+        return ssl.create_default_context(cafile=path)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--ca is {ca!r:.100}, which cannot be used: {error}",
+            hint="give a PEM file: the server's --tls-certificate, or that of who signed it",
+        ) from None
+
+
+def _ask(
+    url: str, path: str, key: str | None, trusted: ssl.SSLContext | None, *, post: bool = False
+) -> dict[str, Any]:
+    """Return a JSON answer; raises the error that the server told, or that there is none.
+
+    trusted: what to trust instead of the usual authorities.
+    """
     import httpx
 
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
@@ -85,8 +120,18 @@ def _ask(url: str, path: str, key: str | None, *, post: bool = False) -> dict[st
             timeout=PROBE_TIMEOUT if post else TIMEOUT,
             # A proxy that the environment names has no way to this machine, and need see no key.
             trust_env=not (host in ("localhost", "::1") or host.startswith("127.")),
+            verify=True if trusted is None else trusted,
         )
         found = response.json()
+    except httpx.ConnectError as error:
+        distrust = _distrust(error)
+        if distrust is None:
+            raise _none(url, str(error) or type(error).__name__) from None
+        raise EngineError(
+            f"the certificate of {one_line(url)} is not trusted: {one_line(distrust)}",
+            hint="--ca names a PEM file to trust: the server's --tls-certificate, or that of who "
+            "signed it; --url must name the server as it does",
+        ) from None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
         raise _none(url, str(error) or type(error).__name__) from None
     if not isinstance(found, dict):
@@ -104,6 +149,16 @@ def _ask(url: str, path: str, key: str | None, *, post: bool = False) -> dict[st
     raise EngineError(message, hint="see the server's log")
 
 
+def _distrust(error: BaseException) -> str | None:
+    """Return what is wrong with the server's certificate; None where something else is."""
+    import ssl
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return None if cause is None else cause.verify_message
+
+
 def _none(url: str, why: str) -> EngineError:
     return EngineError(
         f"no qwick server answers at {one_line(url)}: {one_line(why)}",
@@ -111,17 +166,17 @@ def _none(url: str, why: str) -> EngineError:
     )
 
 
-def _watch(url: str, key: str | None, interval: float) -> None:
+def _watch(url: str, key: str | None, trusted: ssl.SSLContext | None, interval: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
-    first = _fitting(_ask(url, "/v1/monitor", key), url, console)
+    first = _fitting(_ask(url, "/v1/monitor", key, trusted), url, console)
     with Live(first, console=console, screen=False, auto_refresh=False) as live:
         while True:
             time.sleep(interval)
             try:
-                view = _fitting(_ask(url, "/v1/monitor", key), url, console)
+                view = _fitting(_ask(url, "/v1/monitor", key, trusted), url, console)
                 live.update(view, refresh=True)
             except EngineError as error:  # it may come back
                 live.update(_text(error.message, "red"), refresh=True)

@@ -137,6 +137,8 @@ class Engine:
             pages_used=self.pages_used,
             pages_kept=self.pages_kept,
             pages=self.page_count,
+            page_size=self._state.limits.page_size,
+            prefix_reuse=self._state.prefix_reuse,
         )
 
     def check(self) -> None:
@@ -234,6 +236,7 @@ class Engine:
         for chunk in step.chunks:
             self._live[chunk.sequence.number].drafted += chunk.drafted
         stats.preemptions += len(step.preempted)
+        generated = stats.generated
         stats.plan_seconds += watch.lap()
         try:
             hidden = self.model.forward(batch, self._cache)
@@ -244,7 +247,7 @@ class Engine:
             self._learn(step)
         except Exception as error:
             self._fail(step.chunks, error)
-        self._count(step)
+        self._count(step, generated)
         ended = self.clock()
         stats.step_seconds += ended - watch.begun
         self._left = ended if self._live else None
@@ -303,6 +306,7 @@ class Engine:
                 try:
                     touched[live.number] = (live, self._read_row(live, row, position, now), None)
                 except Exception as error:  # bad logits, a broken steer: one request's own matter
+                    stats.corrupted += isinstance(error, BadLogitsError)
                     touched[live.number] = (live, FinishReason.ERROR, _failure(live, error))
             stats.sample_seconds += watch.lap()
             for live, reason, failure in touched.values():
@@ -382,14 +386,17 @@ class Engine:
             if live is not None:
                 self._end(live, FinishReason.ERROR, _failure(live, error))
 
-    def _count(self, step: Step) -> None:
-        self.stats.steps += 1
+    def _count(self, step: Step, generated: int) -> None:
+        """Count a step; generated: how many tokens had been, before it."""
+        stats, computed = self.stats, self.stats.prompt_rows
         for chunk in step.chunks:
-            self.stats.drafted += chunk.drafted
+            stats.drafts += chunk.drafted > 0
+            stats.drafted += chunk.drafted
             if chunk.count - chunk.drafted == 1:
-                self.stats.decode_rows += 1
+                stats.decode_rows += 1
             else:
-                self.stats.prompt_rows += chunk.count
+                stats.prompt_rows += chunk.count
+        stats.count_step(stats.prompt_rows - computed + stats.generated - generated)
 
 
 def _closed() -> EngineError:

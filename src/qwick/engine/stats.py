@@ -5,10 +5,14 @@ Knows numbers only. Who shows them (metrics, `bench`) is elsewhere.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+# Upper bounds, of tokens of a step, up to which steps are counted together: those of vLLM.
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
 @dataclass(slots=True)
@@ -27,12 +31,16 @@ class Stats:
     prefix_hit_tokens: int = 0  # of starting requests (scores and preempted ones too): in the cache
     prefix_miss_tokens: int = 0  # and the rest of them, to be computed
     evicted_pages: int = 0  # pages that could have been found again, given to somebody else
+    drafts: int = 0  # how often ids were guessed for a sequence
     drafted: int = 0  # rows of guessed ids, beside those above
     accepted: int = 0  # those of them that were right
     preemptions: int = 0
     failed_steps: int = 0
+    corrupted: int = 0  # requests that ended because their logits were NaN or infinite
     failed_callbacks: int = 0
     finished: Counter[str] = field(default_factory=Counter)
+    # Steps by their tokens (of prompts, and generated): up to each of STEP_TOKENS, and beyond.
+    step_tokens: list[int] = field(default_factory=lambda: [0] * (len(STEP_TOKENS) + 1))
     step_seconds: float = 0.0
     between_seconds: float = 0.0
     plan_seconds: float = 0.0
@@ -40,6 +48,11 @@ class Stats:
     logits_seconds: float = 0.0
     sample_seconds: float = 0.0
     deliver_seconds: float = 0.0
+
+    def count_step(self, tokens: int) -> None:
+        """Count a step of so many tokens."""
+        self.steps += 1
+        self.step_tokens[bisect_left(STEP_TOKENS, tokens)] += 1
 
     @property
     def model_seconds(self) -> float:
@@ -61,7 +74,10 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An engine at one moment: its counters so far, its requests and the pages of its cache."""
+    """An engine at one moment: its counters so far, its requests and the pages of its cache.
+
+    page_size: positions of a page. prefix_reuse: whether pages are found by what is in them.
+    """
 
     stats: Stats = field(default_factory=Stats)
     running: int = 0
@@ -69,6 +85,8 @@ class Snapshot:
     pages_used: int = 0
     pages_kept: int = 0
     pages: int = 0
+    page_size: int = 0
+    prefix_reuse: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers by name, the counters among them."""

@@ -108,8 +108,12 @@ def verdict(
     thresholds: Thresholds,
     *,
     memory: int | None,
+    unwritten: int = 0,
 ) -> Verdict:
-    """Judge; memory: bytes of server and engines together, None where that cannot be told."""
+    """Judge; memory: bytes of server and engines together, None where that cannot be told.
+
+    unwritten: refusals that the audit log lacks, for it cannot be written.
+    """
     judge = _Judge()
     for model in models.values():
         _judge_model(judge, model)
@@ -123,6 +127,13 @@ def verdict(
                 f"{thresholds.memory:.0f} MB",
                 "serve with a smaller context (--ctx), or raise --memory-above",
             )
+    if unwritten:
+        judge.find(
+            1,
+            f"the audit log cannot be written and lacks {_refusals(unwritten)}",
+            "see the server's log for why (audit_unwritten), and make room on the disk of its "
+            "state folder (QWICK_STATE)",
+        )
     status = ("healthy", "degraded", "unhealthy")[judge.worst]
     return Verdict(status, tuple(judge.reasons), tuple(judge.advice))
 
@@ -203,6 +214,10 @@ def _judge_answers(judge: _Judge, averages: Averages, thresholds: Thresholds) ->
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
+
+
+def _refusals(count: int) -> str:
+    return "1 refusal" if count == 1 else f"{count} refusals"
 
 
 def _requests(count: int, verb: str) -> str:

@@ -27,6 +27,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from qwick.engine.stats import STEP_TOKENS
 from qwick.monitor.records import REFUSED, RequestRecord
 
 PREFIX, COMPAT = "qwick", "vllm"
@@ -62,6 +63,8 @@ _COUNTERS = {
     "prefix_cache_queries": "Tokens looked for in the prefix cache.",
     "prefix_cache_hits": "Tokens found in the prefix cache.",
     "num_preemptions": "Requests whose pages were taken for others.",
+    "corrupted_requests": "Requests that failed because logits were NaN or infinite.",
+    "spec_decode_num_drafts": "How often tokens were guessed ahead.",
     "spec_decode_num_draft_tokens": "Tokens guessed ahead.",
     "spec_decode_num_accepted_tokens": "Guessed tokens that were right.",
 }
@@ -88,7 +91,9 @@ _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
     "request_max_num_generation_tokens": ("Tokens of a request's longest answer.", COUNTS),
     "request_params_n": ("Answers asked for.", (1, 2, 5, 10, 20)),
     "request_params_max_tokens": ("max_tokens asked for.", COUNTS),
+    "iteration_tokens_total": ("Tokens of a step: of prompts, and generated.", STEP_TOKENS),
 }
+_CACHE = ("block_size", "num_gpu_blocks", "enable_prefix_caching")  # vLLM's words, on any machine
 # Names of older vLLM, which its published dashboards still have: told with `compat` only.
 _OLD_NAMES = {
     "kv_cache_usage_perc": "gpu_cache_usage_perc",
@@ -106,6 +111,7 @@ class Metrics:
         self._answers: Counter[tuple[str, str]] = Counter()
         self._refusals: Counter[str] = Counter()
         self._memory: dict[str, int] = {}
+        self._unwritten = 0
         self._registry = CollectorRegistry()
         self._registry.register(_Look(self))
 
@@ -140,12 +146,17 @@ class Metrics:
         own = self._models[model]
         if snapshot is None:
             own.gauges = {**dict.fromkeys(_GAUGES, 0.0), "num_requests_waiting": waiting}
+            own.cache = None
         else:
             own.take(snapshot, waiting, restarts, life)
 
     def memory(self, processes: Mapping[str, int | None]) -> None:
         """Set the memory of each process in bytes; those not named are no more."""
         self._memory = {name: size for name, size in processes.items() if size is not None}
+
+    def audit(self, unwritten: int) -> None:
+        """Set how many refusals could not be written to the audit log."""
+        self._unwritten = unwritten
 
     def render(self) -> tuple[bytes, str]:
         """Return all in Prometheus's text format, and its content type."""
@@ -175,9 +186,14 @@ class Metrics:
         )
         for process, size in self._memory.items():
             memory.add_metric((process,), size)
+        unwritten = GaugeMetricFamily(
+            f"{PREFIX}:audit_unwritten_lines",
+            "Refusals that the audit log lacks, for it cannot be written.",
+            value=self._unwritten,
+        )
         info = GaugeMetricFamily(f"{PREFIX}:build_info", "The version.", labels=("version",))
         info.add_metric((self._version,), 1)
-        yield from (http, refusals, memory, info)
+        yield from (http, refusals, memory, unwritten, info)
 
     def _shared(self, prefix: str) -> Iterator[Metric]:
         """Yield what vLLM has too."""
@@ -193,6 +209,13 @@ class Metrics:
             for model, own in self._models.items():
                 counter.add_metric((model, ENGINE), own.counters[name])
             yield counter
+        info = GaugeMetricFamily(
+            f"{prefix}:cache_config_info", "The cache.", labels=(*LABELS, *_CACHE)
+        )
+        for model, own in self._models.items():
+            if own.cache is not None:
+                info.add_metric((model, ENGINE, *own.cache), 1)
+        yield info
         ended = CounterMetricFamily(
             f"{prefix}:request_success",
             "Requests that ended, by why.",
@@ -228,12 +251,17 @@ class _Histogram:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
+        self._counts: list[float] = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self.total += value
+
+    def add(self, counts: Sequence[float], total: float) -> None:
+        """Count many values: how many lie within each bound and beyond, and their sum."""
+        self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)]
+        self.total += total
 
     def buckets(self) -> list[tuple[str, float]]:
         names = [*map(floatToGoString, self._bounds), "+Inf"]
@@ -247,6 +275,7 @@ class _Model:
         self.gauges: dict[str, float] = dict.fromkeys(_GAUGES, 0.0)
         self.counters: dict[str, float] = dict.fromkeys((*_COUNTERS, *_OWN_COUNTERS), 0.0)
         self.histograms = {name: _Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}
+        self.cache: tuple[str, ...] | None = None  # values of _CACHE, of an engine that is there
         self._finishes: dict[str, int] = dict.fromkeys(FINISHES, 0)
         self._life = 0
         self._seen: dict[str, float] = {}  # the engine's counters at the last look
@@ -290,11 +319,17 @@ class _Model:
         self._restarts = restarts
         if life != self._life:
             self._life, self._seen = life, {}
+        self.cache = None
+        if snapshot["pages"]:  # else an engine that has told nothing yet
+            kept = str(snapshot["prefix_reuse"])
+            self.cache = (str(snapshot["page_size"]), str(snapshot["pages"]), kept)
         hits = snapshot["prefix_hit_tokens"]
         for name, value in (
             ("prefix_cache_queries", hits + snapshot["prefix_miss_tokens"]),
             ("prefix_cache_hits", hits),
             ("num_preemptions", snapshot["preemptions"]),
+            ("corrupted_requests", snapshot["corrupted"]),
+            ("spec_decode_num_drafts", snapshot["drafts"]),
             ("spec_decode_num_draft_tokens", snapshot["drafted"]),
             ("spec_decode_num_accepted_tokens", snapshot["accepted"]),
             ("engine_steps", snapshot["steps"]),
@@ -303,10 +338,16 @@ class _Model:
             ("engine_between_seconds", snapshot["between_seconds"]),
             ("engine_failed_steps", snapshot["failed_steps"]),
         ):
-            seen = self._seen.get(name, 0.0)
-            if value > seen:
-                self.counters[name] += value - seen
-                self._seen[name] = value
+            self.counters[name] += self._grown(name, value)
+        steps = [self._grown(f"step {i}", n) for i, n in enumerate(snapshot["step_tokens"])]
+        tokens = self._grown("step tokens", snapshot["prompt_rows"] + snapshot["generated"])
+        self.histograms["iteration_tokens_total"].add(steps, tokens)
+
+    def _grown(self, name: str, value: float) -> float:
+        """Return by how much a count of the engine has grown since the last look."""
+        seen = self._seen.get(name, 0.0)
+        self._seen[name] = max(seen, value)
+        return max(0.0, value - seen)
 
     def ends(self, words: Mapping[str, str]) -> Counter[str]:
         """Return how many requests ended how; words: other names for reasons."""

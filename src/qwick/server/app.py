@@ -54,7 +54,7 @@ class Service:
         self.pseudonyms = Pseudonyms(options.state)
         self.audit = AuditLog(options.state)
         self.models = Models(options)
-        self.observer = Observer(options, self.models, self.pseudonyms)
+        self.observer = Observer(options, self.models, self.pseudonyms, self.audit)
         self.desk = Desk(
             options,
             self.models,
@@ -106,14 +106,29 @@ class Service:
             for task in tasks:
                 task.cancel()
             await self.models.close()
-            await asyncio.to_thread(self.audit.flush)
-            with contextlib.suppress(ResourceError):
+            await self._flush()
+            try:
                 self.audit.server_event("server_stopped")
+            except ResourceError as error:
+                log.error("audit_unwritten", extra={"error": error.message})
 
     async def _flush_forever(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            await asyncio.to_thread(self.audit.flush)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Write the counted refusals; tell where that begins to fail, and where it no longer does.
+
+        It is tried each second, and a log that says so each second hides what else it says.
+        """
+        failed = self.audit.failure is not None
+        await asyncio.to_thread(self.audit.flush)
+        failure = self.audit.failure
+        if failure is not None and not failed:
+            log.error("audit_unwritten", extra={"error": failure.message})
+        elif failure is None and failed:
+            log.warning("audit_written", extra={"notice": "what was counted meanwhile is in it"})
 
 
 def _for_pages(app: App, origins: Sequence[str]) -> App:

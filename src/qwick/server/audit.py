@@ -30,7 +30,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from qwick.errors import FormatError, ResourceError
+from qwick.errors import FormatError, QwickError, ResourceError
 from qwick.hub.disk import sync_folder
 from qwick.hub.locks import NoLocksError, locked
 from qwick.server.pseudonyms import check_pseudonym
@@ -83,7 +83,7 @@ class AuditLog:
         self._told: set[_Kind] = set()  # written as they came, since the last flush
         self._lock = threading.Lock()  # of both
         self._flushing = threading.Lock()
-        self._failed = False
+        self._failure: QwickError | None = None
 
     # -- at once -----------------------------------------------------------------------------------
 
@@ -139,7 +139,12 @@ class AuditLog:
     def unwritten(self) -> int:
         """Refusals that could not be written yet, since the last flush failed; else 0."""
         with self._lock:
-            return sum(count.times for count in self._pending.values()) if self._failed else 0
+            return sum(count.times for count in self._pending.values()) if self._failure else 0
+
+    @property
+    def failure(self) -> QwickError | None:
+        """Why the last flush failed; None if it went well."""
+        return self._failure
 
     def flush(self) -> bool:
         """Write the refusals that were counted, and say whether that went well.
@@ -152,19 +157,19 @@ class AuditLog:
                 pending, self._pending = self._pending, {}
                 self._told.clear()
             if not pending:
-                return not self._failed
+                return self._failure is None
             try:
                 lines = [_refusal(*what, count) for what, count in pending.items()]
                 self._append(self.folder / "server.jsonl", lines, MOST_BYTES)
-            except (ResourceError, FormatError):
+            except (ResourceError, FormatError) as error:
                 with self._lock:
-                    self._failed = True
+                    self._failure = error
                     newer, self._pending = self._pending, pending
                     for what, count in newer.items():
                         self._add(what, count)
                 return False
             with self._lock:
-                self._failed = False
+                self._failure = None
             return True
 
     def _add(self, what: _Kind, more: _Count) -> None:

@@ -103,9 +103,9 @@ class Guard:
                 scope = {**scope, "method": "GET"}
             await self._app(scope, _Again(body, receive), answer)
             if REFUSED in state:
-                reason = self._note(caller, state[REFUSED])
+                reason = self._note(scope["path"], caller, state[REFUSED])
         except QwickError as error:
-            reason = self._note(caller, error)
+            reason = self._note(scope["path"], caller, error)
             await answer.problem(problem_of(error))
         except (asyncio.CancelledError, ConnectionResetError):
             reason = "cancelled"
@@ -166,7 +166,7 @@ class Guard:
                 hint="start the server with --cors-origin for the pages that may use it",
             )
 
-    def _note(self, caller: Caller | None, error: QwickError) -> str | None:
+    def _note(self, path: str, caller: Caller | None, error: QwickError) -> str | None:
         """Return why a request was refused, and note it; None for what failed otherwise.
 
         What is wrong with a request is nothing for the audit log; what somebody may not have is.
@@ -175,6 +175,8 @@ class Guard:
             return "authentication"  # in the audit log already
         if isinstance(error, RequestCancelled):
             return "cancelled"
+        if path in PUBLIC and isinstance(error, OverloadedError):
+            return None  # that is the answer: not ready yet
         problem = problem_of(error)
         if problem.status >= 500 and not isinstance(error, OverloadedError | RefusedError):
             return None

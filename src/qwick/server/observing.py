@@ -17,6 +17,7 @@ from qwick.monitor.health import ModelFacts, verdict
 from qwick.monitor.memory import resident_bytes
 from qwick.monitor.metrics import Metrics
 from qwick.monitor.records import REFUSED, Averages, Records, RequestRecord
+from qwick.server.audit import AuditLog
 from qwick.server.models import Hosted, Models, size_of
 from qwick.server.options import ServeOptions
 from qwick.server.problems import problem_of
@@ -40,8 +41,11 @@ PATHS = frozenset(
 class Observer:
     """Notes and tells; see the head of this file."""
 
-    def __init__(self, options: ServeOptions, models: Models, pseudonyms: Pseudonyms) -> None:
+    def __init__(
+        self, options: ServeOptions, models: Models, pseudonyms: Pseudonyms, audit: AuditLog
+    ) -> None:
         self._options = options
+        self._audit = audit
         self._models = models
         self._pseudonyms = pseudonyms
         self._begun = time.time()
@@ -160,6 +164,7 @@ class Observer:
             if pulse.pid is not None:
                 processes[name] = resident_bytes(pulse.pid)
         self._metrics.memory(processes)
+        self._metrics.audit(self._audit.unwritten)
         return self._metrics.render()
 
     def report(self, under_way: int, last: int) -> dict[str, Any]:
@@ -168,7 +173,9 @@ class Observer:
         averages = self._records.averages(last)
         memory = self._memory()
         thresholds = self._options.thresholds
-        found = verdict(averages, models, thresholds, memory=memory)
+        found = verdict(
+            averages, models, thresholds, memory=memory, unwritten=self._audit.unwritten
+        )
         return {
             "server": {
                 "version": self._options.version,

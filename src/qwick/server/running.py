@@ -1,16 +1,22 @@
 """A server's process: socket, event loop, signals, and an orderly end.
 
-SIGTERM and Ctrl-C: no new connection is taken, what is under way may finish within the drain time,
-what is left then ends with an error that says so. A second Ctrl-C does not wait.
+SIGTERM, Ctrl-C and SIGHUP (a closed terminal): no new connection is taken, what is under way may
+finish within the drain time, what is left then ends with an error that says so. A second Ctrl-C
+does not wait. Under nohup, which ignores SIGHUP, it stays ignored.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import logging
 import resource
+import signal
 import socket
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
@@ -22,8 +28,11 @@ from qwick.server.options import ServeOptions
 from qwick.server.protocol import protocol_of
 
 BACKLOG = 512  # connections that the system keeps until they are taken
-OTHER_FILES = 512  # open files that are no connections, at most
+OTHER_FILES = 512  # open files that are no connections, at most; of few, half
+LEAST_FILES = 64  # half of them are what one model takes, loaded or replaced, and some to spare
 LAST_SECONDS = 5.0  # after the drain time, for answers to be told that they end
+
+log = logging.getLogger("qwick.server")
 
 
 class _Server(uvicorn.Server):
@@ -46,6 +55,18 @@ class _Server(uvicorn.Server):
             )
         await super().startup(sockets)
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Hear of SIGHUP too, unless whoever started this process had it ignored."""
+        before = signal.getsignal(signal.SIGHUP)
+        if before is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.handle_exit)
+        try:
+            with super().capture_signals():
+                yield
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; uvicorn does the rest."""
         super().handle_exit(sig, frame)
@@ -60,9 +81,14 @@ class _Server(uvicorn.Server):
 
 def serve(options: ServeOptions) -> None:
     """Serve until asked to end; raises UsageError, ResourceError and what Service raises."""
-    _raise_files(options.bounds.connections + OTHER_FILES)
+    files = _raise_files(options.bounds.connections + OTHER_FILES)
+    wanted, most = options.bounds.connections, max(files - OTHER_FILES, files // 2)
+    options = replace(options, bounds=replace(options.bounds, connections=min(wanted, most)))
     service = Service(options)
     configure()
+    if most < wanted:
+        notice = f"{most} connections, not {wanted}: a process may open {files} files (ulimit -n)"
+        log.warning("fewer_connections", extra={"notice": notice})
     listener = _listen(options)
     tls = options.tls
     try:
@@ -96,12 +122,22 @@ def serve(options: ServeOptions) -> None:
         _Server(config, service).run(sockets=[listener])
 
 
-def _raise_files(wanted: int) -> None:
-    """Let this process open so many files, if the system lets it: 1024 are few for a server."""
+def _raise_files(wanted: int) -> int:
+    """Let this process open so many files, if the system lets it: 1024 are few for a server.
+
+    Returns how many of them it may open; ResourceError where those are too few to serve with.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    files = wanted if soft == resource.RLIM_INFINITY else min(wanted, soft)
+    if files < LEAST_FILES:
+        raise ResourceError(
+            f"a process may open {files} files here; a server needs {LEAST_FILES}",
+            hint="raise the limit: `ulimit -n 1024`",
+        )
+    return files
 
 
 def _listen(options: ServeOptions) -> socket.socket:

@@ -92,7 +92,7 @@ def chat_ask(body: ChatBody, caller: Caller) -> Ask:
         choices=body.n or 1,
         max_tokens=keywords["max_tokens"],
         characters=characters + sum(len(json.dumps(tool)) for tool in tools),
-        user=body.user,
+        user=_agreed(body, ("user", "safety_identifier"), body.user, body.safety_identifier),
     )
 
 

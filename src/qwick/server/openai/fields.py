@@ -21,7 +21,6 @@ INERT: Mapping[str, str] = {
     "prompt_cache_key": "prefixes are found by their tokens; see cache_salt to keep them apart",
     "prompt_cache_options": "prefixes are kept while their memory is not needed",
     "prompt_cache_retention": "prefixes are kept while their memory is not needed",
-    "safety_identifier": "there is no moderation; limits go by the key and by user",
     "prediction": "a hint for speed only: text that repeats is guessed ahead without it",
     "stream_options.include_obfuscation": "pieces are not padded; use TLS against listeners",
     "messages.name": "no template of the family tells who of several speaks",
