@@ -336,7 +336,7 @@ def test_right_drafts_save_steps() -> None:
     assert outcome(sink) == outcome(plain)
     assert engine.stats.steps == 3, "the prompt, then 16 tokens and 16 tokens"
     assert guesser.heard == [(15, 15)], "of the step that ends it, there is nothing to learn"
-    assert (engine.stats.drafted, engine.stats.accepted) == (30, 30)
+    assert (engine.stats.drafts, engine.stats.drafted, engine.stats.accepted) == (2, 30, 30)
     assert (engine.stats.decode_rows, engine.stats.prompt_rows) == (2, 3)
     assert (sink.end.timings.drafted, sink.end.timings.accepted) == (30, 30)
     assert engine.stats.generated == 33

@@ -318,8 +318,10 @@ def test_bad_logits_fail_one_request_only(value: float) -> None:
     model = ToyModel()
     requests = [greedy([i, 2], 6) for i in range(4)]
     poison(model, requests[2], value)
-    sinks = run(engine_of(model), requests)
+    engine = engine_of(model)
+    sinks = run(engine, requests)
     assert [s.end.reason for s in sinks] == [LENGTH, LENGTH, ERROR, LENGTH]
+    assert engine.stats.corrupted == 1
     error = sinks[2].end.error
     assert isinstance(error, EngineError)
     assert "request 2 failed after 2 tokens" in str(error)
@@ -474,6 +476,10 @@ def test_stats_count_what_happened() -> None:
     assert stats.generated == 5
     assert stats.prompt_rows + stats.decode_rows == 20 + 4 + 8
     assert stats.finished == {"length": 1, "stop": 1}
+    # 8, 8, the last 4 and 4 of the score and 1 generated, its other 4 beside a decode, 3 decodes
+    assert stats.step_tokens == [3, 3, 1, *[0] * 11]
+    assert stats.steps == 7
+    assert stats.corrupted == stats.drafts == 0
     parts = stats.plan_seconds + stats.model_seconds + stats.sample_seconds + stats.deliver_seconds
     assert 0 < parts <= stats.step_seconds * 1.0001
     assert 0 < stats.python_share < 1

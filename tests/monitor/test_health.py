@@ -80,6 +80,14 @@ def test_the_table(
     assert words in reasons
 
 
+def test_an_audit_log_that_lacks_refusals_is_told() -> None:
+    for count, words in ((1, "lacks 1 refusal"), (7, "lacks 7 refusals")):
+        found = verdict(Averages.of([]), {}, Thresholds(), memory=None, unwritten=count)
+        assert found.status == "degraded"
+        assert found.reasons == (f"the audit log cannot be written and {words}",)
+        assert "make room on the disk" in found.recommendations[0]
+
+
 def test_one_slow_answer_is_no_verdict() -> None:
     averages = Averages.of([record(total=100.0)])
     assert verdict(averages, {}, Thresholds(), memory=None).status == "healthy"

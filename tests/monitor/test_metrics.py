@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.test_records import record
-from qwick.engine.stats import Snapshot, Stats
+from qwick.engine.stats import STEP_TOKENS, Snapshot, Stats
 from qwick.monitor.metrics import COUNTS, FINISHES, LATENCY, PER_TOKEN, TTFT, Metrics
 from qwick.monitor.records import REFUSED, RequestRecord
 
@@ -132,12 +132,14 @@ def test_gauges_and_the_rest() -> None:
     metrics = Metrics(["m"], version="1.2")
     metrics.engine(
         "m",
-        snapshot(running=3, waiting=1, pages_used=5, prefix_hit_tokens=7, prefix_miss_tokens=3),
+        snapshot(running=3, waiting=1, pages_used=5, prefix_hit_tokens=7, prefix_miss_tokens=3)
+        | {"corrupted": 2, "drafts": 4},
         waiting=4,
         restarts=2,
         life=0,
     )
     metrics.memory({"server": 100, "gone": None})
+    metrics.audit(6)
     metrics.answered("/health", 200, None)
     metrics.answered("/v1/models", 401, "authentication")
     values = read(metrics)
@@ -148,6 +150,9 @@ def test_gauges_and_the_rest() -> None:
     assert values["qwick:prefix_cache_queries_total", label] == 10
     assert values["qwick:prefix_cache_hits_total", label] == 7
     assert values["qwick:engine_restarts_total", label] == 2
+    assert values["qwick:corrupted_requests_total", label] == 2
+    assert values["qwick:spec_decode_num_drafts_total", label] == 4
+    assert values["qwick:audit_unwritten_lines", ()] == 6
     assert values["qwick:process_memory_bytes", (("process", "server"),)] == 100
     assert values["qwick:http_requests_total", (("path", "/health"), ("status", "200"))] == 1
     assert values["qwick:refusals_total", (("reason", "authentication"),)] == 1
@@ -253,10 +258,11 @@ def test_observing_is_cheap() -> None:
     assert min(times) < 0.1
 
 
-VLLM_BUCKETS = {
+VLLM_BUCKETS: dict[tuple[float, ...], str] = {
     TTFT: "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 "
     "2560",
     PER_TOKEN: "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1 2.5 5 7.5 10 20 40 80",
+    STEP_TOKENS: "1 8 16 32 64 128 256 512 1024 2048 4096 8192 16384",
     LATENCY: "0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680",
 }
 

@@ -24,6 +24,8 @@ SERVES = re.compile(r"qwick serves at (https?)://(\S+):(\d+)")
 class Server:
     """`qwick serve` as a user starts it. A context manager; `state` is its QWICK_STATE folder."""
 
+    program: tuple[str, ...] = (sys.executable, "-m", "qwick")
+
     def __init__(self, state: Path, options: Sequence[str] = (), **environment: str) -> None:
         self.state = state
         self.options = [*options]
@@ -32,7 +34,7 @@ class Server:
         self.url = ""
 
     def __enter__(self) -> Server:
-        command = [sys.executable, "-m", "qwick", "serve", *self.options]
+        command = [*self.program, "serve", *self.options]
         if "--port" not in self.options:
             command += ["--port", "0"]
         self.process = subprocess.Popen(

@@ -159,6 +159,9 @@ def test_over_each_limit_of_a_user(guarded: Server, good: str) -> None:
         assert "this user, 3/hour" in refused.json()["error"]["message"]
         assert int(refused.headers["retry-after"]) > 0
         assert asked("b").status_code == asked(None, max_tokens=9).status_code == 200
+        # OpenAI's newer word is no way around, and two names are not one.
+        assert asked(None, safety_identifier="a").status_code == 429
+        assert code_of(asked("b", safety_identifier="c")) == "invalid_value"
 
 
 def test_concurrent_answers_of_one_key(guarded: Server, keys: KeyRing) -> None:

@@ -91,7 +91,7 @@ def test_an_engine_that_gives_no_sign_of_life_is_not_ready(
     pulse = Pulse(State.READY, 1, silent, computing, 0)
     hosted._qwen = SimpleNamespace(engine=SimpleNamespace(pulse=pulse))  # type: ignore[assignment]
     if ready:
-        check_ready(hosted)
+        check_ready([hosted])
         return
     with pytest.raises(OverloadedError, match="has been silent for"):
-        check_ready(hosted)
+        check_ready([hosted])
