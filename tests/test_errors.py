@@ -33,6 +33,7 @@ OTHERS = {
     "NoLocksError": {"hub/locks.py"},
     "NotADirectoryError": {"hub/disk.py"},
     "OSError": {"cli/chat_input.py", "evaluate/sandbox_child.py", "hub/sources.py"},
+    "PydanticCustomError": {"server/openai/bodies.py"},
     "RuntimeError": {"cli/chat_session.py"},
     "SecurityError": {"text/template.py"},
     "SourceError": {"hub/partial.py", "hub/sources.py"},

@@ -52,6 +52,9 @@ def test_tool_choices(mode: str) -> None:
         ({"parallel_tool_calls": 0}, "parallel_tool_calls is 0"),
         ({"grammar": "a+"}, "grammar is 'a"),
         ({"progress": "yes"}, "progress is 'yes'"),
+        ({"chat_template_kwargs": {"seed": 1}}, "has 'seed'; allowed: enable_thinking$"),
+        ({"chat_template_kwargs": {"namespace": ""}}, "has 'namespace'; allowed"),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs is"),
     ],
 )
 def test_what_is_none_is_refused(given: dict[str, Any], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -10,14 +11,25 @@ import pytest
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
+from qwick.engine.request import Sampling
 from qwick.errors import ParameterError, UnsupportedError
 from qwick.llm.wishes import read_wishes
 from qwick.server.caller import Caller
 from qwick.server.openai.asking import chat_ask, completion_ask
-from qwick.server.openai.bodies import ChatBody, CompletionBody, Sampled
-from qwick.server.openai.fields import INERT, INERT_VALUES, REFUSED, fates, inert_fields
+from qwick.server.openai.bodies import ChatBody, CompletionBody, Sampled, TokenizeBody
+from qwick.server.openai.fields import (
+    INERT,
+    INERT_VALUES,
+    NOTES,
+    REFUSED,
+    fates,
+    inert_fields,
+    inner_fates,
+)
 from qwick.server.problems import problem_of
 from qwick.server.reading import parsed
+from qwick.text.grammar import Grammar
+from qwick.text.grammar.schema import _NOT_HELD
 
 PAGE = Path(__file__).parents[2] / "docs/reference/openai.md"
 MESSAGE = {"role": "user", "content": "x"}
@@ -40,26 +52,42 @@ def official(params: Any) -> set[str]:
     ],
 )
 def test_no_field_of_the_client_is_unknown(params: Any, body: type[Sampled]) -> None:
-    assert official(params) - set(body.model_fields) - set(REFUSED) == set()
+    assert official(params) - set(body.model_fields) == set()
 
 
 def test_the_tables_name_fields_that_there_are() -> None:
-    fields = {*ChatBody.model_fields, *CompletionBody.model_fields, "add_special_tokens"}
-    assert {name.partition(".")[0] for name in INERT} <= fields
+    fields = {*ChatBody.model_fields, *CompletionBody.model_fields}
+    inert = {name.partition(".")[0] for name in INERT}
+    assert inert <= {*fields, *TokenizeBody.model_fields}
     assert set(INERT_VALUES) <= fields
-    assert not set(REFUSED) & fields
+    assert set(REFUSED) <= set(ChatBody.model_fields)
+    assert all(set(notes) <= set(body.model_fields) for body, notes in NOTES.items())
 
 
 def test_the_page_has_them_all() -> None:
     text = PAGE.read_text("utf-8")
-    for body, heading in ((ChatBody, "chat"), (CompletionBody, "completion")):
-        table = "\n".join(f"| `{name}` | {fate} |" for name, fate in fates(body))
+    tables = {
+        "chat": fates(ChatBody),
+        "completion": fates(CompletionBody),
+        "inner": inner_fates(),
+    }
+    for heading, rows in tables.items():
+        table = "---|\n" + "".join(f"| `{name}` | {fate} |\n" for name, fate in rows) + "\n"
         assert table in text, f"the table of {heading} fields should be:\n{table}"
+    listed = dict(tables["chat"] + tables["completion"] + tables["inner"])
+    assert {*INERT, *INERT_VALUES, *REFUSED} <= set(listed)
+
+
+def test_the_page_has_the_refused_keywords_of_schemas() -> None:
+    table = PAGE.read_text("utf-8").split("## JSON schemas\n")[1].split("|---|---|\n")[1]
+    told = {word for row in table.splitlines() for word in re.findall(r"`([^` ]+)`", row[:90])}
+    assert told >= _NOT_HELD
+    for keyword in (*_NOT_HELD, "$ref"):
+        with pytest.raises((ParameterError, UnsupportedError)):
+            Grammar.json_schema({keyword: "other.json"})
 
 
 def chat(**fields: Any) -> ChatBody:
-    import json
-
     body = {"model": "m", "messages": [MESSAGE], **fields}
     return parsed(json.dumps(body).encode(), ChatBody, REFUSED)
 
@@ -68,6 +96,9 @@ def chat(**fields: Any) -> ChatBody:
 def test_a_refused_field_is_named_with_its_reason(name: str) -> None:
     with pytest.raises(ParameterError, match=f"{name} is not supported: {REFUSED[name]}"):
         chat(**{name: {}})
+    assert inert_fields(chat(**{name: None})) == []  # null asks for nothing
+    with pytest.raises(ParameterError, match=f"{name} is no field"):
+        parsed(json.dumps({"model": "m", "prompt": "x", name: {}}).encode(), CompletionBody, {})
 
 
 SOUND = {
@@ -105,6 +136,7 @@ def test_a_wish_that_cannot_be_fulfilled_is_refused(name: str, other: Any) -> No
     ("fields", "words"),
     [
         ({"max_tokens": 3, "max_completion_tokens": 4}, "which mean the same"),
+        ({"user": "a", "safety_identifier": "b"}, "user is 'a' and safety_identifier is 'b'"),
         ({"top_logprobs": 2}, "only with logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options goes with stream"),
         ({"logit_bias": {"x": 1}}, "a key of logit_bias is 'x'"),
@@ -123,6 +155,18 @@ def test_a_wish_that_cannot_be_fulfilled_is_refused(name: str, other: Any) -> No
 def test_contradictions_are_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ParameterError, match=words):
         chat_ask(chat(**fields), CALLER)
+
+
+def test_whom_it_is_for_in_either_word() -> None:
+    for fields, user in (
+        ({}, None),
+        ({"user": "a"}, "a"),
+        ({"safety_identifier": "a"}, "a"),
+        ({"user": "a", "safety_identifier": "a"}, "a"),
+    ):
+        body = chat(**fields)
+        assert chat_ask(body, CALLER).user == user
+        assert inert_fields(body) == []
 
 
 def test_one_setting_of_thinking_however_it_is_spelled() -> None:
@@ -158,11 +202,19 @@ def test_a_completion_has_the_clients_default_length() -> None:
         ({"guided_choice": []}, "guided_choice"),
         ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
         ({"json_schema": {"type": "no"}}, "json_schema"),
+        ({"guided_json": {"properties": {"a": {"not": {}}}}}, "guided_json"),
+        ({"guided_regex": "a", "grammar": 'root ::= "a"'}, "grammar"),
+        ({"logit_bias": {"10": 200}}, "logit_bias"),
+        ({"chat_template_kwargs": {"foo": 1}}, "chat_template_kwargs"),
+        (
+            {"response_format": {"type": "json_object", "schema": {"type": "no"}}},
+            "response_format.schema",
+        ),
     ],
 )
 def test_an_error_names_the_field_as_the_body_does(fields: dict[str, Any], field: str) -> None:
     def read() -> None:
-        read_wishes(chat_ask(chat(**fields), CALLER).prompts[0].keywords, ())
+        Sampling(**read_wishes(chat_ask(chat(**fields), CALLER).prompts[0].keywords, ()).sampling)
 
     with pytest.raises((ParameterError, UnsupportedError)) as caught:
         read()
@@ -195,17 +247,98 @@ def test_everything_that_is_said_counts() -> None:
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "smell"}]}]},
-            "messages[0].content[0] is wrong; allowed: Input tag 'smell'",
+            "messages[0].content[0].type is 'smell'; allowed: 'text', ",
         ),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+            "messages[0].content[0].type is missing"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice.type is 'any'; allowed: 'function', "),
+        ({"response_format": {"type": "json_schema", "schema": {}}},
+            'response_format.schema is no field .*did you mean {"json_schema": {"schema": ...}}?'),
+        ({"response_format": {"type": "json_schema", "schema": {}, "json_schema": {"name": "n",
+            "schema": {}}}}, "response_format.schema is no field"),
+        ({"response_format": {"type": "text", "schema": {}}}, "response_format.schema is no field"),
+        ({"tool_choice": {"type": "function", "name": "get_time"}},
+            'tool_choice.name is no field .*did you mean {"function": {"name": ...}}?'),
+        ({"tools": [{"type": "function", "name": "f"}]},
+            'tools[0].name is no field .*did you mean {"function": {"name": ...}}?'),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parametrs": {}}}]},
+            "tools[0].function.parametrs is no field .*did you mean parameters?"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "texts": 1}]}]},
+            "messages[0].content[0].texts is no field .*did you mean text?"),
+        ({"messages": [{"role": "assistant", "stop_token_id": 1}]},
+            "messages[0].stop_token_id is no field .*leave it out"),
+        ({"a b": 1}, "'a b' is no field"),
+        ({"metadata": {"a": 1}}, "metadata.a is 1; allowed: a valid string"),
+        ({"temperature": float("nan")}, "temperature is nan; allowed: a finite number"),
+        ({"temperature": 3}, "temperature is 3; allowed: 2 or less"),
+        ({"max_tokens": 0}, "max_tokens is 0; allowed: 1 or more"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_is_said_of_the_type_that_was_meant(
     fields: dict[str, Any], message: str
 ) -> None:
     body = json.dumps({"model": "m", "messages": [MESSAGE], **fields}).encode()
     with pytest.raises(ParameterError) as caught:
         parsed(body, ChatBody, {})
-    assert caught.value.message.startswith(message)
+    assert re.match(re.escape(message).replace(r"\.\*", ".*"), str(caught.value))
+    told = problem_of(caught.value).error["param"]
+    assert told == caught.value.field
+    assert message.startswith(told)
+
+
+CUSTOM = {"type": "custom", "custom": {"name": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [CUSTOM]}, "tools[0]"),
+        ({"tool_choice": CUSTOM}, "tool_choice"),
+        (
+            {"messages": [MESSAGE, {"role": "assistant", "tool_calls": [{"id": "i", **CUSTOM}]}]},
+            "messages[1].tool_calls[0]",
+        ),
+    ],
+)
+def test_custom_tools_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(ParameterError, match="only functions are supported") as caught:
+        chat(**fields)
+    assert problem_of(caught.value).error["param"] == param
+
+
+def test_marks_of_a_cache_are_inert() -> None:
+    content = [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]
+    body = chat(messages=[{"role": "user", "content": [*content, {"type": "text", "text": "b"}]}])
+    assert inert_fields(body) == ["messages.content.cache_control"]
+    (question,) = chat_ask(body, CALLER).prompts
+    assert question.messages == [{"role": "user", "content": "ab"}]
+
+
+def test_a_schema_of_a_json_object() -> None:
+    def grammar(asked: dict[str, Any]) -> Any:
+        return chat_ask(chat(response_format=asked), CALLER).prompts[0].keywords["grammar"]
+
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    own = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    assert grammar({"type": "json_object", "schema": schema}).text == grammar(own).text
+    for nothing in ({}, {"schema": {}}, {"schema": None}):
+        assert grammar({"type": "json_object", **nothing}).text == Grammar.json_object().text
+
+
+def test_no_log_probabilities_of_none() -> None:
+    said = chat_ask(chat(logprobs=False, top_logprobs=0), CALLER).prompts[0].keywords
+    assert "logprobs" not in said
+
+
+def test_only_variables_of_the_template_are_named() -> None:
+    body = chat(chat_template_kwargs={"foo": 1, "enable_thinking": True})
+    with pytest.raises(ParameterError) as caught:
+        read_wishes(chat_ask(body, CALLER).prompts[0].keywords, ["tone", "enable_thinking"])
+    told = "chat_template_kwargs has 'foo'; allowed: enable_thinking, tone"
+    assert caught.value.message == told
+    body = chat(chat_template_kwargs={"tone": 1, "enable_thinking": True})
+    wishes = read_wishes(chat_ask(body, CALLER).prompts[0].keywords, ["tone", "enable_thinking"])
+    assert (wishes.variables, wishes.enable_thinking) == ({"tone": 1}, True)
 
 
 @pytest.mark.parametrize("kind", ["image", "image_url", "video", "audio", "input_audio", "file"])

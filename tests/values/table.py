@@ -349,6 +349,14 @@ TABLE: dict[str, Case] = {
             "text": SWITCH,
         },
     ),
+    "text.grammar.grammar.Grammar.tool_arguments": Case(
+        lambda _: Grammar.tool_arguments,
+        {
+            "format": instance(family.ToolFormat.HERMES),
+            "tool": Kind((SOME_TOOL[0],), lambda v: isinstance(v, Mapping)),
+            "where": text("tools[0]"),
+        },
+    ),
     "text.grammar.grammar.Grammar.or_tool_calls": Case(
         lambda _: Grammar.json_object().or_tool_calls,
         {

@@ -126,11 +126,11 @@ class Reply:
     """A finished answer.
 
     text: the answer proper. finish_reason: "stop" (a stop id or string), "length" (max_tokens or
-    the context), "tool_calls" or "repetition" (loop_detection). stop: the stop string that was met,
-    if one was. seed: the one in use, None for greedy. ids: as generated, without the stop id.
-    logprobs: one per id, None for an id that was forced. thinking: what came before the answer.
-    tool_calls: what the model wishes to be called. troubles: what was wrong with the calls as the
-    model wrote them, in words.
+    the context), "tool_calls" (there are some, none of them cut off) or "repetition"
+    (loop_detection). stop: the stop string that was met, if one was. seed: the one in use, None for
+    greedy. ids: as generated, without the stop id. logprobs: one per id, None for an id that was
+    forced. thinking: what came before the answer. tool_calls: what the model wishes to be called.
+    troubles: what was wrong with the calls as the model wrote them, in words.
     """
 
     text: str
@@ -231,14 +231,16 @@ class Assembler:
             raise RequestCancelled(f"cancelled after {event.completion_tokens} tokens")
         if event.reason is FinishReason.ERROR:
             raise event.error or EngineError("the request failed")
-        rest = [*self._router.push(self._stream.flush()), *self._router.flush()]
-        chunk = self._show(rest, None, event.completion_tokens)
-        reason = event.reason.value
-        if self._calls and event.reason is FinishReason.STOP:
-            reason = "tool_calls"
+        may_stop = len(self._ids) > self._min_tokens
+        rest = self._router.push(self._stream.flush(), may_stop=may_stop)
+        chunk = self._show([*rest, *self._router.flush()], None, event.completion_tokens)
+        reason = event.reason
+        if reason is FinishReason.LENGTH and self._router.stop is not None:
+            reason = FinishReason.STOP  # what the reader of calls held back ended with it
+        called = self._calls and reason is FinishReason.STOP and not self._router.cut
         reply = Reply(
             text="".join(self._text),
-            finish_reason=reason,
+            finish_reason="tool_calls" if called else reason.value,
             usage=Usage(
                 event.prompt_tokens, event.completion_tokens, event.cached_tokens, self._reasoning
             ),

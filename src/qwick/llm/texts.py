@@ -51,8 +51,9 @@ class Asked:
     def assembler(self) -> Assembler:
         """Return what reads one answer's events."""
         splitter = None if self.prompt is None else ThinkingSplitter(self.prompt)
-        stops = StopMatcher(self.request.sampling.stop)
-        router = Router(splitter, self.called.reader(held=self.held), stops)
+        ends = self.called.stops
+        stops = StopMatcher([stop for stop in self.request.sampling.stop if stop not in ends])
+        router = Router(splitter, self.called.reader(held=self.held), stops, StopMatcher(ends))
         return Assembler(
             self.texts.tokenizer,
             self.request.sampling,
@@ -99,12 +100,18 @@ class Texts:
             text += EARLY_END
             ids = ids + self.tokenizer.encode(EARLY_END, parse_special=True)
         sampling = self._sampling(wishes, ids, context, thinks=thinks, stops=called.stops)
+        grammar = _grammar(wishes, called)
+        strict = called.strict if grammar is None else {}
+        stops = bool(called.tools) and sampling.stop != called.stops  # the caller's own
         guide = Guide(
             prompt_end=text[-64:] if thinks else None,
             thinking_budget=self._budget(wishes, sampling, context - len(ids)) if thinks else None,
-            grammar=_grammar(wishes, called),
+            grammar=grammar,
             jump=sampling.logprobs is None,
-            one_call=(called.format, called.tools) if called.one else None,
+            calls=(called.format, called.tools) if called.one or strict or stops else None,
+            ends=called.stops,
+            one_call=called.one,
+            strict=strict,
         )
         request = Request(
             ids,
@@ -113,7 +120,7 @@ class Texts:
             guide=guide if guide.acts or (thinks and sampling.stop) else None,
             progress=wishes.progress,
         )
-        held = guide.grammar is not None
+        held = grammar is not None
         return Asked(request, self, text if thinks or self._knows_blocks else None, called, held)
 
     def raw(self, prompt: RawPrompt, keywords: Mapping[str, Any], *, context: int) -> Asked:
@@ -337,6 +344,17 @@ class _Called:
 
         return tuple(stop_strings(self.format)) if self.tools else ()
 
+    @property
+    def strict(self) -> dict[str, Grammar]:
+        """What the arguments of strict tools must match, by name."""
+        from qwick.text.grammar import Grammar
+
+        return {
+            tool["function"]["name"]: Grammar.tool_arguments(self.format, tool, f"tools[{i}]")
+            for i, tool in enumerate(self.tools)
+            if tool["function"].get("strict")
+        }
+
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         if self.in_template or not (self.tools or _has_calls(messages)):
             return messages
@@ -349,7 +367,8 @@ class _Called:
             return None
         from qwick.text.tools import ToolReader
 
-        return ToolReader(self.format, self.tools, held=held, one=self.one)
+        demanded = self.choice.mode == "required"
+        return ToolReader(self.format, self.tools, held=held, demanded=demanded, one=self.one)
 
 
 _NO_TOOLS = _Called(ToolFormat.NONE, (), ToolChoice(), True)

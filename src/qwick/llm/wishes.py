@@ -70,7 +70,6 @@ _OWN = (
     "progress",
     "extra_stop_ids",
 )
-KEYWORDS = frozenset((*SAMPLING, *_OWN))  # no template's variable may go by such a name
 _OF_CHATS = (
     "enable_thinking",
     "thinking_budget",
@@ -78,6 +77,7 @@ _OF_CHATS = (
     "tool_choice",
     "parallel_tool_calls",
 )
+TEMPLATE = "chat_template_kwargs"  # of a chat: variables apart from our names, as servers get them
 
 
 def read_wishes(
@@ -86,11 +86,18 @@ def read_wishes(
     """Sort keywords; ParameterError for a name that is none, or a value that cannot be.
 
     chat: whether it is a conversation, which alone can think and call tools. (No template has a
-    variable called namespace or grammar: the first is a function in Jinja.)
+    variable called namespace or grammar: the first is a function in Jinja.) Strangers' variables
+    come as one keyword, TEMPLATE: a mapping in which no other name is known.
     """
     own = [name for name in _OWN if chat or name not in _OF_CHATS]
     variables = set(template_variables) - set(own)
     others = dict(given)
+    apart = others.pop(TEMPLATE, {}) if chat else {}
+    check_kind(TEMPLATE, apart, Mapping, "a mapping of the chat template's variables")
+    for name in apart:
+        if name not in variables:
+            known = sorted({*variables, "enable_thinking"})
+            raise ParameterError(f"{TEMPLATE} has {shown(name)}; allowed: {', '.join(known)}")
     sampling = {name: others.pop(name) for name in SAMPLING if name in others}
     said = {name: others.pop(name, None) for name in own}
     for name in others:
@@ -110,7 +117,7 @@ def read_wishes(
     if "extra_stop_ids" in values:
         values["extra_stop_ids"] = Sampling(stop_ids=values["extra_stop_ids"]).stop_ids
     check_kind("grammar", values.get("grammar"), (Grammar, type(None)), "a Grammar, or none")
-    return Wishes(sampling, others, **values)
+    return Wishes(sampling, {**others, **apart}, **values)
 
 
 def _tool_choice(value: Any) -> ToolChoice:

@@ -40,7 +40,8 @@ class Question:
 
     def prepare(self, qwen: Qwen) -> Asked:
         """Return it as the engine takes it; raises UsageErrors for what cannot be."""
-        with of_field(None, self.spelled):
+        about = "prompt" if self.messages is None else "messages"
+        with of_field(None, self.spelled, about):
             return self._asked(qwen)
 
     def _asked(self, qwen: Qwen) -> Asked:

@@ -122,7 +122,7 @@ class Hosted:
     def check_grammars(self, asked: Sequence[Asked], tokenizer: Tokenizer) -> None:
         """Raise ParameterError for a grammar that cannot be compiled, before the engine tries."""
         guides = [a.request.guide for a in asked if isinstance(a.request.guide, Guide)]
-        grammars = [guide.grammar for guide in guides if guide.grammar is not None]
+        grammars = [grammar for guide in guides for grammar in guide.grammars]
         if not grammars:
             return
         with self._checking:

@@ -23,6 +23,7 @@ from qwick.errors import (
     ResourceError,
     TemplateError,
     UnsupportedError,
+    UsageError,
 )
 
 _TYPES = {
@@ -50,11 +51,10 @@ _CODES: tuple[tuple[type[QwickError], str], ...] = (
     (EngineError, "engine_error"),
 )
 _PARAM = re.compile(
-    r"(?:a (?:string|key) (?:in|of) )?(?!there |the )([a-z_]+(?:\[\d+\])?"
-    r"(?:\.[a-z_]+(?:\[\d+\])?)*) (?:is|has|holds|names|asks|goes|must|belongs|allows|cannot|uses"
-    r"|costs)\b"
+    r"(?:an? (?:string|key|id|entry) (?:in|of) )?(?!there |the )([a-z_]+(?:\[\d+\])?"
+    r"(?:\.[a-z_]+(?:\[\d+\])?)*)(?:/\S.*?| of id \d+)?"  # within a schema; of a bias
+    r" (?:is|has|holds|names|asks|goes|must|belongs|allows|cannot|uses|costs)\b"
 )
-_TEMPLATES = "there is no parameter "  # what a chat template does not know
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +72,20 @@ class Problem:
 
 
 @contextmanager
-def of_field(name: str | None, spelled: Mapping[str, str] | None = None) -> Iterator[None]:
+def of_field(
+    name: str | None, spelled: Mapping[str, str] | None = None, otherwise: str | None = None
+) -> Iterator[None]:
     """Name the field of a body that errors within the block are about.
 
     name: the field; None: the one that the message names, under the name that the body had for it.
+    otherwise: the field of a wrong request whose message names none.
     """
     try:
         yield
     except QwickError as error:
         found = param_of(error)
+        if found is None and isinstance(error, UsageError):
+            found = otherwise
         error.field = name or (spelled or {}).get(found or "", found)
         raise
 
@@ -135,7 +140,5 @@ def param_of(error: QwickError) -> str | None:
     """Return the field that an error is about: as it was noted, or as its message begins."""
     if error.field is not None or not isinstance(error, ParameterError | UnsupportedError):
         return error.field
-    if error.message.startswith(_TEMPLATES):
-        return "chat_template_kwargs"
     found = _PARAM.match(error.message)
     return found[1] if found else None

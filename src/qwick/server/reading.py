@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import difflib
 import itertools
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import re
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from starlette.requests import Request
 
 from qwick.errors import ParameterError, RefusedError, shown
@@ -30,10 +33,13 @@ MOST_VALUES = (1 << 20) + (1 << 16)
 MOST_ERRORS = 1000  # that are built to name the first
 SMALL_BYTES = 1 << 16  # of bodies that are parsed at once; larger ones on a thread
 LONGEST_NAME = 64  # of a field that is compared with those that are known
+LONGEST_PLACE = 200  # that a message names
+NOT_SUPPORTED = "not_supported"  # pydantic's type of an error: a wish that is known, and refused
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-# Names that pydantic puts into the place of an error where a value may be of several types.
-_TYPES = frozenset({"str", "int", "float", "bool", "dict", "none", "list"})
+_OF_TAGS = ("union_tag_invalid", "union_tag_not_found")  # an object's `type`, which tells its kind
+_BOUND = re.compile(r"(greater|less) than or equal to (\S+)")
+_BOUNDS = {"greater": "more", "less": "less"}
 
 
 async def read_body(request: Request, kind: type[B], refused: Mapping[str, str]) -> B:
@@ -94,55 +100,121 @@ def _named(
             "says"
         )
     found = error.errors(include_url=False, include_context=True)
-    unknown = next((e for e in found if e["type"] == "extra_forbidden"), None)
     # Where a value may be of several types, the one that fits it best says what is wrong.
-    first = unknown or max(found, key=lambda e: (not _is_other_type(e), len(e["loc"])))
-    place = _place(first["loc"])
-    if first["type"] == "json_invalid":
-        reason = str(first.get("ctx", {}).get("error", first["msg"]))
+    first = max(found, key=lambda e: (_weight(e), len(e["loc"])))
+    place, model = _place(first["loc"], kind)
+    if first["type"] in _OF_TAGS:
+        place += ".type"
+    told = _told(first, place[:LONGEST_PLACE], model, refused)
+    told.field = place[:LONGEST_PLACE] or None
+    return told
+
+
+def _weight(error: Mapping[str, Any]) -> int:
+    """Return how much an error says: a wish that is refused most, a value of another type least."""
+    kind = str(error["type"])
+    if kind == NOT_SUPPORTED:
+        return 3
+    if kind == "extra_forbidden":
+        return 2
+    other = kind == "literal_error" and isinstance(error["input"], dict | list)
+    return 0 if other or kind.endswith("_type") else 1
+
+
+def _told(
+    error: Mapping[str, Any], place: str, model: type[BaseModel], refused: Mapping[str, str]
+) -> ParameterError:
+    """Return the one error that is told; model: what is at the level of its place."""
+    kind, words, context = error["type"], error["msg"], error.get("ctx", {})
+    if kind == "json_invalid":
+        reason = str(context.get("error", words))
         return ParameterError(f"the body is no JSON: {reason:.200}; allowed: a JSON object")
-    if first["type"] == "missing":
+    if kind == NOT_SUPPORTED or place in refused:
+        reason = refused.get(place, words)
+        return ParameterError(f"{place} is not supported: {reason}; allowed: without")
+    if kind in ("missing", "union_tag_not_found"):
         return ParameterError(f"{place} is missing; allowed: what the API reference says")
-    if first["type"] == "extra_forbidden":
-        name = str(first["loc"][-1])
-        if place in refused:
-            return ParameterError(f"{place} is not supported: {refused[place]}; allowed: without")
-        fields = _fields(kind)
-        close = difflib.get_close_matches(name[:LONGEST_NAME], fields, n=1)
-        hint = f"did you mean {close[0]}?" if close else "leave it out"
-        return ParameterError(f"{place:.200} is no field that is known here", hint=hint)
-    words = first["msg"]
-    value = "" if isinstance(first["input"], dict | list) else f" is {shown(first['input'], 60)};"
+    if kind == "extra_forbidden":
+        hint = _meant(str(error["loc"][-1]), model)
+        return ParameterError(f"{place} is no field that is known here", hint=hint)
+    if kind == "union_tag_invalid":
+        tag, tags = shown(context["tag"], 60), context["expected_tags"]
+        return ParameterError(f"{place} is {tag}; allowed: {tags}")
+    value = "" if isinstance(error["input"], dict | list) else f" is {shown(error['input'], 60)};"
     if not place:
         return ParameterError(f"the body is no request; {words}; allowed: a JSON object")
-    return ParameterError(f"{place:.200}{value or ' is wrong;'} allowed: {_allowed(words)}")
+    return ParameterError(f"{place}{value or ' is wrong;'} allowed: {_allowed(words)}")
 
 
-def _is_other_type(error: Mapping[str, Any]) -> bool:
-    """Whether the value is of another type altogether."""
-    return str(error["type"]).endswith("_type")
+def _place(location: Sequence[Any], kind: type[BaseModel]) -> tuple[str, type[BaseModel]]:
+    """Return where in the body an error is, messages[0].content, and the model that is there.
 
-
-def _place(location: tuple[Any, ...]) -> str:
-    """Return where in the body an error is: messages[0].content."""
-    text = ""
-    for part, behind in zip(location, (*location, None)[1:], strict=True):
+    Walks the types, for pydantic puts labels into the location where a value may be of several.
+    """
+    text, model = "", kind
+    inside: list[Any] = [kind]  # the types that may be at this place
+    for part in location:
+        models = _models(inside)
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part == behind or part in _TYPES or not part.isidentifier() or part[:1].isupper():
-            continue
-        else:
-            text += f".{part}" if text else part
-    return text
+            inside = _within(inside, list)
+        elif len(models) > 1:  # a label: that of one of them, told by its `type`, or of them all
+            named = [m for m in models if part in get_args(m.model_fields["type"].annotation)]
+            inside = [*named] or inside
+        elif models:
+            model = models[0]
+            name = part if part.isidentifier() else shown(part, LONGEST_NAME)
+            text += f".{name}" if text else name
+            field = _fields(model).get(part)
+            inside = [] if field is None else _types(field.annotation)
+        elif values := _within(inside, dict):
+            if part.isidentifier():
+                text += f".{part}"
+            inside = values
+    return text, model
+
+
+def _types(annotation: Any) -> list[Any]:
+    """Return the types that a value may have."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _types(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return [one for inner in get_args(annotation) for one in _types(inner)]
+    return [annotation]
+
+
+def _within(types: Sequence[Any], container: type) -> list[Any]:
+    """Return the types of what is in the lists, or in the dicts, among types."""
+    found = [get_args(one)[-1] for one in types if get_origin(one) is container]
+    return [one for inner in found for one in _types(inner)]
+
+
+def _models(types: Sequence[Any]) -> list[type[BaseModel]]:
+    plain = [one for one in types if get_origin(one) is None and isinstance(one, type)]
+    return [one for one in plain if issubclass(one, BaseModel)]
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _meant(name: str, model: type[BaseModel]) -> str:
+    """Return what may have been meant by a field that a model does not have."""
+    fields = _fields(model)
+    for outer, field in fields.items():
+        # Inside the one object that has such a field; the Responses API leaves some of them out.
+        models = _models(_types(field.annotation))
+        if len(models) == 1 and name in _fields(models[0]):
+            return f'did you mean {{"{outer}": {{"{name}": ...}}}}?'
+    close = difflib.get_close_matches(name[:LONGEST_NAME], fields, n=1)
+    return f"did you mean {close[0]}?" if close else "leave it out"
 
 
 def _allowed(words: str) -> str:
     """Return pydantic's sentence as what is allowed."""
     for begin in ("Input should be ", "Value should have "):
         if words.startswith(begin):
-            return words[len(begin) :]
-    return words
-
-
-def _fields(kind: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in kind.model_fields.items()]
+            words = words[len(begin) :]
+    bound = _BOUND.fullmatch(words)
+    return words if bound is None else f"{bound[2]} or {_BOUNDS[bound[1]]}"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qwick.errors import ParameterError, UnsupportedError, shown
-from qwick.llm.wishes import KEYWORDS
+from qwick.llm.wishes import TEMPLATE
 from qwick.server.ask import Ask, Question
 from qwick.server.caller import Caller
 from qwick.server.openai.bodies import (
@@ -21,6 +21,7 @@ from qwick.server.openai.bodies import (
     MediaPart,
     Message,
     NamedTool,
+    ObjectFormat,
     RefusalPart,
     Sampled,
     SchemaFormat,
@@ -68,7 +69,7 @@ def chat_ask(body: ChatBody, caller: Caller) -> Ask:
     )
     if body.logprobs:
         keywords["logprobs"] = body.top_logprobs or 0
-    elif body.top_logprobs is not None:
+    elif body.top_logprobs:
         raise ParameterError(
             f"top_logprobs is {body.top_logprobs}; allowed: only with logprobs set to true"
         )
@@ -110,10 +111,11 @@ def completion_ask(
             hint="ask for more choices (n) with logprobs, and take the best",
         )
     if body.echo and body.logprobs is not None:
-        raise UnsupportedError(
-            "echo with logprobs asks for those of the prompt, which are not given here",
-            hint="leave one of the two out",
-        )
+        with of_field("echo"):
+            raise UnsupportedError(
+                "echo with logprobs asks for those of the prompt, which are not given here",
+                hint="leave one of the two out",
+            )
     prompts = list_of_prompts(body.prompt)
     characters = sum(map(len, said))
     if body.suffix is not None:
@@ -121,8 +123,10 @@ def completion_ask(
             raise ParameterError("suffix goes with a prompt that is text; allowed: no token ids")
         characters += len(prompts) * len(body.suffix)
         assert texts is not None
-        prompts = [texts.fill_in(prompt, body.suffix) for prompt in prompts]
-    questions = [Question(_said(keywords), prompt=prompt) for prompt in prompts]
+        with of_field("suffix"):
+            prompts = [texts.fill_in(prompt, body.suffix) for prompt in prompts]
+    spelled = {"ids": "prompt"}
+    questions = [Question(_said(keywords), prompt=prompt, spelled=spelled) for prompt in prompts]
     grammar: Grammar | None = keywords["grammar"]
     return Ask(
         "completion",
@@ -215,8 +219,10 @@ def _grammar(body: Sampled) -> Grammar | None:
         schema = format.json_schema.schema_
         name = "response_format.json_schema.schema"
         add(name, {} if schema is None else schema, _by_schema)
-    elif format is not None and format.type == "json_object":
-        add("response_format", True, lambda _: Grammar.json_object())
+    elif isinstance(format, ObjectFormat):
+        add("response_format.schema", format.schema_ or None, _by_schema)
+        if not spelled:
+            add("response_format", True, lambda _: Grammar.json_object())
     if outputs is not None:
         add("structured_outputs.json", outputs.json_, _by_schema)
         add("structured_outputs.regex", outputs.regex, Grammar.regex)
@@ -231,7 +237,8 @@ def _grammar(body: Sampled) -> Grammar | None:
     add("grammar", body.grammar, _by_grammar)
     if len(spelled) > 1:
         names = " and ".join(name for name, _ in spelled)
-        raise ParameterError(f"{names} are given; allowed: one of them")
+        with of_field(spelled[-1][0]):
+            raise ParameterError(f"{names} are given; allowed: one of them")
     return spelled[0][1] if spelled else None
 
 
@@ -256,13 +263,13 @@ def _by_grammar(text: str) -> Grammar:
 
 
 def _thinking(body: ChatBody) -> dict[str, Any]:
-    """Return the one setting of thinking, however it is spelled; the rest goes to the template."""
-    kwargs = dict(body.chat_template_kwargs or {})
+    """Return the one setting of thinking, however it is spelled, and the template's variables."""
+    found = template_keywords(body.chat_template_kwargs)
     switch = _agreed(
         body,
         ("enable_thinking", "chat_template_kwargs.enable_thinking"),
         body.enable_thinking,
-        kwargs.pop("enable_thinking", None),
+        found.get("enable_thinking"),
     )
     budget = _agreed(
         body,
@@ -270,12 +277,6 @@ def _thinking(body: ChatBody) -> dict[str, Any]:
         body.thinking_budget,
         body.thinking_token_budget,
     )
-    for name in kwargs:
-        if name in KEYWORDS:  # it would overrule a field, or reach another key's prefixes
-            raise ParameterError(
-                f"chat_template_kwargs has {name!r}; allowed: variables of the chat template"
-            )
-    found: dict[str, Any] = {**kwargs}
     effort = body.reasoning_effort
     aim: int | None = None
     if effort in ("none", "minimal"):
@@ -298,6 +299,16 @@ def _thinking(body: ChatBody) -> dict[str, Any]:
     if aim is not None:
         found["thinking_aim"] = aim
     return found
+
+
+def template_keywords(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return chat_template_kwargs as keywords: its variables apart, so that none overrules a field.
+
+    A field that they overruled could reach another key's prefixes.
+    """
+    kwargs = dict(given or {})
+    found = {"enable_thinking": kwargs.pop("enable_thinking", None), TEMPLATE: kwargs}
+    return {name: value for name, value in found.items() if value not in (None, {})}
 
 
 def _spelled(body: ChatBody) -> dict[str, str]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from qwick.server.reading import NOT_SUPPORTED
 
 MAX_MESSAGES = 4096
 MAX_TEXT = 8 << 20  # characters of one text
@@ -28,7 +30,19 @@ Json = dict[str, Any]
 class Body(BaseModel):
     """The base of all: nothing unknown, nothing converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _no_custom(value: Any) -> Any:
+    """Refuse what newer clients call custom: a tool that takes any text, or a call of one."""
+    if isinstance(value, dict) and value.get("type") == "custom":
+        from pydantic_core import PydanticCustomError
+
+        raise PydanticCustomError(NOT_SUPPORTED, "only functions are supported, no custom tools")
+    return value
+
+
+OnlyFunctions = BeforeValidator(_no_custom)
 
 
 class TextPart(Body):
@@ -36,6 +50,7 @@ class TextPart(Body):
 
     type: Literal["text", "input_text", "output_text"]
     text: Text
+    cache_control: Json | None = None
 
 
 class RefusalPart(Body):
@@ -89,7 +104,7 @@ class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: Identifier | None = None
-    tool_calls: list[Call] | None = Field(default=None, max_length=128)
+    tool_calls: list[Annotated[Call, OnlyFunctions]] | None = Field(default=None, max_length=128)
     tool_call_id: Identifier | None = None
     reasoning_content: Text | None = None
     reasoning: Text | None = None
@@ -114,6 +129,9 @@ class Tool(Body):
 
     type: Literal["function"]
     function: FunctionTool
+
+
+Tools = list[Annotated[Tool, OnlyFunctions]]
 
 
 class NamedFunction(Body):
@@ -143,10 +161,17 @@ class AllowedTools(Body):
     allowed_tools: Allowed
 
 
-class PlainFormat(Body):
-    """Text, or any JSON object."""
+class TextFormat(Body):
+    """Text."""
 
-    type: Literal["text", "json_object"]
+    type: Literal["text"]
+
+
+class ObjectFormat(Body):
+    """Any JSON object; with a schema, which llama.cpp takes here, JSON by that."""
+
+    type: Literal["json_object"]
+    schema_: Json | None = Field(default=None, alias="schema")
 
 
 class JsonSchema(Body):
@@ -232,15 +257,16 @@ class ChatBody(Sampled):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
-    response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = (
-        None
-    )
-    tool_choice: (
+    response_format: (
+        Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")] | None
+    ) = None
+    tool_choice: Annotated[
         Literal["none", "auto", "required"]
         | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
-        | None
-    ) = None
-    tools: list[Tool] | None = Field(default=None, max_length=128)
+        | None,
+        OnlyFunctions,
+    ] = None
+    tools: Tools | None = Field(default=None, max_length=128)
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     metadata: dict[str, str] | None = Field(default=None, max_length=16)
@@ -252,6 +278,13 @@ class ChatBody(Sampled):
     service_tier: str | None = None
     store: bool | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
+
+    # Refused by name; null asks for nothing.
+    audio: None = None
+    function_call: None = None
+    functions: None = None
+    moderation: None = None
+    web_search_options: None = None
 
     # Ours and others'.
     enable_thinking: bool | None = None
@@ -285,11 +318,13 @@ class TokenizeBody(Body):
     prompt: Text | None = None
     content: Text | None = None  # what llama.cpp calls it
     messages: list[Message] | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
-    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tools: Tools | None = Field(default=None, max_length=128)
     add_generation_prompt: bool = True
     add_special_tokens: bool = True
+    add_special: bool = True  # what llama.cpp calls it
     parse_special: bool = True
-    with_pieces: bool = False
+    with_pieces: bool = False  # llama.cpp's: tokens are objects with their piece of the text
+    return_token_strs: bool = False  # vLLM's: the pieces in a list of their own
     chat_template_kwargs: Json | None = None
 
 

@@ -182,13 +182,20 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-class Tokenized(BaseModel):
-    """A text as token ids."""
+class TokenPiece(BaseModel):
+    """A token, and what it is of the text: bytes where those are no whole characters."""
 
-    tokens: list[int]
+    id: int
+    piece: str | list[int]
+
+
+class Tokenized(BaseModel):
+    """A text as token ids; with_pieces adds llama.cpp's pieces, return_token_strs vLLM's list."""
+
+    tokens: list[int] | list[TokenPiece]
     count: int
     max_model_len: int
-    pieces: list[str] | None = None
+    token_strs: list[str] | None = None
 
 
 class Detokenized(BaseModel):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from qwick.errors import ParameterError, PermissionDeniedError
@@ -22,17 +23,18 @@ from qwick.server.openai.asking import (
     list_of_prompts,
     plain_messages,
     plain_tools,
+    template_keywords,
 )
 from qwick.server.openai.bodies import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
-    Sampled,
     TokenizeBody,
 )
 from qwick.server.openai.chat import ChatWriter
 from qwick.server.openai.completions import CompletionWriter
 from qwick.server.openai.fields import INERT_HEADER, REFUSED, inert_fields
+from qwick.server.problems import of_field
 from qwick.server.reading import read_body
 
 MODALITIES = ["text"]
@@ -61,7 +63,7 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def completions(request: Request) -> Response:
         """Continue a raw text, or fill in between two; with stream, as server-sent events."""
-        body = await read_body(request, CompletionBody, REFUSED)
+        body = await read_body(request, CompletionBody, {})
         caller: Caller = request.state.caller
         headers = _inert(body)
         hosted = _hosted(desk, caller, body.model)
@@ -100,38 +102,38 @@ def routes(desk: Desk) -> APIRouter:
         qwen = await desk.models.ready(hosted)
         said = body.model_fields_set & {"prompt", "content", "messages"}
         if len(said) != 1:
-            raise ParameterError(
-                f"{' and '.join(sorted(said)) or 'no text'} is given; allowed: one of prompt, "
-                "content and messages"
-            )
+            with of_field(max(said, default="prompt")):
+                raise ParameterError(
+                    f"{' and '.join(sorted(said)) or 'no text'} is given; allowed: one of prompt, "
+                    "content and messages"
+                )
 
-        def encoded() -> tuple[list[int], list[str] | None]:
-            ids = _encoded()
-            pieces = [qwen.tokenizer.decode([id]) for id in ids] if body.with_pieces else None
-            return ids, pieces
+        def answered() -> dict[str, Any]:
+            ids = encoded()
+            found = {"tokens": ids, "count": len(ids), "max_model_len": qwen.context}
+            if body.with_pieces:
+                pieces = [_piece(qwen.tokenizer.token_bytes(id)) for id in ids]
+                found["tokens"] = [{"id": i, "piece": p} for i, p in zip(ids, pieces, strict=True)]
+            if body.return_token_strs:
+                found["token_strs"] = [qwen.tokenizer.decode([id]) for id in ids]
+            return found
 
-        def _encoded() -> list[int]:
+        def encoded() -> list[int]:
             if body.messages is None:
                 text = body.content if body.prompt is None else body.prompt
                 return qwen.tokenizer.encode(text or "", parse_special=body.parse_special)
-            return qwen.texts.render(
-                plain_messages(body.messages),
-                plain_tools(body.tools) or None,
-                body.chat_template_kwargs or {},
-                add_generation_prompt=body.add_generation_prompt,
-            ).ids
+            with of_field(None, otherwise="messages"):
+                return qwen.texts.render(
+                    plain_messages(body.messages),
+                    plain_tools(body.tools) or None,
+                    template_keywords(body.chat_template_kwargs),
+                    add_generation_prompt=body.add_generation_prompt,
+                ).ids
 
         caller: Caller = request.state.caller
         with desk.small(caller, hosted, _characters(body)) as limits:
-            ids, pieces = await desk.read(caller, encoded)
-        found: dict[str, Any] = {
-            "tokens": ids,
-            "count": len(ids),
-            "max_model_len": qwen.context,
-        }
-        if pieces is not None:
-            found["pieces"] = pieces
-        return JSONResponse(found, headers=limits)
+            found = await desk.read(caller, answered)
+        return JSONResponse(found, headers={**limits, **_inert(body)})
 
     @router.post("/detokenize", **takes(DetokenizeBody), **answers(replies.Detokenized))
     async def detokenize(request: Request) -> Response:
@@ -139,15 +141,28 @@ def routes(desk: Desk) -> APIRouter:
         body = await read_body(request, DetokenizeBody, {})
         hosted = _hosted(desk, request.state.caller, body.model)
         tokenizer = (await desk.models.ready(hosted)).tokenizer
+
+        def decoded() -> str:
+            with of_field("tokens"):
+                return tokenizer.decode(body.tokens)
+
         caller: Caller = request.state.caller
         with desk.small(caller, hosted, len(body.tokens)) as limits:
-            text = await desk.read(caller, partial(tokenizer.decode, body.tokens))
+            text = await desk.read(caller, decoded)
         return JSONResponse({"prompt": text, "content": text}, headers=limits)
 
     return router
 
 
-def _inert(body: Sampled) -> dict[str, str]:
+def _piece(data: bytes) -> str | list[int]:
+    """Return a token as llama.cpp tells it: text, or bytes where they are no whole characters."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return list(data)
+
+
+def _inert(body: BaseModel) -> dict[str, str]:
     found = inert_fields(body)
     return {INERT_HEADER: ", ".join(found)} if found else {}
 
@@ -164,7 +179,8 @@ def _hosted(desk: Desk, caller: Caller, name: str | None) -> Hosted:
 
 
 def _as_texts(prompts: list[Any], tokenizer: Any) -> list[str]:
-    return [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts]
+    with of_field("prompt"):
+        return [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts]
 
 
 def _characters(body: TokenizeBody) -> int:

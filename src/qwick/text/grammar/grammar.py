@@ -16,7 +16,7 @@ from qwick.errors import ParameterError
 from qwick.family import ToolFormat
 from qwick.text.grammar.lark import ANY_LAYOUT, quoted, read_lark, with_layout
 from qwick.text.grammar.schema import MAX_TEXT, read_schema
-from qwick.text.grammar.tool_calls import Tools, write_tool_calls
+from qwick.text.grammar.tool_calls import Tools, write_arguments, write_tool_calls
 from qwick.text.tokenizer import check_text
 from qwick.values import check_kind, refused
 
@@ -141,6 +141,18 @@ class Grammar:
         """
         lark = write_tool_calls(format, tools, names, parallel, text)
         return cls(Kind.LARK, lark, "tools", True)
+
+    @classmethod
+    def tool_arguments(cls, format: ToolFormat, tool: Mapping[str, Any], where: str) -> Grammar:
+        """Return the grammar of one call's arguments, with what a token may hold around them.
+
+        For an answer that is free up to there: it begins where `ToolReader.awaits` names the tool,
+        and what is complete may be followed by anything. where: what messages call the tool.
+        """
+        check_kind("where", where, str, "a str")
+        check_kind(where, tool, Mapping, "an object with type and function")
+        lark = write_arguments(format, tool.get("function", tool), f"{where}.function")
+        return cls(Kind.LARK, lark, f"{where}.function.parameters", True)
 
     def or_tool_calls(self, format: ToolFormat, tools: Tools, *, parallel: bool = False) -> Grammar:
         """Return the grammar of answers that match this one or call tools, as `tool_calls`."""

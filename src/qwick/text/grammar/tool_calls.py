@@ -12,7 +12,7 @@ from typing import Any
 
 from qwick.errors import ParameterError, UnsupportedError
 from qwick.family import ToolFormat
-from qwick.text.grammar.lark import Rules, quoted, too_long
+from qwick.text.grammar.lark import ANY_LAYOUT, Rules, quoted, too_long, with_layout
 from qwick.text.grammar.schema import MAX_TEXT, read_schema
 from qwick.text.grammar.xml_values import Values
 from qwick.values import check_kind, check_switch, refused
@@ -32,14 +32,9 @@ def write_tool_calls(
     format: ToolFormat, tools: Tools, names: Collection[str] | None, parallel: bool, text: bool
 ) -> str:
     """Return the Lark grammar; arguments and errors as for `Grammar.tool_calls`."""
-    check_kind("format", format, ToolFormat, "a ToolFormat")
     check_switch("parallel", parallel)
     check_switch("text", text)
-    if format.value not in _FORMS:
-        raise UnsupportedError(
-            "this checkpoint was not trained to call tools", hint="take an instruct checkpoint"
-        )
-    opener, write = _FORMS[format.value]
+    opener, write = _form(format)
     rules = Rules()
     calls = []
     for tool in _chosen(tools, names):
@@ -53,6 +48,22 @@ def write_tool_calls(
         rules.named("opening[lazy]", f"/{before}{opener}/")
     more = f"({quoted(_NEW_LINE + opener)} call)*" if parallel and not in_turn else ""
     rules.named("start", f"{first} call {more}")
+    return rules.text
+
+
+def write_arguments(format: ToolFormat, function: Mapping[str, Any], where: str) -> str:
+    """Return the Lark grammar; arguments and errors as for `Grammar.tool_arguments`."""
+    _form(format)
+    check_kind(where, function, Mapping, "an object with a name")
+    schema = _arguments(function, where)
+    rules, where = Rules(), f"{where}.parameters"
+    if format is ToolFormat.XML:
+        parts = [*_parameters(rules, schema, where), quoted("</function>")]
+    else:
+        layout = with_layout(read_schema(schema, where), ANY_LAYOUT)
+        parts = [rules.new(f"%json {layout}")]
+    before, behind = _AROUND[format.value]
+    rules.named("start", " ".join([before, *parts, behind]))
     return rules.text
 
 
@@ -95,6 +106,15 @@ def _fits_a_tag(name: str) -> bool:
     return bool(name) and not any(character in name for character in "\n\r<>")
 
 
+def _form(format: ToolFormat) -> tuple[str, Callable[[Rules, str, Any, str], str]]:
+    check_kind("format", format, ToolFormat, "a ToolFormat")
+    if format.value not in _FORMS:
+        raise UnsupportedError(
+            "this checkpoint was not trained to call tools", hint="take an instruct checkpoint"
+        )
+    return _FORMS[format.value]
+
+
 # Each of these returns a rule for what follows the opener in a call of one tool.
 
 
@@ -115,6 +135,12 @@ def _react(rules: Rules, name: str, schema: Any, where: str) -> str:
 
 
 def _xml(rules: Rules, name: str, schema: Any, where: str) -> str:
+    parts = _parameters(rules, schema, where)
+    end = "</function>\n</tool_call>"
+    return rules.new(" ".join([quoted(f"\n<function={name}>\n"), *parts, quoted(end)]))
+
+
+def _parameters(rules: Rules, schema: Any, where: str) -> list[str]:
     """Write the parameters in the schema's order, those that are not required with a choice."""
     root = read_schema(schema, where, _ROOT)
     rules.read += len(json.dumps(root, ensure_ascii=False))
@@ -140,8 +166,7 @@ def _xml(rules: Rules, name: str, schema: Any, where: str) -> str:
     if not properties and others is not False:
         value = values.write(others, f"{where}/additionalProperties")
         parts.append(f'("<parameter=" /[^<>\\n]+/ ">\\n" {value})*')
-    end = "</function>\n</tool_call>"
-    return rules.new(" ".join([quoted(f"\n<function={name}>\n"), *parts, quoted(end)]))
+    return parts
 
 
 # By a ToolFormat's value: what opens a call, and how the rest is written.
@@ -150,4 +175,12 @@ _FORMS: Mapping[str, tuple[str, Callable[[Rules, str, Any, str], str]]] = {
     "xml": ("<tool_call>", _xml),
     "qwen_agent": ("✿FUNCTION✿: ", _qwen_agent),
     "react": ("Action: ", _react),
+}
+# What may stand around the arguments alone, as far as a token may hold it together with them: from
+# where a reader waits for them (the key's closing quote in JSON) up to the line's end.
+_AROUND: Mapping[str, tuple[str, str]] = {
+    "hermes": (r'"\":" " "?', r'("}" "\n"? | "\n")?'),
+    "xml": (r'"\n"?', r'"\n"?'),
+    "qwen_agent": ('":"? " "?', r'"\n"?'),
+    "react": ('" "?', r'"\n"?'),
 }

@@ -78,6 +78,12 @@ class JsonCall:
         """Whether the next character belongs to a string among the values."""
         return self._state == "value" and self._value.in_string
 
+    @property
+    def awaits(self) -> str | None:
+        """The name, where the key of the arguments was read but for its closing quote."""
+        of_arguments = self._state == "key" and not self._complete
+        return self.name if of_arguments and "".join(self._text) in ARGUMENTS else None
+
     def feed(self, character: str) -> Step:
         """Read one more character."""
         if self._state == "value":
@@ -114,7 +120,7 @@ class JsonCall:
         text = "".join(self._text)
         if self._state == "value" and self._wanted:
             self._fresh += () if self._passing else self._text
-        elif self._state == "key":
+        elif self._state == "key" and not any(key.startswith(text) for key in ARGUMENTS):
             self._tell(text, "")
         elif self._state in ("colon", "begin", "value") and not self._wanted:
             self._tell(self.key, text if self._state == "value" else "")

@@ -11,9 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from qwick.text.tools.json_call import JsonValue, is_object
-from qwick.text.tools.pieces import CallArguments, CallStart, Content, Piece, Trouble, joined
+from qwick.text.tools.pieces import CUT, CallArguments, CallStart, Content, Piece, Trouble, joined
 
 MOST_NAME = 256
+HALF = "\ufffd"  # what the end of the text leaves of a character
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,21 @@ REACT = Marks("Action:", "Action Input:", "Observation:", "Final Answer:", "Thou
 class MarkedReader:
     """Reads answers in such a format; see `ToolReader` for push and flush.
 
-    names: of the tools.
+    names: of the tools. held, demanded: as for `ToolReader`. cut: whether the end of the text has
+    cut a call's arguments off.
     """
 
-    def __init__(self, marks: Marks, names: Collection[str]) -> None:
+    def __init__(
+        self,
+        marks: Marks,
+        names: Collection[str],
+        *,
+        held: bool = False,
+        demanded: bool = False,
+    ) -> None:
+        self.cut = False
+        self._by_grammar = held
+        self._demanded = demanded
         self._marks = marks
         self._names = names
         self._pieces: list[Piece] = []
@@ -70,6 +82,12 @@ class MarkedReader:
         self._arguments: list[str] = []
         self._calls = 0
 
+    @property
+    def awaits(self) -> str | None:
+        """The name of the call behind whose mark of arguments nothing has come."""
+        begins = self._state == "arguments" and not (self._arguments or self._held)
+        return self._name if begins else None
+
     def push(self, text: str) -> list[Piece]:
         """Return what `text` completes."""
         for character in text:
@@ -78,6 +96,10 @@ class MarkedReader:
 
     def flush(self) -> list[Piece]:
         """Return what was held back: the text has ended."""
+        if self._held and self._marks_only:
+            self._held = ""
+            if self._state != "name":
+                self._pieces.append(Trouble(CUT))
         for character in self._held:
             self._give(character)
         self._held = ""
@@ -87,6 +109,7 @@ class MarkedReader:
             self._end_name(cut=True)
         elif self._state == "arguments":
             self._end_arguments()
+            self.cut = not is_object("".join(self._arguments))
         elif space and not skipping and self._state != "called":
             self._pieces.append(Content(space))
         return self._taken()
@@ -100,6 +123,9 @@ class MarkedReader:
         if not self._held and character.isspace():
             self._space.append(character)
             return
+        if character == HALF and self._marks_only:
+            self._held = self._held or self._marks.function[0]
+            return
         self._held += character
         marks = self._expected()
         if self._held in marks:
@@ -110,6 +136,13 @@ class MarkedReader:
             self._give(held[0])
             for one in held[1:]:
                 self._feed(one)
+
+    @property
+    def _marks_only(self) -> bool:
+        """Whether a grammar lets nothing but a mark begin, or go on, with what is held here."""
+        if self._state == "name":
+            return self._by_grammar and (self._held != "" or "\n" in self._space)
+        return self._demanded and self._state != "arguments" and not self._spoke
 
     def _expected(self) -> tuple[str, ...]:
         """Return what is a mark here: nothing in the final answer, nor within a line of a string.
@@ -225,8 +258,10 @@ class MarkedReader:
             self._start()
             if not cut:
                 self._pieces.append(CallArguments(self._calls - 1, "{}"))
-            self._pieces.append(Trouble("a call was cut off" if cut else "a call has no arguments"))
-            self._state = "called"
+            self._pieces.append(Trouble(CUT if cut else "a call has no arguments"))
+            self._state, self.cut = "called", cut
+        elif cut and self._by_grammar:
+            self._pieces.append(Trouble(CUT))
         else:
             self._say("".join(self._raw))
             self._pieces.append(Trouble("what begins like a call is none"))

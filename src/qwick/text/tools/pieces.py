@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+CUT = "a call was cut off"
+
 
 @dataclass(frozen=True, slots=True)
 class Content:

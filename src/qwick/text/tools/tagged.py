@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qwick.text.tools.json_call import JsonCall, Step, is_object
-from qwick.text.tools.pieces import CallArguments, CallStart, Content, Piece, Trouble, joined
+from qwick.text.tools.pieces import CUT, CallArguments, CallStart, Content, Piece, Trouble, joined
 from qwick.text.tools.xml_call import CALL, END_CALL, FUNCTION, XmlCall
 
 TOOLS, END_TOOLS, FENCE = "<tools>", "</tools>", "```"
@@ -26,12 +26,18 @@ MOST_INFO = 32  # characters of a fence's first line
 class TaggedReader:
     """Reads answers of families that write tags; see `ToolReader` for push and flush.
 
-    schemas: of each tool's parameters. loose: whether the other forms are looked for too.
+    schemas: of each tool's parameters. loose: whether the other forms are looked for too. held:
+    whether a grammar holds the answer, so that what begins like a call is one. cut: whether the end
+    of the text has cut a call's arguments off.
     """
 
-    def __init__(self, schemas: Mapping[str, Mapping[str, Any]], *, loose: bool) -> None:
+    def __init__(
+        self, schemas: Mapping[str, Mapping[str, Any]], *, loose: bool, held: bool = False
+    ) -> None:
+        self.cut = False
         self._schemas = schemas
         self._loose = loose
+        self._by_grammar = held
         self._marks = (CALL, FUNCTION, TOOLS, FENCE) if loose else (CALL, FUNCTION)
         self._pieces: list[Piece] = []
         self._waiting: list[Piece] | None = None  # of a call that only its closing tag makes one
@@ -62,6 +68,13 @@ class TaggedReader:
         """Whether a call has just come to its end."""
         return self._calls > 0 and self._after_call and self._state == self._content
 
+    @property
+    def awaits(self) -> str | None:
+        """The name of the call whose arguments come next, in the family's own form."""
+        if self._loose:
+            return self._json.awaits if self._state == self._in_json else None
+        return self._xml.awaits if self._state == self._in_xml else None
+
     def push(self, text: str) -> list[Piece]:
         """Return what `text` completes."""
         for character in text:
@@ -74,6 +87,9 @@ class TaggedReader:
         while self._state != self._content:
             self._cut()
         held, self._held = self._held, ""
+        if held and self._by_grammar and self._after_call:  # of the next one
+            self._emit(Trouble(CUT))
+            held = ""
         for character in held:
             self._release(character)
         if self._lines and not self._after_call:
@@ -388,20 +404,26 @@ class TaggedReader:
         """End what the text's end has cut off."""
         within = self._state in (self._in_json, self._in_xml, self._broken, self._after)
         if self._waiting is not None or not (within and self._announced):
-            self._give_back()
+            if self._by_grammar and self._sure:
+                self._emit(Trouble(CUT))
+                self._leave()
+            else:
+                self._give_back()
             return
         held, self._held = self._held, ""
+        open_call = self._state != self._after
         if self._state == self._in_xml:
-            self._xml.cut("a call was cut off")
+            self._xml.cut(CUT)
             self._argue(self._xml.take())
             self._end_call(self._xml.troubles)
         elif self._state == self._in_json:
             for character in held:  # the beginning of a tag: a string's, as it was in one
                 self._json.feed(character)
-            self._json.cut("a call was cut off")
+            self._json.cut(CUT)
             self._argue(self._json.take())
             self._end_call(self._json.troubles)
         elif self._state == self._broken:
             self._argue(held)
             self._end_call(self._troubles)
+        self.cut = open_call and not is_object("".join(self._arguments))
         self._leave()  # behind a call, what is held began its closing tag

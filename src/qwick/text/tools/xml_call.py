@@ -57,6 +57,12 @@ class XmlCall:
         self._returns = False  # whether a line may end with a carriage return too
         self._stray: list[str] = []
 
+    @property
+    def awaits(self) -> str | None:
+        """The name, where nothing has come behind it."""
+        begins = self._state == "between" and not (self._held or self._stray or self._written)
+        return self.name if begins else None
+
     def feed(self, character: str) -> Step:
         """Read one more character."""
         if self._state == "value":
