@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from qwick.errors import AuthenticationError, EngineError, PermissionDeniedError
 from qwick.monitor.health import ModelFacts, Thresholds, verdict
 from qwick.monitor.records import Averages, RequestRecord
 from qwick.settings import child_environment
-from server.live import MODEL, Server, chat_body
+from server.live import MODEL, Server, chat_body, until
 
 FACTS = ModelFacts("qwen", "ready", running=2, waiting=0, cache_used=0.25, memory=700_000_000)
 
@@ -270,13 +270,6 @@ def told(client: httpx.Client, name: str) -> float:
             if sample.name == f"qwick:{name}":
                 return sample.value
     raise AssertionError(f"there is no metric {name}")
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -111,6 +111,14 @@ class Server:
             if int(fields[1]) == self.process.pid and fields[0] != "Z":
                 found.append(int(entry.name))
         return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for something to come about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.05)
 
 
 def chat_body(text: str = "Say hi.", **fields: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 
 from qwick.server.keys import KeyRing
 from qwick.server.limits import Limits, Rate
-from server.live import MODEL, Server, chat_body, events_of
+from server.live import MODEL, Server, chat_body, events_of, until
 
 pytestmark = pytest.mark.model
 
@@ -173,7 +173,7 @@ def test_concurrent_answers_of_one_key(guarded: Server, keys: KeyRing) -> None:
             next(lines)
             response = client.post(CHAT, json=chat_body())
             assert (response.status_code, code_of(response)) == (429, "rate_limit_exceeded")
-        until(lambda: client.post(CHAT, json=chat_body()).status_code == 200)
+        until(lambda: client.post(CHAT, json=chat_body()).status_code == 200, 20)
 
 
 def test_an_answer_is_cut_to_what_the_key_allows_where_nothing_was_asked(
@@ -275,13 +275,6 @@ def raw(server: Server, data: bytes, seconds: float = 10.0) -> bytes:
 
 def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
-
-
-def until(condition: Any, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

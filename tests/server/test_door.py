@@ -19,8 +19,8 @@ from qwick.server.audit import read_all
 from qwick.server.keys import KeyRing
 from qwick.server.limits import Limits, Rate
 from qwick.server.options import ServeOptions
-from server.live import MODEL, Server, chat_body
-from server.test_attacks import CHAT, JSON, code_of, raw, status_of, until
+from server.live import MODEL, Server, chat_body, until
+from server.test_attacks import CHAT, JSON, code_of, raw, status_of
 
 pytestmark = pytest.mark.model
 
@@ -54,7 +54,7 @@ def door(default_checkpoint: Path, keys: KeyRing, good: str) -> Iterator[Server]
 def the_next_request_is_served(door: Server, good: str) -> Iterator[None]:
     yield
     with door.client(good) as client:
-        until(lambda: client.post(CHAT, json=chat_body(max_tokens=1)).status_code == 200)
+        until(lambda: client.post(CHAT, json=chat_body(max_tokens=1)).status_code == 200, 20)
 
 
 def head(path: str, key: str | None = None, *lines: str, method: str = "POST") -> bytes:
@@ -160,7 +160,7 @@ def test_a_slow_reader_is_let_go(door: Server, good: str, admin: str) -> None:
         return found
 
     with unread(door, head(CHAT, good, f"content-length: {len(body)}") + body):
-        until(lambda: running() == 1)
+        until(lambda: running() == 1, 20)
         until(lambda: running() == 0, 50)
 
 
@@ -358,7 +358,7 @@ def test_every_refusal_is_counted_and_noted(
             statuses = []
             for _ in range(3):
                 threading.Thread(target=asked, args=(door, good, body, statuses)).start()
-            until(lambda: 503 in statuses)
+            until(lambda: 503 in statuses, 20)
             stack.callback(until, lambda: len(statuses) == 3, 60)
     assert raw(door, b"hello\r\n\r\n").startswith(b"HTTP/1.1 400")
     after = refusals(door, admin)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -24,7 +23,7 @@ import pytest
 
 from qwick.server.audit import read_all
 from qwick.server.keys import KeyRing
-from server.live import MODEL, Server, chat_body, events_of
+from server.live import MODEL, Server, chat_body, events_of, until
 
 pytestmark = pytest.mark.model
 
@@ -35,13 +34,6 @@ LONG: dict[str, Any] = {"max_tokens": 2000, "ignore_eos": True, "temperature": 1
 @pytest.fixture(autouse=True)
 def the_checkpoint(default_checkpoint: Path) -> None:
     """Fetched before any server asks for it."""
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.05)
 
 
 def stream_of(server: Server, begun: threading.Semaphore, **fields: Any) -> list[Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from qwick.server.keys import KeyRing
 from qwick.server.limits import Limits, Rate
-from server.live import Server, chat_body
+from server.live import Server, chat_body, until
 
 pytestmark = pytest.mark.model
 
@@ -27,13 +27,6 @@ def asking(model: str, **fields: object) -> dict[str, object]:
 
 def two(checkpoint: Path, *options: str) -> list[str]:
     return [f"first={checkpoint}", f"second={checkpoint}", *options]
-
-
-def until(done: object, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not done():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_two_models_and_memory_for_one(tmp_path: Path, default_checkpoint: Path) -> None:

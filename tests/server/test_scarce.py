@@ -16,9 +16,9 @@ from qwick.errors import ResourceError
 from qwick.server.audit import read, read_all
 from qwick.server.keys import KeyRing
 from qwick.server.running import LEAST_FILES, _raise_files
-from server.live import Server, chat_body
+from server.live import Server, chat_body, until
 from server.processes import fork, wait
-from server.test_attacks import CHAT, code_of, status_of, until
+from server.test_attacks import CHAT, code_of, status_of
 
 pytestmark = pytest.mark.model
 
@@ -59,7 +59,7 @@ def test_connections_beyond_what_may_be_opened_are_told_so(tmp_path: Path) -> No
         def answered() -> bool:
             return client.post(CHAT, json=chat_body(max_tokens=1)).status_code == 200
 
-        until(answered)
+        until(answered, 20)
         assert server.engines() != [engine]
         assert client.get("/v1/monitor").json()["models"][0]["restarts"] == 1
     (told,) = (e for e in server.events() if e["event"] == "fewer_connections")
@@ -103,15 +103,15 @@ def test_an_audit_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         with server.client("wrong") as other:
             for _ in range(3):
                 assert other.get("/v1/models").status_code == 401
-        until(lambda: "audit_unwritten" in [e["event"] for e in server.events()])
+        until(lambda: "audit_unwritten" in [e["event"] for e in server.events()], 20)
         gauge = r"qwick:audit_unwritten_lines ([1-9])"
-        until(lambda: re.search(gauge, client.get("/metrics").text) is not None)
+        until(lambda: re.search(gauge, client.get("/metrics").text) is not None, 20)
         verdict = client.get("/v1/monitor").json()["verdict"]
         assert verdict["status"] == "degraded"
         assert "the audit log cannot be written" in " ".join(verdict["reasons"])
         path.rmdir()
         path.with_suffix(".away").rename(path)
-        until(lambda: "audit_written" in [e["event"] for e in server.events()])
+        until(lambda: "audit_written" in [e["event"] for e in server.events()], 20)
         assert client.get("/v1/monitor").json()["verdict"]["status"] == "healthy"
     events = read_all(tmp_path / "server").events
     times = [event for event in events if event["event"] == "refused"]

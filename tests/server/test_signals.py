@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -20,13 +19,6 @@ from server.live import SERVES, Server, chat_body, events_of
 pytestmark = pytest.mark.model
 
 CHAT = "/v1/chat/completions"
-
-
-def until(done: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_closed_terminal_is_an_orderly_end(tmp_path: Path) -> None:

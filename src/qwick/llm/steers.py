@@ -111,7 +111,7 @@ class _Reading:
 class StopSteer:
     """Ends an answer in the engine with the token that completes a stop string.
 
-    Text of the first min_tokens tokens belongs to none, nor does text that is only read.
+    Text of the first min_tokens tokens belongs to none.
     """
 
     def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...], min_tokens: int = 0) -> None:
