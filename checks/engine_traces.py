@@ -47,7 +47,8 @@ def some_request(rng: random.Random, beginnings: list[list[int]]) -> Request:
         repetition_penalty=rng.choice([1.0, 1.0, 1.3]),
         frequency_penalty=rng.choice([0.0, 0.0, 0.5]),
     )
-    return Request(ids, sampling=sampling, namespace=namespace)
+    told = rng.choice([None, None, None, 2])
+    return Request(ids, sampling=sampling, namespace=namespace, prompt_logprobs=told)
 
 
 class Cycling(ToyModel):
@@ -61,7 +62,7 @@ def outcome(sink: Sink) -> tuple[Any, ...]:
     """What must not depend on company."""
     end = sink.end
     scores = end.scores and (end.scores.logprobs.tolist(), end.scores.best.tolist())
-    return sink.ids, end.reason, end.stop_id, scores
+    return sink.ids, end.reason, end.stop_id, scores, sink.prompt_logprobs
 
 
 def alone(model: type[ToyModel], size: int, request: Request) -> tuple[Any, ...]:

@@ -40,6 +40,7 @@ MIXED = [
     Request([7, 8], sampling=Sampling(seed=7, max_tokens=12, repetition_penalty=1.3, min_p=0.05)),
     Request([9, 8, 7, 6, 5], kind="score"),
     greedy(list(range(39)), 11),
+    Request([3, 1] * 9, sampling=Sampling(seed=8, max_tokens=7), prompt_logprobs=3),
 ]
 
 
@@ -55,7 +56,8 @@ def outcome(sink: Sink) -> tuple[Any, ...]:
     """Everything that may not depend on the batch: all but the times."""
     end = sink.end
     scores = end.scores and (end.scores.logprobs.tolist(), end.scores.best.tolist())
-    return (sink.ids, sink.logprobs, end.reason, end.seed, end.stop_id, scores)
+    told = (sink.logprobs, sink.prompt_logprobs, scores)
+    return (sink.ids, told, end.reason, end.seed, end.stop_id)
 
 
 ALONE = [outcome(run(engine_of(ToyModel()), [request])[0]) for request in MIXED]
@@ -102,6 +104,32 @@ def test_scores_equal_the_model_by_hand() -> None:
         exact = row[ids[i + 1]] - np.log(np.exp(row).sum())
         assert sink.end.scores.logprobs[i] == pytest.approx(exact, abs=1e-6)
         assert sink.end.scores.best[i] == row.argmax()
+
+
+@pytest.mark.parametrize("length", [1, 2, 30])
+def test_what_is_told_of_a_prompt_equals_its_score(length: int) -> None:
+    """In any chunks, beside drafts, and also where the first token ends the answer."""
+    model = ToyModel()
+    ids = ([5, 3, 39, 0, 0, 7, 21, 5, 3] * 4)[:length]
+    first = int(model.row_after(ids).argmax())
+    for sampling, answer in (
+        (Sampling(temperature=0, max_tokens=4), 4),
+        (Sampling(temperature=0, max_tokens=4, stop_ids=(first,)), 0),
+    ):
+        engine = engine_of(model, token_budget=7, max_sequences=4)
+        other = Request(ids, sampling=sampling)  # whose pages may not be used instead
+        sinks = run(engine, [other, Request(ids, sampling=sampling, prompt_logprobs=2)])
+        assert [sink.prompt_logprobs for sink in sinks[:1]] == [[]]
+        (told,) = sinks[1].prompt_logprobs
+        assert [p.id for p in told] == ids[1:]
+        assert sinks[1].ids == sinks[0].ids
+        assert len(sinks[1].ids) == answer
+        for i, p in enumerate(told):
+            row = model.row_after(ids[: i + 1]).astype(np.float64)
+            exact = row - np.log(np.exp(row).sum())
+            assert p.logprob == pytest.approx(exact[p.id], abs=1e-6)
+            assert [id for id, _ in p.top] == np.argsort(-row, kind="stable")[:2].tolist()
+            assert [v for _, v in p.top] == pytest.approx(np.sort(exact)[:-3:-1], abs=1e-6)
 
 
 @settings(deadline=None, max_examples=60)
@@ -336,6 +364,8 @@ def test_bad_logits_fail_a_score() -> None:
     model.change_logits = lambda logits: logits[1:2].fill(np.nan)
     (sink,) = run(engine_of(model), [Request([1, 2, 3, 4], kind="score")])
     assert (sink.end.reason, sink.end.scores) == (ERROR, None)
+    (sink,) = run(engine_of(model), [Request([1, 2, 3, 4], prompt_logprobs=0)])
+    assert (sink.end.reason, sink.ids, sink.prompt_logprobs) == (ERROR, [], [])
 
 
 @pytest.mark.parametrize("where", ["before_forward", "change_logits"])

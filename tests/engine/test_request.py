@@ -171,6 +171,12 @@ def test_requests() -> None:
         ({"ids": [1], "namespace": None}, "namespace is None; allowed: a string of at most 256"),
         ({"ids": [1], "namespace": "x" * 257}, "namespace is 'x+.*allowed: a string of at most"),
         ({"ids": [1], "namespace": "\ud800"}, "namespace is .*half a UTF-16 pair"),
+        (
+            {"ids": [1], "prompt_logprobs": 21},
+            "prompt_logprobs is 21; allowed: .* 0 to 20, or none",
+        ),
+        ({"ids": [1], "prompt_logprobs": True}, "prompt_logprobs is True"),
+        ({"ids": [1, 2], "kind": "score", "prompt_logprobs": 1}, "a score tells its own"),
     ]
     for arguments, part in bad:
         with pytest.raises(ParameterError, match=part):

@@ -120,6 +120,7 @@ class Sink:
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    prompt_logprobs: list[tuple[TokenLogprob, ...]] = field(default_factory=list)  # each time told
     finished: Finished | None = None
 
     def __call__(self, event: Event) -> None:
@@ -127,6 +128,9 @@ class Sink:
         if isinstance(event, Tokens):
             self.ids += event.ids
             self.logprobs += event.logprobs or ()
+            if event.prompt_logprobs is not None:
+                assert len(self.ids) == len(event.ids), "told later than with the first ids"
+                self.prompt_logprobs.append(event.prompt_logprobs)
         else:
             self.finished = event
 

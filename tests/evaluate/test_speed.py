@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qwick.errors import EngineError, UsageError
+from qwick.evaluate import speed
 from qwick.evaluate.editing import CODE, TASK
 from qwick.evaluate.speed import Cost, Plan, measure, measure_drafts
 from qwick.formats.open import open_checkpoint
@@ -39,12 +40,15 @@ def test_cost_is_the_files_own(decoder: Decoder, default_checkpoint: Path) -> No
 
 
 @pytest.mark.model
-def test_every_test_of_the_plan_is_measured(decoder: Decoder) -> None:
+def test_every_test_of_the_plan_is_measured(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "BATCH_TOKENS", 8)
     heard: list[str] = []
     plan = Plan(prompts=(40,), answers=(8,), batches=(2, 66), repeat=2)
     rows = {row.test: row for row in measure(decoder, 151_665, plan, heard.append)}
     assert heard == list(rows) == ["pp40", "tg8", "batch2", "batch66"]
-    assert [row.tokens for row in rows.values()] == [40, 8, 128, 66 * 64]
+    assert [row.tokens for row in rows.values()] == [40, 8, 2 * 8, 66 * 8]
     cost = Cost.of(decoder)
     assert rows["pp40"].bytes_read == cost.weight_bytes
     assert rows["pp40"].operations == 40 * cost.body_operations + cost.head_operations

@@ -167,6 +167,32 @@ def test_logprobs(qwen: Qwen) -> None:
     assert qwen.chat("x", seed=1, max_tokens=6, **FREE).logprobs is None
 
 
+def test_log_probabilities_of_the_prompt(qwen: Qwen) -> None:
+    text = "Ab\u00e9 <|im_end|> one two"
+    ids = TOKENIZER.encode(text, parse_special=True)
+    stream = qwen.stream_complete(text, seed=1, max_tokens=3, prompt_logprobs=2, **FREE)
+    first, *others = list(stream)
+    reply = stream.reply
+    told = reply.prompt_logprobs
+    assert told is not None
+    assert first.prompt_logprobs == told
+    assert [chunk.prompt_logprobs for chunk in others] == [None] * len(others)
+    assert told[0] is None
+    known = [p for p in told if p is not None]
+    assert [p.id for p in known] == ids[1:]
+    assert [p.logprob for p in known] == pytest.approx(qwen.score(ids).logprobs.tolist())
+    assert [len(p.top) for p in known] == [2] * len(known)
+    whole = [TOKENIZER.decode(ids[:i]).rstrip("\ufffd") for i in range(1, len(ids))]
+    assert [p.start for p in known] == [len(before) for before in whole]
+    plain = json.loads(json.dumps(reply.to_dict()))["prompt_logprobs"]
+    assert plain[0] is None
+    assert sorted(plain[1]) == ["id", "logprob", "token", "top"]
+    chat = qwen.chat("x", seed=1, max_tokens=2, prompt_logprobs=0, logprobs=1, **FREE)
+    assert chat.prompt_logprobs is not None
+    assert len(chat.prompt_logprobs) == chat.usage.prompt_tokens
+    assert [p and p.top for p in chat.prompt_logprobs[1:]] == [()] * (chat.usage.prompt_tokens - 1)
+
+
 # -- what is asked ---------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -236,6 +237,48 @@ def test_a_completion_and_fill_in_the_middle(client: openai.OpenAI) -> None:
     found = several.choices[0].logprobs
     assert found is not None
     assert "".join(found.tokens or ()) == several.choices[0].text
+
+
+def test_a_prompt_is_echoed_with_its_log_probabilities(client: openai.OpenAI) -> None:
+    """What evaluation harnesses ask for: each token's, as if it had been generated."""
+    prompt = "def add(a, b):\n"
+    asked = {"model": MODEL, "temperature": 0, "logprobs": 2}
+    answer = client.completions.create(prompt=prompt, max_tokens=8, **asked).choices[0]
+    whole = prompt + answer.text
+    for given, n in ((whole, 1), (client_ids(client, whole), 2)):
+        reply = client.completions.create(prompt=given, max_tokens=1, echo=True, n=n, **asked)
+        for choice in reply.choices:
+            told, generated = choice.logprobs, answer.logprobs
+            assert told is not None
+            assert generated is not None
+            assert told.tokens is not None
+            assert "".join(told.tokens) == choice.text
+            assert choice.text.startswith(whole)
+            starts = [len("".join(told.tokens[:i])) for i in range(len(told.tokens))]
+            assert told.text_offset == starts
+            assert (told.token_logprobs or ())[0] is None
+            assert (told.top_logprobs or ())[0] is None
+            assert told.token_logprobs is not None
+            assert told.token_logprobs[-9:-1] == pytest.approx(generated.token_logprobs, abs=0.05)
+            assert all(len(top) == 2 for top in (told.top_logprobs or ())[1:])
+    stream = client.completions.create(prompt=whole, max_tokens=1, echo=True, stream=True, **asked)
+    tokens: list[str] = []
+    text = ""
+    for event in stream:
+        for part in event.choices:
+            text += part.text
+            tokens += (part.logprobs and part.logprobs.tokens) or []
+    assert (text, tokens) == (choice.text, told.tokens)
+    one = client.completions.create(prompt="x", max_tokens=1, echo=True, **asked).choices[0]
+    assert one.logprobs is not None
+    assert (one.logprobs.tokens or ())[0] == "x"
+    assert (one.logprobs.token_logprobs or ())[0] is None
+
+
+def client_ids(client: openai.OpenAI, text: str) -> list[int]:
+    url = str(client.base_url).removesuffix("/v1/") + "/tokenize"
+    found: list[int] = httpx.post(url, json={"prompt": text}, timeout=60).json()["tokens"]
+    return found
 
 
 def test_models(client: openai.OpenAI) -> None:

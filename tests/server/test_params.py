@@ -53,7 +53,12 @@ def client(server: Server) -> Iterator[httpx.Client]:
         (COMPLETE, {"prompt": LONG}, "prompt", "the context holds"),
         (COMPLETE, {"prompt": ""}, "prompt", "empty"),
         (COMPLETE, {"prompt": [10**7]}, "prompt", "10000000"),
-        (COMPLETE, {"prompt": "x", "echo": True, "logprobs": 1}, "echo", "logprobs"),
+        (
+            COMPLETE,
+            {"prompt": "x", "echo": True, "logprobs": 1, "suffix": "y"},
+            "logprobs",
+            "leave out suffix",
+        ),
         (COMPLETE, {"prompt": "x", "max_tokens": 0}, "max_tokens", "1 or more"),
         ("/tokenize", {"prompt": "x", "content": "x"}, "prompt", "content and prompt"),
         ("/tokenize", {}, "prompt", "no text"),

@@ -27,7 +27,7 @@ def assembled(
     """Return what an answer's ids become, delivered in such pieces; its chunks are not empty."""
     sampling = Sampling(stop=stop)
     router = Router(None, reader, StopMatcher(stop))
-    assembler = Assembler(TOKENIZER, sampling, "m", router, PROMPT_TOKENS)
+    assembler = Assembler(TOKENIZER, sampling, "m", router, [0] * PROMPT_TOKENS)
     chunks = []
     for ids in pieces:
         # Beside each id a byte that begins no character is nearly as probable.

@@ -102,6 +102,7 @@ SAMPLING: dict[str, Kind] = {
 }
 SAID = {name: or_none(SAMPLING[name]) for name in ("temperature", "seed", "stop_ids", "logprobs")}
 ASKED = {"max_tokens": whole(2), "stop": STOP, "namespace": NAMESPACE, **SAID}
+ASKED["prompt_logprobs"] = SAID["logprobs"]
 ASKED["max_tokens"] = or_none(ASKED["max_tokens"])
 CHAT = {"messages": MESSAGES, "tools": TOOLS, **ASKED}
 TONE = {"tone": JSON}
@@ -156,7 +157,7 @@ TABLE: dict[str, Case] = {
             "kv": or_none(text("f32", "int8")),
             "prefix_reuse": SWITCH,
             "drafts": SWITCH,
-            "own_process": SWITCH,
+            "own_process": Kind((False, True), SWITCH.takes),  # a process each takes its time
             "listener": LISTENER,
         },
         _close,
@@ -207,6 +208,7 @@ TABLE: dict[str, Case] = {
             "namespace": text(""),
             "guide": Kind((None, "anything"), lambda _: True),
             "progress": SWITCH,
+            "prompt_logprobs": Kind((None, 0, 20), or_none(whole(0)).takes),
         },
     ),
     "engine.request.check_namespace": Case(

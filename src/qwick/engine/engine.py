@@ -336,6 +336,11 @@ class Engine:
         if live.scoring:
             logprob, best = self._sampler.score(row, live.request.ids[position + 1])
             return live.accept_score(position, logprob, best)
+        ids = live.request.ids
+        if position + 1 < len(ids):  # else the row is that of a token to draw
+            most = live.request.prompt_logprobs or 0
+            live.accept_prompt(position, self._sampler.tell(row, ids[position + 1], most))
+            return None
         token, logprob_of = self._sampler.pick(
             row,
             live.request.sampling,

@@ -55,11 +55,12 @@ class Live:
         self.deliver = deliver
         self.scoring = request.kind == "score"
         root = root_key(request.namespace)
+        self._tells_prompt = request.prompt_logprobs is not None
         # Nothing is asked after the last token of a score: it needs no row.
         self.sequence = (
             Sequence(number, list(ids[:-1]), 0, root=root)
             if self.scoring
-            else Sequence(number, list(ids), len(ids) - 1, root=root)
+            else Sequence(number, list(ids), 0 if self._tells_prompt else len(ids) - 1, root=root)
         )
         self.steer = steer
         self.drafter = Drafter() if drafts and not self.scoring else None
@@ -76,6 +77,7 @@ class Live:
         count = len(ids) - 1 if self.scoring else 0
         self._logprobs = np.empty(count, np.float64)
         self._best = np.empty(count, np.int32)
+        self._prompt_logprobs: list[TokenLogprob] = []
         self._fresh: list[int] = []  # generated and not delivered yet
         self._fresh_logprobs: list[TokenLogprob | None] = []
         self._stop_id: int | None = None
@@ -94,7 +96,7 @@ class Live:
         """Whether the best id is all that is wanted of a row: greedy, and nothing acts on it."""
         sampling = self.request.sampling
         plain = sampling.logprobs is None and self.history is None and self.steer is None
-        return sampling.greedy and plain and not self.scoring
+        return sampling.greedy and plain and not (self.scoring or self._tells_prompt)
 
     def start(self, now: float) -> None:
         """Note the first step that computes something for this request, before it does."""
@@ -115,6 +117,11 @@ class Live:
         self._best[position] = best
         self.sequence.wanted_from = position + 1
         return FinishReason.STOP if position + 1 == len(self._logprobs) else None
+
+    def accept_prompt(self, position: int, logprob: TokenLogprob) -> None:
+        """Take what is told about ids[position + 1] of the prompt, as with `accept_score`."""
+        self._prompt_logprobs.append(logprob)
+        self.sequence.wanted_from = position + 1
 
     def accept(self, token: int, logprob: TokenLogprob | None, now: float) -> FinishReason | None:
         """Take a sampled id; return why the request ends, or None."""
@@ -155,10 +162,15 @@ class Live:
 
     def fresh(self) -> Tokens | None:
         """Return what was generated since the last call, as an event; None if nothing was."""
-        if not self._fresh:
+        prompt = None
+        if self._tells_prompt and self._first is not None:
+            prompt = tuple(self._prompt_logprobs)
+            self._tells_prompt = False
+            self._prompt_logprobs.clear()
+        if not self._fresh and prompt is None:
             return None
         wanted = self.request.sampling.logprobs is not None
-        event = Tokens(tuple(self._fresh), tuple(self._fresh_logprobs) if wanted else None)
+        event = Tokens(tuple(self._fresh), tuple(self._fresh_logprobs) if wanted else None, prompt)
         self._fresh.clear()
         self._fresh_logprobs.clear()
         return event

@@ -207,7 +207,9 @@ class Request:
     that were computed for a request are used again for others of the same namespace only, so a
     server gives each tenant its own. guide: what else acts on sampling (a grammar, a budget), as
     plain data for the engine's steer factory; the engine does not look into it. progress: deliver
-    `Progress` after each part of a prompt that takes several steps. Raises ParameterError.
+    `Progress` after each part of a prompt that takes several steps. prompt_logprobs: None = none;
+    n = tell of each id of the prompt but the first, and of the n (0 .. 20) most probable in its
+    place, before the first token; all of the prompt is computed then. Raises ParameterError.
     """
 
     ids: Sequence[int]
@@ -216,6 +218,7 @@ class Request:
     namespace: str = ""
     guide: object = None
     progress: bool = False
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
@@ -227,8 +230,14 @@ class Request:
             raise ParameterError(f"sampling is {shown(self.sampling)}; allowed: a Sampling")
         check_namespace(self.namespace)
         check_switch("progress", self.progress)
+        if self.prompt_logprobs is not None:
+            allowed = f"whole numbers from 0 to {MAX_LOGPROBS}, or none"
+            most = whole("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS, allowed)
+            object.__setattr__(self, "prompt_logprobs", most)
         if self.kind == "score" and self.guide is not None:
             raise ParameterError("a score draws nothing; allowed: a guide of None")
+        if self.kind == "score" and self.prompt_logprobs is not None:
+            raise ParameterError("a score tells its own; allowed: prompt_logprobs of None")
         ids = _ids("ids", self.ids, MAX_IDS)
         object.__setattr__(self, "ids", ids)
         if not ids:
@@ -281,10 +290,15 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Ids that were just generated, in order; usually one."""
+    """Ids that were just generated, in order; usually one.
+
+    prompt_logprobs: entry i tells about id i + 1 of the prompt; with the first Tokens of a request
+    that asked for them, which may have no ids.
+    """
 
     ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob | None, ...] | None = None  # None for an id that a steer forced
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

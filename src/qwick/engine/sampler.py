@@ -113,8 +113,7 @@ class Sampler:
         if report is None:
             return token, None
         total, top, raw = report
-        ranked = tuple((int(i), float(raw[i]) - total) for i in top)
-        return token, TokenLogprob(token, float(raw[token]) - total, ranked)
+        return token, _told(raw, token, total, top)
 
     def _pick_top_k(self, row: F32, sampling: Sampling, u: float, history: History | None) -> int:
         """What most checkpoints ask for, in two passes over the row instead of four."""
@@ -139,6 +138,14 @@ class Sampler:
         with np.errstate(over="ignore"):
             total = self._log_sum_exp(row, float(row[best]))
         return float(row[target]) - total, best
+
+    def tell(self, logits: F32, target: int, most: int) -> TokenLogprob:
+        """Return the log probability of `target`, and those of the `most` most probable ids."""
+        row = logits[: self.n_vocab]
+        best = self._checked_argmax(row)
+        with np.errstate(over="ignore"):
+            total = self._log_sum_exp(row, float(row[best]))
+        return _told(row, target, total, _top(row, most))
 
     def _checked_argmax(self, row: F32) -> int:
         # argmax stops at a NaN and max at +inf, so two quick passes see every bad value.
@@ -239,6 +246,12 @@ def top_ids(row: F32, count: int) -> I64:
 
 def _where(chosen: NDArray[np.bool_]) -> I64:
     return np.flatnonzero(chosen).astype(np.int64, copy=False)
+
+
+def _told(row: F32, id: int, total: float, top: I64) -> TokenLogprob:
+    """Return an id and the `top` ones with their log probabilities; total: log_sum_exp of row."""
+    ranked = tuple((int(i), float(row[i]) - total) for i in top)
+    return TokenLogprob(id, float(row[id]) - total, ranked)
 
 
 def _top(row: F32, count: int) -> I64:

@@ -54,10 +54,11 @@ class Qwen:
     parallel_tool_calls  whether one answer may hold several calls; default: True
     grammar              a `text.grammar.Grammar` that the answer, after any thinking, must match
     progress             True: chunks tell how far a long prompt is
+    prompt_logprobs      tell how probable the prompt was: each token, and so many best (0 to 20)
     extra_stop_ids       ids that end the answer beside those of the checkpoint
 
     What the model thinks is in `Reply.thinking`, the calls it wishes for in `Reply.tool_calls`. Raw
-    prompts take the last three only. All raise
+    prompts take the last four only. All raise
     ParameterError, ContextLengthError and other UsageErrors before anything is computed,
     RequestCancelled when the model is closed meanwhile, EngineError when the engine fails.
     """

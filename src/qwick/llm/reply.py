@@ -7,8 +7,8 @@ engine, only its events.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qwick.engine.request import (
@@ -68,7 +68,8 @@ class Logprob:
     """One token with its natural log probability under the model, before any sampling setting.
 
     data: its bytes, which may be part of a character; top_data: those of the most probable. start:
-    characters that the answer had before it, as generated: thinking and calls are counted too.
+    characters that the answer had before it, as generated: thinking and calls are counted too; of
+    the prompt's tokens, those that the prompt has before it.
     """
 
     id: int
@@ -106,6 +107,7 @@ class Chunk:
     text: of the answer proper. thinking: of what comes before it. calls: of calls of tools.
     logprobs: of the ids behind this piece. progress: of the prompt; then there is nothing else.
     usage: the tokens so far, but for cached_tokens, which the reply tells; None: not known.
+    prompt_logprobs: as in `Reply`, with the first piece.
     """
 
     text: str
@@ -114,11 +116,13 @@ class Chunk:
     logprobs: tuple[Logprob | None, ...] | None = None
     progress: Progress | None = None
     usage: Usage | None = None
+    prompt_logprobs: tuple[Logprob | None, ...] | None = None
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not (self.text or self.thinking or self.calls or self.logprobs or self.progress)
+        shown = (self.text, self.thinking, self.calls, self.logprobs, self.prompt_logprobs)
+        return not (any(shown) or self.progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,8 @@ class Reply:
     (loop_detection). stop: the stop string that was met, if one was. seed: the one in use, None for
     greedy. ids: as generated, without the stop id. logprobs: one per id, None for an id that was
     forced. thinking: what came before the answer. tool_calls: what the model wishes to be called.
-    troubles: what was wrong with the calls as the model wrote them, in words.
+    troubles: what was wrong with the calls as the model wrote them, in words. prompt_logprobs: one
+    per id of the prompt, None for the first, where they were asked for.
     """
 
     text: str
@@ -145,6 +150,7 @@ class Reply:
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     troubles: tuple[str, ...] = ()
+    prompt_logprobs: tuple[Logprob | None, ...] | None = None
 
     def __str__(self) -> str:
         """The text."""
@@ -156,8 +162,10 @@ class Reply:
         found["usage"]["total_tokens"] = self.usage.total_tokens
         for name in ("ids", "tool_calls", "troubles"):
             found[name] = list(found[name])
-        if self.logprobs is not None:
-            found["logprobs"] = [p and _logprob_dict(p) for p in self.logprobs]
+        for name in ("logprobs", "prompt_logprobs"):
+            told = getattr(self, name)
+            if told is not None:
+                found[name] = [p and _logprob_dict(p) for p in told]
         return found
 
 
@@ -174,7 +182,7 @@ def _logprob_dict(p: Logprob) -> Mapping[str, Any]:
 class Assembler:
     """Takes the events of one request, gives text, told apart by a router.
 
-    prompt_tokens: of the request, for the usage of chunks; without it they have none.
+    prompt: the request's ids, for the usage of chunks; without it they have none.
     """
 
     def __init__(
@@ -183,14 +191,15 @@ class Assembler:
         sampling: Sampling,
         model: str,
         router: Router,
-        prompt_tokens: int | None = None,
+        prompt: Sequence[int] | None = None,
     ) -> None:
         self._min_tokens = sampling.min_tokens  # as in StopSteer
         self._tokenizer = tokenizer
         self._stream = tokenizer.stream()
         self._model = model
         self._router = router
-        self._prompt_tokens = prompt_tokens
+        self._prompt = prompt
+        self._prompt_logprobs: tuple[Logprob | None, ...] | None = None
         self._ids: list[int] = []
         self._characters = 0  # that the ids have made
         self._logprobs: list[Logprob | None] | None = None
@@ -223,7 +232,11 @@ class Assembler:
             found = zip(event.logprobs, starts, strict=True)
             logprobs = tuple(None if p is None else self._named(p, start) for p, start in found)
             self._logprobs = [*(self._logprobs or ()), *logprobs]
-        return self._show(pieces, logprobs, len(self._ids))
+        chunk = self._show(pieces, logprobs, len(self._ids))
+        if event.prompt_logprobs is None:
+            return chunk
+        self._prompt_logprobs = self._of_prompt(event.prompt_logprobs)
+        return replace(chunk, prompt_logprobs=self._prompt_logprobs)
 
     def finish(self, event: Finished) -> tuple[Chunk, Reply]:
         """Return the rest of the text and the reply; raises what ended the request otherwise."""
@@ -253,6 +266,7 @@ class Assembler:
             thinking="".join(self._thinking),
             tool_calls=tuple(ToolCall(id, name, "".join(a)) for id, name, a in self._calls),
             troubles=tuple(self._troubles),
+            prompt_logprobs=self._prompt_logprobs,
         )
         return chunk, reply
 
@@ -279,9 +293,18 @@ class Assembler:
         self._text += text
         self._thinking += thinking
         usage = None
-        if self._prompt_tokens is not None:
-            usage = Usage(self._prompt_tokens, tokens, reasoning_tokens=self._reasoning)
+        if self._prompt is not None:
+            usage = Usage(len(self._prompt), tokens, reasoning_tokens=self._reasoning)
         return Chunk("".join(text), "".join(thinking), tuple(calls), logprobs, usage=usage)
+
+    def _of_prompt(self, told: Sequence[TokenLogprob]) -> tuple[Logprob | None, ...]:
+        stream = self._tokenizer.stream(skip_control=False)
+        found: list[Logprob | None] = [None]
+        start = 0
+        for before, p in zip(self._prompt or (), told, strict=False):
+            start += len(stream.push(before))
+            found.append(self._named(p, start))
+        return tuple(found)
 
     def _named(self, p: TokenLogprob, start: int) -> Logprob:
         decode, data = self._tokenizer.decode, self._tokenizer.token_bytes

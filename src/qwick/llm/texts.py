@@ -59,7 +59,7 @@ class Asked:
             self.request.sampling,
             self.texts.name,
             router,
-            len(self.request.ids),
+            self.request.ids,
         )
 
     def choice(self, number: int) -> Asked:
@@ -119,6 +119,7 @@ class Texts:
             namespace=wishes.namespace,
             guide=guide if guide.acts or (thinks and sampling.stop) else None,
             progress=wishes.progress,
+            prompt_logprobs=wishes.prompt_logprobs,
         )
         held = grammar is not None
         return Asked(request, self, text if thinks or self._knows_blocks else None, called, held)
@@ -144,6 +145,7 @@ class Texts:
             namespace=wishes.namespace,
             guide=guide,
             progress=wishes.progress,
+            prompt_logprobs=wishes.prompt_logprobs,
         )
         return Asked(request, self, None, _NO_TOOLS)
 

@@ -44,6 +44,7 @@ class Wishes:
     grammar             what the answer must match, after any thinking
     extra_stop_ids      ids that end the answer beside the others, also with ignore_eos
     progress            tell how far the prompt is
+    prompt_logprobs     tell how probable the prompt's ids were, and so many best in their places
     """
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Wishes:
     parallel_tool_calls: bool = True
     grammar: Grammar | None = None
     progress: bool = False
+    prompt_logprobs: int | None = None
     extra_stop_ids: tuple[int, ...] = ()
 
 
@@ -68,6 +70,7 @@ _OWN = (
     "parallel_tool_calls",
     "grammar",
     "progress",
+    "prompt_logprobs",
     "extra_stop_ids",
 )
 _OF_CHATS = (

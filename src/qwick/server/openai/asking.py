@@ -111,11 +111,13 @@ def completion_ask(
             hint="ask for more choices (n) with logprobs, and take the best",
         )
     if body.echo and body.logprobs is not None:
-        with of_field("echo"):
-            raise UnsupportedError(
-                "echo with logprobs asks for those of the prompt, which are not given here",
-                hint="leave one of the two out",
-            )
+        keywords["prompt_logprobs"] = body.logprobs
+        if body.suffix is not None:
+            with of_field("logprobs"):
+                raise UnsupportedError(
+                    "logprobs with echo are those of the prompt, which a suffix is made part of",
+                    hint="leave out suffix, echo or logprobs",
+                )
     prompts = list_of_prompts(body.prompt)
     characters = sum(map(len, said))
     if body.suffix is not None:

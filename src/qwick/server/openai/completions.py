@@ -52,13 +52,14 @@ class CompletionWriter:
         before = self._before(index)
         text = chunk.text if index in self._opened else before + chunk.text
         self._opened.add(index)
-        choice = _choice(index, text, None, chunk.logprobs, len(before))
+        logprobs = _logprobs(chunk.logprobs, chunk.prompt_logprobs, before)
+        choice = _choice(index, text, None, logprobs)
         return event({**self._part([choice]), **self._running.of(index, chunk)})
 
     def reply(self, index: int, reply: Reply) -> bytes:
         """Return the event that ends one answer."""
         text = "" if index in self._opened else self._before(index)
-        choice = _choice(index, text, reply.finish_reason, None, 0)
+        choice = _choice(index, text, reply.finish_reason, None)
         part = self._part([{**choice, **warnings_of(reply)}])
         if self._running.wanted:
             part["usage"] = usage_json(reply.usage)
@@ -80,7 +81,8 @@ class CompletionWriter:
         for index, reply in enumerate(replies):
             before = self._before(index)
             text = before + reply.text
-            choice = _choice(index, text, reply.finish_reason, reply.logprobs, len(before))
+            logprobs = _logprobs(reply.logprobs, reply.prompt_logprobs, before)
+            choice = _choice(index, text, reply.finish_reason, logprobs)
             choices.append({**choice, **warnings_of(reply)})
         return dumped(
             {
@@ -102,20 +104,28 @@ class CompletionWriter:
 
 
 def _choice(
-    index: int,
-    text: str,
-    reason: str | None,
-    logprobs: Sequence[Logprob | None] | None,
-    before: int,
+    index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Return one choice; before: characters of its text that are not the model's."""
-    found = None
-    if logprobs is not None:
-        known = [p for p in logprobs if p is not None]
-        found = {
-            "tokens": [p.token for p in known],
-            "token_logprobs": [finite(p.logprob) for p in known],
-            "top_logprobs": [{t: finite(value) for _, t, value in p.top} for p in known],
-            "text_offset": [before + p.start for p in known],
-        }
-    return {"index": index, "text": text, "finish_reason": reason, "logprobs": found}
+    return {"index": index, "text": text, "finish_reason": reason, "logprobs": logprobs}
+
+
+def _logprobs(
+    of_answer: Sequence[Logprob | None] | None,
+    of_prompt: Sequence[Logprob | None] | None,
+    before: str,
+) -> dict[str, Any] | None:
+    """Return what is told of an answer's tokens and, if it is echoed, of the prompt's before it."""
+    if of_answer is None and of_prompt is None:
+        return None
+    rows = [_row(p, len(before)) for p in of_answer or () if p is not None]
+    if of_prompt:
+        others = [_row(p, 0) for p in of_prompt if p is not None]
+        end = others[0][-1] if others else len(before)
+        rows = [(before[:end], None, None, 0), *others, *rows]  # the first follows nothing
+    names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _row(p: Logprob, offset: int) -> tuple[str, float | None, dict[str, float] | None, int]:
+    top = {token: finite(logprob) for _, token, logprob in p.top}
+    return p.token, finite(p.logprob), top, offset + p.start

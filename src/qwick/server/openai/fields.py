@@ -71,8 +71,7 @@ NOTES: Mapping[type[Sampled], Mapping[str, str]] = {
         "ignore_eos": _COMPLETE,
         "min_tokens": _COMPLETE,
         "best_of": "no other value than that of `n`",
-        "echo": "not together with `logprobs`",
-        "logprobs": "not together with `echo`",
+        "logprobs": "with `echo` those of the prompt too; not with `suffix` then",
         "suffix": "with prompts that are text",
     },
 }
