@@ -23,8 +23,8 @@ OWN = ("qwick_plain", "qwick")
 BASIS = "qwick_plain"  # what peers are compared with, for the reason in BESIDE
 IDLE_FLOOR, IDLE_AIM = 0.10, 0.05  # of the engine's time with work, spent outside the model
 BESIDE = (
-    "Without drafts (`--no-drafts`), one token a step as the peers compute: answers to random prompts "
-    "repeat themselves, and guessing ahead pays more there than elsewhere."
+    "Without drafts (`--no-drafts`), one token a step as the peers compute: answers to random "
+    "prompts repeat themselves, and guessing ahead pays more there than elsewhere."
 )
 # What the client tells: its key, its title, and whether less of it is better.
 FIGURES = (
