@@ -9,7 +9,7 @@ import pytest
 
 from qwick.engine.client import Pulse, State
 from qwick.errors import OverloadedError
-from qwick.server.models import Hosted
+from qwick.server.hosted import Hosted
 from qwick.server.options import ServeOptions
 from qwick.server.watching import check_ready
 from server.live import MODEL, Server, chat_body

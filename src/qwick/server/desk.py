@@ -29,7 +29,8 @@ from qwick.server.admission import Gate
 from qwick.server.ask import Ask, Flight, Piece
 from qwick.server.audit import AuditLog
 from qwick.server.caller import Caller
-from qwick.server.models import Hosted, Models
+from qwick.server.hosted import Hosted
+from qwick.server.models import Models
 from qwick.server.observing import Observer
 from qwick.server.options import ServeOptions
 from qwick.server.policy import policed

@@ -18,7 +18,8 @@ from qwick.monitor.memory import resident_bytes
 from qwick.monitor.metrics import Metrics
 from qwick.monitor.records import REFUSED, Averages, Records, RequestRecord
 from qwick.server.audit import AuditLog
-from qwick.server.models import Hosted, Models, size_of
+from qwick.server.hosted import Hosted, size_of
+from qwick.server.models import Models
 from qwick.server.options import ServeOptions
 from qwick.server.problems import problem_of
 from qwick.server.pseudonyms import Pseudonyms

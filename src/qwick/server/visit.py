@@ -11,7 +11,7 @@ from qwick.errors import QwickError
 from qwick.server.admission import Admission
 from qwick.server.ask import Ask, Flight
 from qwick.server.caller import Caller
-from qwick.server.models import Hosted
+from qwick.server.hosted import Hosted
 
 
 @dataclass(slots=True, eq=False)

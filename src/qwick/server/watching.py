@@ -23,7 +23,7 @@ from qwick.server.ask import Ask, Question
 from qwick.server.caller import Caller
 from qwick.server.desk import Desk
 from qwick.server.documents import answers, takes
-from qwick.server.models import Hosted
+from qwick.server.hosted import Hosted
 from qwick.server.observing import Observer
 from qwick.server.problems import problem_of
 from qwick.server.reading import read_body

@@ -14,7 +14,7 @@ from qwick.errors import ParameterError, PermissionDeniedError
 from qwick.server.caller import Caller
 from qwick.server.desk import Desk
 from qwick.server.documents import answers, takes
-from qwick.server.models import Hosted
+from qwick.server.hosted import Hosted
 from qwick.server.openai import replies
 from qwick.server.openai.asking import (
     characters_of,
