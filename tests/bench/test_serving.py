@@ -44,9 +44,11 @@ def test_more_tokens_and_less_waiting_are_better() -> None:
     [
         ({"qwick": [row(1.0, 1.0, idle_share=0.09)]}, True),
         ({"qwick": [row(1.0, 1.0, idle_share=0.11)]}, False),
+        ({"qwick": [row(1.0, 1.0, failed=1, idle_share=0.01)]}, False),
+        ({"qwick_plain": [row(1.0, 1.0, idle_share=0.11)]}, False),
         (
             {"qwick": [row(1.0, 1.0, idle_share=0.01)], "llama_cpp": [row(1.0, 1.0, failed=1)]},
-            False,
+            True,
         ),
         ({"llama_cpp": [row(1.0, 1.0)]}, True),
     ],
