@@ -138,6 +138,22 @@ def test_over_each_limit(
             assert 1 <= int(response.headers["retry-after"]) <= 3600
 
 
+def test_a_probe_keeps_to_the_limits_of_its_key(guarded: Server, keys: KeyRing) -> None:
+    limits = Limits(max_tokens=2, max_characters=10, requests=Rate(3, "hour"))
+    _, text = keys.create("prober", limits=limits, admin=True)
+    with guarded.client(text) as client:
+        for body, code in (
+            ({"prompts": ["Hi."], "max_tokens": 3}, (400, "invalid_value")),
+            ({"prompts": ["Hi, everybody."]}, (400, "invalid_value")),
+        ):
+            response = client.post("/v1/monitor/probe", json=body)
+            assert (response.status_code, code_of(response)) == code
+        rows = client.post("/v1/monitor/probe", json={"prompts": ["Hi."] * 3}).json()["rows"]
+        assert [row["max_tokens"] for row in rows] == [2, 2, 2]
+        response = client.post("/v1/monitor/probe", json={"prompts": ["Hi."]})
+        assert (response.status_code, code_of(response)) == (429, "rate_limit_exceeded")
+
+
 def test_over_each_limit_of_a_user(guarded: Server, good: str) -> None:
     """Each user of a key has their own; a key's requests without a user have the key's alone."""
     with guarded.client(good) as client:

@@ -133,22 +133,24 @@ class Desk:
         headers: dict[str, str],
     ) -> Response:
         """Return the answer: whole, or as a response that streams when it is sent."""
-        if self._draining is not None:
-            raise OverloadedError("the server is about to end", retry_after=5.0)
-        now = time.monotonic()
-        seconds = self.options.bounds.request_seconds
-        visit = Visit(caller, hosted, self.check(caller, ask), stream, now, now + seconds)
+        visit = self._visit(caller, hosted, ask, streamed=stream)
         if stream:
             return Streamed(self, visit, writer, headers)
         return Whole(self, visit, writer, headers)
 
     async def complete(self, caller: Caller, hosted: Hosted, ask: Ask) -> list[Reply]:
         """Return the answers to a question of the server's own, as a visit like any other."""
-        now = time.monotonic()
-        seconds = self.options.bounds.request_seconds
-        visit = Visit(caller, hosted, ask, False, now, now + seconds)
+        visit = self._visit(caller, hosted, ask, streamed=False)
         async with self.serving(visit):
             return await self.replies(visit)
+
+    def _visit(self, caller: Caller, hosted: Hosted, ask: Ask, *, streamed: bool) -> Visit:
+        """Return a visit for what is asked, if it is allowed and the server goes on."""
+        if self._draining is not None:
+            raise OverloadedError("the server is about to end", retry_after=5.0)
+        now = time.monotonic()
+        end = now + self.options.bounds.request_seconds
+        return Visit(caller, hosted, self.check(caller, ask), streamed, now, end)
 
     async def replies(self, visit: Visit) -> list[Reply]:
         """Return the whole answers of a visit, by choice."""

@@ -48,7 +48,7 @@ class ProbeBody(BaseModel):
     prompts: list[Annotated[str, Field(min_length=1)]] = Field(
         default=list(PROMPTS), min_length=1, max_length=32
     )
-    max_tokens: int = Field(default=PROBE_TOKENS, ge=1, le=4096)
+    max_tokens: int | None = Field(default=None, ge=1, le=4096)
 
 
 _PROBE = takes(ProbeBody)
@@ -152,14 +152,15 @@ def _last(request: Request) -> int:
 async def probed(desk: Desk, observer: Observer, caller: Caller, body: ProbeBody) -> dict[str, Any]:
     """Put the prompts to a loaded model, one after the other, as visits like any other."""
     hosted = loaded(desk)[0]
+    most = body.max_tokens or min(PROBE_TOKENS, caller.limits.max_tokens or PROBE_TOKENS)
     records = []
     for number, prompt in enumerate(body.prompts):
         name = f"{caller.request_id}-{number}"
         question = Question(
-            {"max_tokens": body.max_tokens, "namespace": "probe"},
+            {"max_tokens": most, "namespace": "probe"},
             messages=[{"role": "user", "content": prompt}],
         )
-        ask = Ask("probe", hosted.name, [question], max_tokens=body.max_tokens)
+        ask = Ask("probe", hosted.name, [question], max_tokens=most, characters=len(prompt))
         await desk.complete(replace(caller, request_id=name), hosted, ask)
         record = observer.last_record(name)
         if record is not None:
