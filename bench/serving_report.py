@@ -80,7 +80,7 @@ class ServingReport:
             "machine": dict(self.machine),
             "rows": {server: list(map(dict, rows)) for server, rows in self.rows.items()},
             "ratios": self.ratios(),
-            "failed": self.failed,
+            "own_failed": self.failed,
             "idle": self.idle,
             "passed": self.passed,
         }

@@ -144,7 +144,7 @@ def test_a_probe_keeps_to_the_limits_of_its_key(guarded: Server, keys: KeyRing) 
     with guarded.client(text) as client:
         for body, code in (
             ({"prompts": ["Hi."], "max_tokens": 3}, (400, "invalid_value")),
-            ({"prompts": ["Hi, everybody."]}, (400, "invalid_value")),
+            ({"prompts": ["Hi.", "Hi, everybody."]}, (400, "invalid_value")),
         ):
             response = client.post("/v1/monitor/probe", json=body)
             assert (response.status_code, code_of(response)) == code
@@ -152,6 +152,30 @@ def test_a_probe_keeps_to_the_limits_of_its_key(guarded: Server, keys: KeyRing) 
         assert [row["max_tokens"] for row in rows] == [2, 2, 2]
         response = client.post("/v1/monitor/probe", json={"prompts": ["Hi."]})
         assert (response.status_code, code_of(response)) == (429, "rate_limit_exceeded")
+
+
+def test_probes_share_no_prefix_between_keys(guarded: Server, keys: KeyRing) -> None:
+    probe = {"prompts": ["Of the ringing of bells, and of who hears them. " * 4], "max_tokens": 1}
+    cached = []
+    for name in ("first prober", "second prober"):
+        _, text = keys.create(name, admin=True)
+        with guarded.client(text) as client:
+            for _ in range(2):
+                (row,) = client.post("/v1/monitor/probe", json=probe).json()["rows"]
+                cached.append(row["cached_tokens"])
+    assert cached[0] == cached[2] == 0
+    assert min(cached[1], cached[3]) > 0
+
+
+def test_a_probe_is_refused_before_any_of_it_is_computed(guarded: Server, keys: KeyRing) -> None:
+    limits = Limits(max_characters=10, requests=Rate(2, "hour"))
+    _, text = keys.create("careless prober", limits=limits, admin=True)
+    with guarded.client(text) as client:
+        probe = {"prompts": ["Hi.", "Hello, everybody."], "max_tokens": 1}
+        error = client.post("/v1/monitor/probe", json=probe).json()["error"]
+        assert error["param"] == "prompts[1]"
+        rows = client.post("/v1/monitor/probe", json={"prompts": ["Hi.", "Ho."]}).json()["rows"]
+        assert len(rows) == 2
 
 
 def test_over_each_limit_of_a_user(guarded: Server, good: str) -> None:

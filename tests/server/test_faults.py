@@ -326,6 +326,17 @@ def test_the_content_policy_says_when_it_acts(tmp_path: Path) -> None:
         texts = [e["choices"][0]["delta"].get("content", "") for e in events[:-1]]
         assert "".join(texts) == expected
         assert "took 2 scripts" in events[-2]["choices"][0]["warnings"][0]
+        complete = {"model": MODEL, "prompt": "<script>", "max_tokens": 1}
+        for path, wish in (
+            (CHAT, {**body, "logprobs": True}),
+            ("/v1/completions", {**complete, "logprobs": 0}),
+            ("/v1/completions", {**complete, "echo": True}),
+        ):
+            error = client.post(path, json=wish).json()["error"]
+            assert error["param"] == ("echo" if "echo" in wish else "logprobs")
+            assert "content policy" in error["message"]
+        plain = {**complete, "prompt": "1 + 1 =", "echo": False}
+        assert client.post("/v1/completions", json=plain).status_code == 200
 
 
 def keep_alives(lines: list[str]) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -275,6 +277,48 @@ def test_a_prompt_is_echoed_with_its_log_probabilities(client: openai.OpenAI) ->
     assert (one.logprobs.token_logprobs or ())[0] is None
 
 
+ENDED = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\nHi!"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_behind_an_echoed_prompt_has_its_row(client: openai.OpenAI, stream: bool) -> None:
+    """One row for each token that was computed: harnesses cut the last one off."""
+    asked: dict[str, Any] = {"temperature": 0, "logprobs": 1, "echo": True, "max_tokens": 1}
+    (end,) = client_ids(client, "<|im_end|>")
+    asked["logit_bias"] = {str(end): 100}
+    reply = client.completions.create(model=MODEL, prompt=ENDED, stream=stream, **asked)
+    rows: list[str] = []
+    text, reason = "", None
+    for part in reply if stream else (reply,):
+        for choice in part.choices:
+            rows += (choice.logprobs and choice.logprobs.tokens) or []
+            text += choice.text
+            reason = choice.finish_reason or reason
+    assert (text, reason) == (ENDED, "stop")
+    assert len(rows) == len(client_ids(client, ENDED)) + 1
+    assert rows[-1] == "<|im_end|>"
+
+
+def test_texts_are_echoed_as_their_tokens_say(client: openai.OpenAI) -> None:
+    """In NFC, and also where the first token is part of a character."""
+    for prompt in ("e\u0301x is", "\U00010348 is", "caf\u0065\u0301"):
+        reply = client.completions.create(
+            model=MODEL, prompt=prompt, echo=True, logprobs=5, max_tokens=1, n=2, temperature=0
+        )
+        first, second = (choice.logprobs for choice in reply.choices)
+        assert first is not None
+        assert second is not None
+        assert (first.tokens, first.text_offset) == (second.tokens, second.text_offset)
+        text = reply.choices[0].text
+        assert text.startswith(unicodedata.normalize("NFC", prompt))
+        assert first.tokens is not None
+        assert first.text_offset is not None
+        for token, at in zip(first.tokens, first.text_offset, strict=True):
+            assert "\ufffd" in token or text[at:].startswith(token)
+        for top in (first.top_logprobs or ())[1:]:
+            assert list(top.values()) == sorted(top.values(), reverse=True)
+
+
 def client_ids(client: openai.OpenAI, text: str) -> list[int]:
     url = str(client.base_url).removesuffix("/v1/") + "/tokenize"
     found: list[int] = httpx.post(url, json={"prompt": text}, timeout=60).json()["tokens"]
@@ -435,17 +479,18 @@ def test_errors_are_those_of_the_client(client: openai.OpenAI) -> None:
     assert long.value.code == "context_length_exceeded"
     body: Any = long.value.body
     assert body["n_ctx"] < body["n_prompt_tokens"]
-    picture: Any = [
-        {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": "What is this?"},
-                {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}},
-            ],
-        }
-    ]
-    with pytest.raises(openai.BadRequestError, match="this model reads: text"):
-        client.chat.completions.create(model=MODEL, messages=picture)
+    with socket.create_server(("127.0.0.1", 0)) as somewhere:
+        url = f"http://127.0.0.1:{somewhere.getsockname()[1]}/x.png"
+        parts = [
+            {"type": "text", "text": "What is this?"},
+            {"type": "image_url", "image_url": {"url": url}},
+        ]
+        picture: Any = [{"role": "user", "content": parts}]
+        with pytest.raises(openai.BadRequestError, match="this model reads: text"):
+            client.chat.completions.create(model=MODEL, messages=picture)
+        somewhere.settimeout(0.5)
+        with pytest.raises(TimeoutError):  # nobody came to fetch it
+            somewhere.accept()
 
 
 def test_inert_fields_are_named(client: openai.OpenAI) -> None:

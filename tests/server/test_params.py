@@ -59,6 +59,12 @@ def client(server: Server) -> Iterator[httpx.Client]:
             "logprobs",
             "leave out suffix",
         ),
+        (
+            COMPLETE,
+            {"prompt": [1] * 2000, "echo": True, "logprobs": 20, "n": 3},
+            "logprobs",
+            "126000 log probabilities of prompts are asked for; allowed: 100000",
+        ),
         (COMPLETE, {"prompt": "x", "max_tokens": 0}, "max_tokens", "1 or more"),
         ("/tokenize", {"prompt": "x", "content": "x"}, "prompt", "content and prompt"),
         ("/tokenize", {}, "prompt", "no text"),

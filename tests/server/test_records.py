@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,3 +97,21 @@ def test_an_engine_that_gives_no_sign_of_life_is_not_ready(
         return
     with pytest.raises(OverloadedError, match="has been silent for"):
         check_ready([hosted])
+
+
+@pytest.mark.model
+def test_what_the_switches_of_the_watch_do(tmp_path: Path) -> None:
+    """Thresholds of one's own; texts in the log only where they are asked for."""
+    options = ["--speed-below", "1000000", "--memory-above", "1", "--slow-above", "0.01"]
+    for switch, logged in (([], False), (["--log-content"], True)):
+        with Server(tmp_path, [*options, *switch]) as server, server.client() as client:
+            server.ready()
+            for _ in range(3):  # fewer are not judged
+                answer = client.post(CHAT, json=chat_body("Say ringing.")).json()
+            told = client.get(MONITOR).json()["verdict"]
+            assert told["status"] == "unhealthy"  # many times beyond them
+            assert sum("the threshold is" in reason for reason in told["reasons"]) == 3
+        *_, event = (e for e in server.events() if e["event"] == "request")
+        assert ("Say ringing." in json.dumps(event)) is logged
+        text = answer["choices"][0]["message"]["content"]
+        assert (event.get("answer") == [text]) is logged

@@ -45,6 +45,27 @@ def test_any_string_can_be_written(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("i", range(3))
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("assistant\n", "<think>\nTwo and two.\n</think>\n\n4"),  # Qwen3
+        ("assistant\n<think>\n", "Two and two.\n</think>\n\n4"),  # Thinking-2507, QwQ
+    ],
+)
+def test_thinking_has_both_names_and_no_part_in_the_content(prompt: str, text: str, i: int) -> None:
+    chunks, reply = assembled(cuts(ids_of(text))[i], prompt=prompt)
+    message = json.loads(chat_writer().whole([reply]))["choices"][0]["message"]
+    assert message["reasoning_content"] == message["reasoning"] == "Two and two."
+    assert message["content"] == "4"
+    told = {"reasoning_content": "", "reasoning": "", "content": ""}
+    for part in sent(chat_writer(), chunks, reply):
+        for name, value in part["choices"][0]["delta"].items():
+            if name != "role":
+                told[name] += value or ""
+    assert told == {name: message[name] for name in told}
+
+
+@pytest.mark.parametrize("i", range(3))
 def test_the_bytes_of_tokens_are_those_of_the_text(i: int) -> None:
     """Tokens that are part of a character, chosen ones and candidates alike."""
     ids = ids_of(EMOJI)

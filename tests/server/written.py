@@ -13,6 +13,7 @@ from qwick.server.openai.bodies import ChatBody
 from qwick.server.openai.chat import ChatWriter
 from qwick.text.router import Router
 from qwick.text.stops import StopMatcher
+from qwick.text.thinking import ThinkingSplitter
 from qwick.text.tools import ToolReader
 
 PROMPT_TOKENS = 7
@@ -23,10 +24,15 @@ def assembled(
     reader: ToolReader | None = None,
     stop: tuple[str, ...] = (),
     logprobs: bool = False,
+    prompt: str | None = None,
 ) -> tuple[list[Chunk], Reply]:
-    """Return what an answer's ids become, delivered in such pieces; its chunks are not empty."""
+    """Return what an answer's ids become, delivered in such pieces; its chunks are not empty.
+
+    prompt: of a model that may think; None: of one that does not.
+    """
     sampling = Sampling(stop=stop)
-    router = Router(None, reader, StopMatcher(stop))
+    splitter = None if prompt is None else ThinkingSplitter(prompt)
+    router = Router(splitter, reader, StopMatcher(stop))
     assembler = Assembler(TOKENIZER, sampling, "m", router, [0] * PROMPT_TOKENS)
     chunks = []
     for ids in pieces:

@@ -81,6 +81,7 @@ class Live:
         self._fresh: list[int] = []  # generated and not delivered yet
         self._fresh_logprobs: list[TokenLogprob | None] = []
         self._stop_id: int | None = None
+        self._stop_logprob: TokenLogprob | None = None
         self._submitted = submitted
         self._started: float | None = None
         self._reused = 0  # tokens of the prompt that were in the cache already
@@ -129,7 +130,7 @@ class Live:
             self._first = now
         if token in self.stop_ids:
             self.generated += 1
-            self._stop_id = token
+            self._stop_id, self._stop_logprob = token, logprob
             return FinishReason.STOP
         self._append(token, logprob)
         verdict = self.steer.accept(token) if self.steer is not None else Verdict.GO
@@ -198,6 +199,7 @@ class Live:
             ),
             seed=self.seed,
             stop_id=self._stop_id,
+            stop_logprob=self._stop_logprob,
             error=error,
             scores=scores,
             cached_tokens=self._reused,

@@ -315,8 +315,9 @@ class Finished:
     """The last event of a request; exactly one comes for every request that was accepted.
 
     `completion_tokens` counts every token that was drawn or forced, the stop id included, though
-    the stop id is never in `Tokens`. `cached_tokens` counts the prompt's tokens whose keys and
-    values were in the cache when it started, so that they were not computed.
+    the stop id is never in `Tokens`: its log probability, if wanted, is here. `cached_tokens`
+    counts the prompt's tokens whose keys and values were in the cache when it started, so that they
+    were not computed.
     """
 
     reason: FinishReason
@@ -325,6 +326,7 @@ class Finished:
     timings: Timings
     seed: int | None = None  # the seed in use; None for greedy without a seed and for scores
     stop_id: int | None = None
+    stop_logprob: TokenLogprob | None = None
     error: QwickError | None = None  # set when reason is ERROR
     scores: Scores | None = None
     cached_tokens: int = 0

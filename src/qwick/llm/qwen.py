@@ -171,7 +171,8 @@ class Qwen:
     ) -> list[Reply]:
         """Answer a conversation `n` times (1 to 128); with a seed, answer i has seed + i.
 
-        Its prompt is computed once. One that fails cancels the rest.
+        Its prompt is computed once, and told of (prompt_logprobs) in the first reply. One that
+        fails cancels the rest.
         """
         return _read_choices(partial(self._chat, messages, tools), n, keywords)
 
@@ -364,6 +365,7 @@ def _read_choices(
     try:
         next(first, None)
         seed = keywords.get("seed")
+        keywords = {**keywords, "prompt_logprobs": None}
         for i in range(1, n):
             more = keywords
             if seed is not None:  # of NumPy, perhaps, whose numbers are too narrow for the sum

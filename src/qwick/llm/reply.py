@@ -135,7 +135,8 @@ class Reply:
     greedy. ids: as generated, without the stop id. logprobs: one per id, None for an id that was
     forced. thinking: what came before the answer. tool_calls: what the model wishes to be called.
     troubles: what was wrong with the calls as the model wrote them, in words. prompt_logprobs: one
-    per id of the prompt, None for the first, where they were asked for.
+    per id of the prompt, None for the first, where they were asked for. stop_logprob: that of the
+    stop id, which is in no other list, where log probabilities were asked for.
     """
 
     text: str
@@ -151,6 +152,7 @@ class Reply:
     tool_calls: tuple[ToolCall, ...] = ()
     troubles: tuple[str, ...] = ()
     prompt_logprobs: tuple[Logprob | None, ...] | None = None
+    stop_logprob: Logprob | None = None
 
     def __str__(self) -> str:
         """The text."""
@@ -166,6 +168,7 @@ class Reply:
             told = getattr(self, name)
             if told is not None:
                 found[name] = [p and _logprob_dict(p) for p in told]
+        found["stop_logprob"] = self.stop_logprob and _logprob_dict(self.stop_logprob)
         return found
 
 
@@ -182,7 +185,8 @@ def _logprob_dict(p: Logprob) -> Mapping[str, Any]:
 class Assembler:
     """Takes the events of one request, gives text, told apart by a router.
 
-    prompt: the request's ids, for the usage of chunks; without it they have none.
+    prompt: the request's ids, for the usage of chunks, which have none without it, and for what is
+    told of the prompt.
     """
 
     def __init__(
@@ -199,6 +203,7 @@ class Assembler:
         self._model = model
         self._router = router
         self._prompt = prompt
+        self._names: dict[int, tuple[str, bytes]] = {}
         self._prompt_logprobs: tuple[Logprob | None, ...] | None = None
         self._ids: list[int] = []
         self._characters = 0  # that the ids have made
@@ -267,6 +272,7 @@ class Assembler:
             tool_calls=tuple(ToolCall(id, name, "".join(a)) for id, name, a in self._calls),
             troubles=tuple(self._troubles),
             prompt_logprobs=self._prompt_logprobs,
+            stop_logprob=event.stop_logprob and self._named(event.stop_logprob, self._characters),
         )
         return chunk, reply
 
@@ -298,19 +304,29 @@ class Assembler:
         return Chunk("".join(text), "".join(thinking), tuple(calls), logprobs, usage=usage)
 
     def _of_prompt(self, told: Sequence[TokenLogprob]) -> tuple[Logprob | None, ...]:
+        assert self._prompt is not None
         stream = self._tokenizer.stream(skip_control=False)
         found: list[Logprob | None] = [None]
         start = 0
-        for before, p in zip(self._prompt or (), told, strict=False):
+        for before, p in zip(self._prompt[:-1], told, strict=True):
             start += len(stream.push(before))
             found.append(self._named(p, start))
         return tuple(found)
 
     def _named(self, p: TokenLogprob, start: int) -> Logprob:
-        decode, data = self._tokenizer.decode, self._tokenizer.token_bytes
-        top = tuple((id, decode([id]), logprob) for id, logprob in p.top)
-        top_data = tuple(data(id) for id, _ in p.top)
-        return Logprob(p.id, decode([p.id]), p.logprob, top, data(p.id), top_data, start)
+        name = self._name
+        top = tuple((id, name(id)[0], logprob) for id, logprob in p.top)
+        top_data = tuple(name(id)[1] for id, _ in p.top)
+        token, data = name(p.id)
+        return Logprob(p.id, token, p.logprob, top, data, top_data, start)
+
+    def _name(self, id: int) -> tuple[str, bytes]:
+        """Return a token's text and bytes; of a prompt there are many, and the same again."""
+        found = self._names.get(id)
+        if found is None:
+            found = self._tokenizer.decode([id]), self._tokenizer.token_bytes(id)
+            self._names[id] = found
+        return found
 
 
 def _timings(event: Finished) -> Timings:

@@ -63,12 +63,16 @@ class Asked:
         )
 
     def choice(self, number: int) -> Asked:
-        """Return the same question for one of several answers: with a seed, each has its own."""
-        sampling = self.request.sampling
-        if sampling.seed is None or number == 0:
+        """Return the same question for one of several answers: with a seed, each has its own.
+
+        Of the prompt the first one tells alone.
+        """
+        if number == 0:
             return self
-        seed = (sampling.seed + number) % 2**SEED_BITS
-        request = replace(self.request, sampling=replace(sampling, seed=seed))
+        sampling = self.request.sampling
+        if sampling.seed is not None:
+            sampling = replace(sampling, seed=(sampling.seed + number) % 2**SEED_BITS)
+        request = replace(self.request, sampling=sampling, prompt_logprobs=None)
         return replace(self, request=request)
 
 

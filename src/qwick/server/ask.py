@@ -184,7 +184,7 @@ class Flight:
                 if number:
                     await begun[prompt].wait()
                 async for piece in self._one(qwen, index):
-                    if not (isinstance(piece[1], Chunk) and piece[1].empty):
+                    if isinstance(piece[1], Reply) or not (piece[1].empty or piece[1].progress):
                         begun[prompt].set()
                     queue.put_nowait(piece)
             except BaseException as error:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from qwick.errors import (
     OverloadedError,
+    ParameterError,
     QwickError,
     RateLimitError,
     RefusedError,
@@ -25,6 +26,7 @@ from qwick.errors import (
     UsageError,
 )
 from qwick.llm import Qwen, Reply
+from qwick.llm.texts import Asked
 from qwick.server.admission import Gate
 from qwick.server.ask import Ask, Flight, Piece
 from qwick.server.audit import AuditLog
@@ -34,7 +36,7 @@ from qwick.server.models import Models
 from qwick.server.observing import Observer
 from qwick.server.options import ServeOptions
 from qwick.server.policy import policed
-from qwick.server.problems import problem_of
+from qwick.server.problems import of_field, problem_of
 from qwick.server.pseudonyms import Pseudonyms
 from qwick.server.sending import Streamed, Whole, Writer
 from qwick.server.visit import Visit, ended_by_server
@@ -43,6 +45,7 @@ from qwick.server.waiting import FairThreads
 T = TypeVar("T")
 
 TICK_SECONDS = 0.5
+MOST_TOLD = 100_000  # log probabilities of prompts in an answer: half a second of writing them
 READING_THREADS = 2  # they take turns with the interpreter: more would only make each wait longer
 
 
@@ -309,7 +312,20 @@ def _prepared(ask: Ask, hosted: Hosted, qwen: Qwen) -> Flight:
     """Return the answers to be, from prompts that are read and grammars that can be compiled."""
     asked = [question.prepare(qwen) for question in ask.prompts]
     hosted.check_grammars(asked, qwen.tokenizer)
+    told = ask.choices * sum(map(_told, asked))
+    if told > MOST_TOLD:
+        with of_field("logprobs"):
+            raise ParameterError(
+                f"{told} log probabilities of prompts are asked for; allowed: {MOST_TOLD} at once",
+                hint="send fewer prompts or tokens in a request, or set a smaller logprobs",
+            )
     return Flight(asked, ask.choices)
+
+
+def _told(asked: Asked) -> int:
+    """Return how many log probabilities of its prompt a question asks for."""
+    top = asked.request.prompt_logprobs
+    return 0 if top is None else len(asked.request.ids) * (1 + top)
 
 
 def _is_the_clients(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from qwick.errors import QwickError, RequestCancelled
 from qwick.llm import Qwen, Reply
 from qwick.llm.reply import Chunk
 from qwick.server.guard import Message, Receive, Scope, Send
+from qwick.server.options import LEAST_RATE
 from qwick.server.problems import Problem, problem_of
 from qwick.server.visit import Visit, ended_by_server
 
@@ -72,7 +73,7 @@ class Whole(Response):
             headers = {**self._extra, **_limits(visit), "content-type": "application/json"}
             headers["content-length"] = str(len(body))
             await send(_start(200, headers))
-            visit.writing = time.monotonic()
+            visit.writing = _readable(body)
             await send({"type": "http.response.body", "body": body, "more_body": False})
             visit.writing = None
 
@@ -153,7 +154,7 @@ class Streamed(Response):
 
     async def _write(self, send: Send, data: bytes) -> None:
         visit = self._visit
-        visit.writing = time.monotonic()
+        visit.writing = _readable(data)
         if not self._opened:
             self._opened = True
             headers = {**self._extra, **_limits(visit)}
@@ -178,6 +179,11 @@ async def leaving(desk: Desk, visit: Visit, receive: Receive) -> AsyncIterator[N
         yield
     finally:
         task.cancel()
+
+
+def _readable(data: bytes) -> float:
+    """Return when a client that is just quick enough has read what is sent to it now."""
+    return time.monotonic() + len(data) / LEAST_RATE
 
 
 def _limits(visit: Visit) -> dict[str, str]:

@@ -28,7 +28,7 @@ class Visit:
     flight: Flight | None = None
     admission: Admission | None = None
     wrote: float = 0.0  # when something was last written
-    writing: float | None = None  # since when a piece waits for the client to read
+    writing: float | None = None  # since when a client could have read the piece it is sent
     end: QwickError | None = None  # what the server ended it with
     waited: float = 0.0  # seconds before there was a place
 

@@ -25,7 +25,7 @@ from qwick.server.desk import Desk
 from qwick.server.documents import answers, takes
 from qwick.server.hosted import Hosted
 from qwick.server.observing import Observer
-from qwick.server.problems import problem_of
+from qwick.server.problems import of_field, problem_of
 from qwick.server.reading import read_body
 from qwick.values import whole
 
@@ -153,14 +153,23 @@ async def probed(desk: Desk, observer: Observer, caller: Caller, body: ProbeBody
     """Put the prompts to a loaded model, one after the other, as visits like any other."""
     hosted = loaded(desk)[0]
     most = body.max_tokens or min(PROBE_TOKENS, caller.limits.max_tokens or PROBE_TOKENS)
-    records = []
-    for number, prompt in enumerate(body.prompts):
-        name = f"{caller.request_id}-{number}"
-        question = Question(
-            {"max_tokens": most, "namespace": "probe"},
-            messages=[{"role": "user", "content": prompt}],
+    keywords = {"max_tokens": most, "namespace": caller.namespace("probe")}
+    asks = [
+        Ask(
+            "probe",
+            hosted.name,
+            [Question(keywords, messages=[{"role": "user", "content": prompt}])],
+            max_tokens=most,
+            characters=len(prompt),
         )
-        ask = Ask("probe", hosted.name, [question], max_tokens=most, characters=len(prompt))
+        for prompt in body.prompts
+    ]
+    for number, ask in enumerate(asks):  # all of them, before any is computed
+        with of_field(None, otherwise=f"prompts[{number}]"):
+            desk.check(caller, ask)
+    records = []
+    for number, ask in enumerate(asks):
+        name = f"{caller.request_id}-{number}"
         await desk.complete(replace(caller, request_id=name), hosted, ask)
         record = observer.last_record(name)
         if record is not None:

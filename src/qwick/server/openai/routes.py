@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
-from qwick.errors import ParameterError, PermissionDeniedError
+from qwick.errors import ParameterError, PermissionDeniedError, UnsupportedError
 from qwick.server.caller import Caller
 from qwick.server.desk import Desk
 from qwick.server.documents import answers, takes
@@ -38,6 +38,7 @@ from qwick.server.problems import of_field
 from qwick.server.reading import read_body
 
 MODALITIES = ["text"]
+PAST_POLICY = ("echo", "logprobs")  # fields by which texts pass that the policy would change
 
 
 def routes(desk: Desk) -> APIRouter:
@@ -51,7 +52,7 @@ def routes(desk: Desk) -> APIRouter:
         """Answer a conversation; with stream, piece by piece as server-sent events."""
         body = await read_body(request, ChatBody, REFUSED)
         caller: Caller = request.state.caller
-        headers = _inert(body)
+        headers = _inert(desk, body)
         hosted = _hosted(desk, caller, body.model)
         ask = await desk.read(caller, partial(chat_ask, body, caller))
         writer = ChatWriter(body, caller.request_id)
@@ -65,13 +66,14 @@ def routes(desk: Desk) -> APIRouter:
         """Continue a raw text, or fill in between two; with stream, as server-sent events."""
         body = await read_body(request, CompletionBody, {})
         caller: Caller = request.state.caller
-        headers = _inert(body)
+        headers = _inert(desk, body)
         hosted = _hosted(desk, caller, body.model)
         said = list_of_prompts(body.prompt)
         texts: Any = None
-        if body.suffix is not None or not all(isinstance(prompt, str) for prompt in said):
+        told = bool(body.echo) and body.logprobs is not None  # token by token
+        if told or body.suffix is not None or not all(isinstance(p, str) for p in said):
             texts = (await desk.models.ready(hosted)).texts
-            said = await desk.read(caller, partial(_as_texts, said, texts.tokenizer))
+            said = await desk.read(caller, partial(_as_texts, said, texts.tokenizer, told))
         ask = await desk.read(caller, partial(completion_ask, body, caller, said, texts))
         writer = CompletionWriter(body, caller.request_id, said if body.echo else ())
         stream = bool(body.stream)
@@ -133,7 +135,7 @@ def routes(desk: Desk) -> APIRouter:
         caller: Caller = request.state.caller
         with desk.small(caller, hosted, _characters(body)) as limits:
             found = await desk.read(caller, answered)
-        return JSONResponse(found, headers={**limits, **_inert(body)})
+        return JSONResponse(found, headers={**limits, **_inert(desk, body)})
 
     @router.post("/detokenize", **takes(DetokenizeBody), **answers(replies.Detokenized))
     async def detokenize(request: Request) -> Response:
@@ -162,7 +164,16 @@ def _piece(data: bytes) -> str | list[int]:
         return list(data)
 
 
-def _inert(body: BaseModel) -> dict[str, str]:
+def _inert(desk: Desk, body: BaseModel) -> dict[str, str]:
+    """Return the header that names fields without effect; refuse what passes by the policy."""
+    for name in PAST_POLICY if desk.options.policy else ():
+        given = getattr(body, name, None)
+        if given is not None and given is not False:
+            with of_field(name):
+                raise UnsupportedError(
+                    f"{name} tells texts as they were written, and there is a content policy here",
+                    hint="leave it out, or ask a server without --policy",
+                )
     found = inert_fields(body)
     return {INERT_HEADER: ", ".join(found)} if found else {}
 
@@ -178,9 +189,17 @@ def _hosted(desk: Desk, caller: Caller, name: str | None) -> Hosted:
     return hosted
 
 
-def _as_texts(prompts: list[Any], tokenizer: Any) -> list[str]:
+def _as_texts(prompts: list[Any], tokenizer: Any, exact: bool) -> list[str]:
+    """Return prompts as texts; exact: what the ids of a text say, which are in NFC."""
+
+    def text(prompt: Any) -> str:
+        if isinstance(prompt, str) and exact:
+            prompt = tokenizer.encode(prompt, parse_special=True)
+        found: str = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+        return found
+
     with of_field("prompt"):
-        return [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts]
+        return list(map(text, prompts))
 
 
 def _characters(body: TokenizeBody) -> int:
