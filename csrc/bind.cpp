@@ -16,6 +16,7 @@
 #include "cpu.h"
 #include "dispatch.h"
 #include "drivers.h"
+#include "experts.h"
 #include "packed.h"
 #include "profile.h"
 
@@ -158,6 +159,40 @@ void py_mlp(const Packed& gate_up, const Packed& down, Array<const float, 2> x, 
   mlp(gate_up, down, x.data(), static_cast<int>(x.shape(0)), out.data(), prompt);
 }
 
+struct ExpertSet {  // Python keeps the packed weights alive
+  std::vector<Expert> all;
+  bool shared;
+  std::vector<int64_t> uses;  // rows that each took
+};
+
+void make_experts(ExpertSet* self, const std::vector<std::pair<const Packed*, const Packed*>>& parts, bool shared) {
+  require(parts.size() > (shared ? 1 : 0), "there must be an expert (beside a shared one)");
+  std::vector<Expert> all;
+  for (const auto& [gate_up, down] : parts) {
+    const auto& segments = gate_up->segments();
+    require(segments.size() == 2 && segments[0].n == segments[1].n, "gate_up must be two matrices of the same height");
+    require(down->k() == segments[0].n, "down must be as wide as gate and up are high");
+    require(gate_up->k() == parts[0].first->k() && down->n() == parts[0].second->n(), "experts must be of one width");
+    all.push_back({gate_up, down});
+  }
+  const size_t count = all.size();
+  new (self) ExpertSet{std::move(all), shared, std::vector<int64_t>(count)};
+}
+
+void py_experts(ExpertSet& set, int top, bool renormalize, Array<const float, 2> x, Array<const float, 2> logits,
+                Array<float, 2> out, bool prompt) {
+  const Expert& one = set.all[0];
+  shape_is(x, 1, one.gate_up->k(), "x");
+  shape_is(logits, 0, x.shape(0), "logits");
+  shape_is(logits, 1, set.all.size(), "logits");
+  require(top >= 1 && top <= static_cast<int>(set.all.size()) - set.shared, "top must be from 1 to the number of experts");
+  shape_is(out, 0, x.shape(0), "out");
+  shape_is(out, 1, one.down->n(), "out");
+  const Routing routing{top, renormalize, set.shared};
+  nb::gil_scoped_release release;
+  experts(set.all, routing, x.data(), static_cast<int>(x.shape(0)), logits.data(), out.data(), prompt, set.uses.data());
+}
+
 // The pages' number format and sizes, checked: [pages][kv_heads] and two dimensions more. The inner order is that of
 // kernels.h: float32 keys [head_dim][kPage], values [kPage][head_dim]; bf16 as uint16, keys [head_dim / 2][2 kPage], values
 // [kPage / 2][2 head_dim]; 8 bits as uint8, keys [kPage][head_dim + head_dim / 8], values [kPage][head_dim + 8].
@@ -267,6 +302,11 @@ NB_MODULE(_native, m) {
         nb::arg("weight").noconvert(), nb::arg("eps"), nb::arg("out").noconvert());
   m.def("mlp", &py_mlp, nb::arg("gate_up"), nb::arg("down"), nb::arg("x").noconvert(), nb::arg("out").noconvert(),
         nb::arg("prompt"));
+  nb::class_<ExpertSet>(m, "Experts")
+      .def("__init__", &make_experts, nb::arg("parts"), nb::arg("shared"))
+      .def_ro("uses", &ExpertSet::uses);
+  m.def("experts", &py_experts, nb::arg("set"), nb::arg("top"), nb::arg("renormalize"), nb::arg("x").noconvert(),
+        nb::arg("logits").noconvert(), nb::arg("out").noconvert(), nb::arg("prompt"));
   m.def("rope_store", &py_rope_store, nb::arg("qkv").noconvert(), nb::arg("heads"), nb::arg("cos").noconvert(),
         nb::arg("sin").noconvert(), nb::arg("positions").noconvert(), nb::arg("slots").noconvert(),
         nb::arg("q_norm").noconvert().none(), nb::arg("k_norm").noconvert().none(), nb::arg("eps"),

@@ -8,26 +8,11 @@
 
 #include "dispatch.h"
 #include "pool.h"
+#include "product.h"
 #include "profile.h"
 
 namespace qwick {
 namespace {
-
-enum Slot { kActivations, kInner, kInnerFloats, kPanels, kAttention, kPartial };
-
-size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-// Rows with room for the forms asked for.
-Rows make_rows(Pool& pool, Slot slot, const float* x, int m, int k, unsigned forms) {
-  Rows rows{m, k, x, nullptr, nullptr, (k + 31) / 32 * 32};
-  const size_t i8 = forms & kFormI8 ? rounded(static_cast<size_t>(m) * rows.groups() * kRowGroupBytes) : 0;
-  const size_t bf16 = forms & kFormBF16 ? static_cast<size_t>(m) * rows.k_even * sizeof(uint16_t) : 0;
-  if (i8 + bf16 == 0) return rows;
-  auto* at = static_cast<uint8_t*>(pool.scratch(slot, i8 + bf16));
-  if (i8) rows.bytes = at;
-  if (bf16) rows.bf16 = reinterpret_cast<uint16_t*>(at + i8);
-  return rows;
-}
 
 double seconds() {
   using namespace std::chrono;
@@ -36,104 +21,44 @@ double seconds() {
 
 }  // namespace
 
-// "matmul 9728x896 i5+i5", and what it moves at least: each weight once, x and y once.
 auto label(const char* what, const Packed& w) {
-  return [what, &w] {
-    std::string name = std::string(what) + " " + std::to_string(w.n()) + "x" + std::to_string(w.k());
-    char separator = ' ';
-    for (const Segment& s : w.segments()) name += separator + std::string(kind_name(s.kind)), separator = '+';
-    return name;
-  };
+  return [what, &w] { return label_of(what, w); };
 }
-double product_bytes(const Packed& w, int m, int outputs) {
-  return w.bytes() + sizeof(float) * static_cast<double>(m) * (w.k() + outputs);
-}
-double product_operations(const Packed& w, int m) { return 2.0 * m * w.n() * w.k(); }
-
 auto label(const char* what) {
   return [what] { return std::string(what); };
 }
 constexpr double kFloat = sizeof(float);
 
-// Work below this many elements is done by the calling thread: waking the others costs more.
-constexpr size_t kWorthSharing = 16384;
-
-bool takes_many(int m, bool prompt) { return kernels().matmul_many && (prompt || m > kernels().few); }
-
-// The forms of x, but for the floats themselves, that the kernels of w's classes read.
-unsigned forms_of(const Packed& w, bool many) {
-  unsigned forms = 0;
-  for (const Segment& s : w.segments())
-    forms |= (many ? kernels().many_forms : kernels().forms).of(s.kind);
-  return forms & ~kFormF32;
+// Rows with room for the forms asked for.
+Rows make_rows(Pool& pool, Slot slot, const float* x, int m, int k, unsigned forms) {
+  const size_t bytes = form_bytes(m, k, forms);
+  return place_rows(bytes ? static_cast<uint8_t*>(pool.scratch(slot, bytes)) : nullptr, x, m, k, forms);
 }
 
 void prepare(Pool& pool, const Rows& rows, unsigned forms) {
   if (!forms) return;
-  const int blocks = (rows.m + kRowBlock - 1) / kRowBlock;
+  const int blocks = row_blocks(rows);
   const bool share = static_cast<size_t>(rows.m) * rows.k >= kWorthSharing;
-  pool.run(blocks, share ? std::max(1, blocks / (4 * pool.threads())) : blocks, [&](int, Range mine) {
-    kernels().prepare(rows, mine.begin * kRowBlock, std::min(mine.end * kRowBlock, rows.m), forms);
-  });
+  pool.run(blocks, share ? std::max(1, blocks / (4 * pool.threads())) : blocks,
+           [&](int, Range mine) { prepare_blocks(rows, mine.begin, mine.end, forms); });
 }
 
-// A product of rows that are prepared, and the scratch of its threads.
-struct Product {
-  const Kernels& kernels = qwick::kernels();
-  Pool& pool;
-  bool many;            // `matmul_many` takes it
-  const Rows& rows;
-  uint8_t* scratch;     // per thread, `apart` bytes apart: what `matmul_many` needs, then `extra`
-  size_t apart, extra;
-
-  Product(Pool& pool, const Rows& rows, bool many, size_t extra)
-      : pool(pool), many(many), rows(rows), extra(rounded(extra)) {
-    apart = (many ? rounded(kernels.many_bytes(rows.m, rows.k)) : 0) + this->extra;
-    scratch = apart ? static_cast<uint8_t*>(pool.scratch(kPanels, apart * pool.threads())) : nullptr;
-  }
-  float* extra_of(int thread) const { return reinterpret_cast<float*>(scratch + (thread + 1) * apart - extra); }
-
-  // The rows r0..r1-1; r0 begins a block. Where panels are made: all rows, or they would be made again.
-  void tiles(int thread, const Segment& s, int t0, int t1, int r0, int r1, const Output& out) const {
-    if (many) return kernels.matmul_many(s, t0, t1, rows, out, scratch + thread * apart);
-    Rows some = rows;
-    some.m = r1 - r0;
-    if (rows.x) some.x += static_cast<size_t>(r0) * rows.k;
-    if (rows.bytes) some.bytes = rows.group(r0, 0, kRowBlock);
-    kernels.matmul(s, t0, t1, some, out);
-  }
-
-  // job over `items`; threads that are done with few rows, which the memory limits, ask for what w says comes next.
-  template <class Job>
-  void run(const Packed& w, int items, const Job& job) const {
-    constexpr int kFew = 32;
-    std::vector<Ahead> ahead;
-    for (int t = 0; rows.m <= kFew && t < pool.threads(); ++t) ahead.push_back(w.next_part(t, pool.threads()));
-    pool.run(items, std::max(1, items / (32 * pool.threads())), job, ahead.empty() ? nullptr : ahead.data());
-  }
-};
+// job over `items` of a product of m rows; threads that are done with few rows, which the memory limits, ask for what w says
+// comes next.
+template <class Job>
+void run(Pool& pool, const Packed& w, int m, int items, const Job& job) {
+  constexpr int kFew = 32;
+  std::vector<Ahead> ahead;
+  for (int t = 0; m <= kFew && t < pool.threads(); ++t) ahead.push_back(w.next_part(t, pool.threads()));
+  pool.run(items, std::max(1, items / (32 * pool.threads())), job, ahead.empty() ? nullptr : ahead.data());
+}
 
 void multiply(Pool& pool, const Packed& w, const Rows& rows, const float* bias, float* y, bool many) {
-  const Product product(pool, rows, many, 0);
-  const Output out{y, w.n(), bias};
-  // An item is some tiles, because panels are made side by side, but not so many that threads end apart; the segments'
-  // items follow each other.
-  constexpr int kMostTiles = 8;
-  const int share = w.n() / kTile / (8 * pool.threads());
-  const int each = many ? std::min(std::max(share, 2), kMostTiles) : 2;
-  std::vector<int> first;
-  int items = 0;
-  for (const Segment& s : w.segments()) {
-    first.push_back(items);
-    items += (s.tiles + each - 1) / each;
-  }
-  product.run(w, items, [&](int t, Range mine) {
-    for (size_t i = 0; i < first.size(); ++i) {
-      const Segment& s = w.segments()[i];
-      const int t0 = std::max(0, mine.begin - first[i]) * each;
-      const int t1 = std::min((mine.end - first[i]) * each, s.tiles);
-      if (t0 < t1) product.tiles(t, s, t0, t1, 0, rows.m, out);
-    }
+  const Panels panels(pool, many, rows.m, rows.k, 0);
+  const Product product{rows, many, panels};
+  const TileItems items(w, many, pool.threads());
+  run(pool, w, rows.m, items.count(), [&](int t, Range mine) {
+    items.each(mine, [&](const Segment& s, int t0, int t1) { product.tiles(t, s, t0, t1, 0, rows.m, {y, w.n(), bias}); });
   });
 }
 
@@ -160,10 +85,11 @@ void matmul_argmax(const Packed& w, const float* x, int m, int n, int32_t* colum
   const Rows rows = make_rows(*pool, kActivations, x, m, w.k(), forms);
   prepare(*pool, rows, forms);
   const int most = many ? m : std::min(m, kRows);
-  const Product product(*pool, rows, many, static_cast<size_t>(most) * kWidth * sizeof(float));
+  const Panels panels(*pool, many, m, w.k(), static_cast<size_t>(most) * kWidth * sizeof(float));
+  const Product product{rows, many, panels};
   std::vector<Best> found(static_cast<size_t>(m) * pool->threads());
-  product.run(w, (n + kWidth - 1) / kWidth, [&](int t, Range mine) {
-    float* y = product.extra_of(t);
+  run(*pool, w, m, (n + kWidth - 1) / kWidth, [&](int t, Range mine) {
+    float* y = panels.own(t);
     for (int i = mine.begin; i < mine.end; ++i) {
       Segment s = w.segments()[0];
       const int t0 = i * kTiles, t1 = std::min(t0 + kTiles, s.tiles), first = t0 * kTile;
@@ -186,56 +112,26 @@ void matmul_argmax(const Packed& w, const float* x, int m, int n, int32_t* colum
   }
 }
 
-// Gate and up meet while they are in the cache: their product, twice as wide as what is wanted, never reaches memory.
-// Nor does what comes of them, where `down` reads 8 bits: `inner` takes it in that form. Else it goes to `floats`.
-void gate_and_up(Pool& pool, const Packed& w, const Rows& rows, const Rows& inner, float* floats, bool many) {
-  constexpr int kTiles = 4, kWidth = kTiles * kTile;  // of each, and their columns
-  constexpr int kRows = 64;
-  static_assert(kWidth % kGroup == 0 && kRows % kRowBlock == 0);
-  const Segment gate = w.segments()[0], up = w.segments()[1];
-  const int m = rows.m, most = many ? m : std::min(m, kRows);  // rows at a time
-  const Product product(pool, rows, many, static_cast<size_t>(most) * 2 * kWidth * sizeof(float));
-  product.run(w, (gate.tiles + kTiles - 1) / kTiles, [&](int t, Range mine) {
-    float* both = product.extra_of(t);
-    for (int i = mine.begin; i < mine.end; ++i) {
-      const int t0 = i * kTiles, t1 = std::min(t0 + kTiles, gate.tiles), column = t0 * kTile;
-      const int width = std::min(kWidth, gate.n - column);
-      Segment left = gate, right = up;
-      left.first = -column;  // so that the tiles' columns begin at 0 and at kWidth
-      right.first = kWidth - column;
-      for (int r0 = 0; r0 < m; r0 += most) {
-        const int r1 = std::min(r0 + most, m);
-        product.tiles(t, left, t0, t1, r0, r1, {both, 2 * kWidth, nullptr});
-        product.tiles(t, right, t0, t1, r0, r1, {both, 2 * kWidth, nullptr});
-        float* out = floats ? floats + static_cast<size_t>(r0) * gate.n + column : both;
-        kernels().swiglu(both, 2 * kWidth, kWidth, out, floats ? gate.n : 2 * kWidth, r1 - r0, width);
-        if (!floats)
-          kernels().quantize(both, 2 * kWidth, inner, r0, r1, column / kGroup, (column + width) / kGroup);
-      }
-    }
-  });
-}
-
 void mlp(const Packed& gate_up, const Packed& down, const float* x, int m, float* y, bool prompt) {
   if (m < 1) return;
   Pool::Use pool;
   const bool many = takes_many(m, prompt);
-  const unsigned forms = forms_of(down, many);
-  const auto& parts = down.segments();
-  const bool direct = forms == kFormI8 &&  // and nobody reads the floats
-                      std::all_of(parts.begin(), parts.end(), [](const Segment& s) { return is_integer(s.kind); });
+  const InnerForms in(down, many);
   const size_t cells = static_cast<size_t>(m) * down.k();
-  float* floats = direct ? nullptr : static_cast<float*>(pool->scratch(kInnerFloats, cells * sizeof(float)));
-  const Rows inner = make_rows(*pool, kInner, floats, m, down.k(), forms);
+  float* floats = in.direct ? nullptr : static_cast<float*>(pool->scratch(kInnerFloats, cells * sizeof(float)));
+  const Rows inner = make_rows(*pool, kInner, floats, m, down.k(), in.forms);
   {
     const Timed timed(label("gate and up", gate_up), product_bytes(gate_up, m, down.k()), product_operations(gate_up, m));
     const unsigned outer = forms_of(gate_up, many);
     const Rows rows = make_rows(*pool, kActivations, x, m, gate_up.k(), outer);
     prepare(*pool, rows, outer);
-    gate_and_up(*pool, gate_up, rows, inner, floats, many);
+    const Panels panels(*pool, many, m, gate_up.k(), GateAndUp::own_bytes(m, many));
+    const GateAndUp both(gate_up);
+    run(*pool, gate_up, m, both.count(),
+        [&](int t, Range mine) { both.items({rows, many, panels}, t, mine, inner, floats); });
   }
   const Timed timed(label("down", down), product_bytes(down, m, down.n()), product_operations(down, m));
-  if (!direct) prepare(*pool, inner, forms);
+  if (!in.direct) prepare(*pool, inner, in.forms);
   multiply(*pool, down, inner, nullptr, y, many);
 }
 

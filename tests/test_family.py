@@ -59,7 +59,7 @@ def test_base_stops_at_the_end_of_text_only() -> None:
     assert family.sampling.temperature == 0
 
 
-@pytest.mark.parametrize("model_type", ["llama", None, 3, "qwen9", ["qwen2"], "qwen3_moe"])
+@pytest.mark.parametrize("model_type", ["llama", None, 3, "qwen9", ["qwen2"], "qwen3_next"])
 def test_unknown_type(model_type: object) -> None:
     with pytest.raises(UnsupportedError, match="model_type"):
         family_of({"model_type": model_type}, "Qwen2.5-7B-Instruct")

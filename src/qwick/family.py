@@ -86,9 +86,10 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class ModelType:
-    """A computation: the class that `architectures` names, the family when no name says more."""
+    """A computation: its class in `architectures`, its name in GGUF, the family if no name says."""
 
     architecture: str
+    gguf: str
     family: str
 
 
@@ -205,11 +206,13 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"qwen-?3(?![.\d]).*instruct", "qwen3-instruct-2507"),
     (r"qwen-?3(?![.\d])", "qwen3"),
 )
-# What runs, by `model_type` in a config.json and `general.architecture` in a GGUF file. The three
-# generations of `qwen2` share sampling and stops; nearly every fine-tune starts from 2.5.
+# What runs, by `model_type` in a config.json. The three generations of `qwen2` share sampling and
+# stops; nearly every fine-tune starts from 2.5. (With experts there are Qwen1.5 and Qwen2 only.)
 MODEL_TYPES: Mapping[str, ModelType] = {
-    "qwen2": ModelType("Qwen2ForCausalLM", "qwen2.5"),
-    "qwen3": ModelType("Qwen3ForCausalLM", "qwen3"),
+    "qwen2": ModelType("Qwen2ForCausalLM", "qwen2", "qwen2.5"),
+    "qwen2_moe": ModelType("Qwen2MoeForCausalLM", "qwen2moe", "qwen2"),
+    "qwen3": ModelType("Qwen3ForCausalLM", "qwen3", "qwen3"),
+    "qwen3_moe": ModelType("Qwen3MoeForCausalLM", "qwen3moe", "qwen3"),
 }
 _SMALL = re.compile(r"(?<![\d.])(?:0\.5|1\.5)b(?![a-z0-9])")
 

@@ -163,11 +163,11 @@ UNSUPPORTED: dict[str, tuple[bytes, str]] = {
     "type number": (gguf([], [tensor("a", [32], 77)], bytes(64)), r"stored as number 77"),
     "architecture": (
         gguf([pair("general.architecture", STRING, text("llama"))]),
-        r"architecture 'llama' is not supported; known: qwen2, qwen3",
+        r"architecture 'llama' is not supported; known: qwen2, qwen2moe",
     ),
     "moe": (
-        gguf([pair("general.architecture", STRING, text("qwen3moe"))]),
-        r"architecture 'qwen3moe' is not supported",
+        gguf([pair("general.architecture", STRING, text("qwen35moe"))]),
+        r"architecture 'qwen35moe' is not supported",
     ),
 }
 

@@ -6,6 +6,7 @@ oracle keeps the true ones. Knows nothing of how far a mutant's logits lie from 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -183,8 +184,9 @@ def larger_epsilon(subject: Subject) -> None:
 
 @mutant()
 def gate_and_up_swapped(subject: Subject) -> None:
-    a, b = (f"{LAYER}mlp.{x}_proj.weight" for x in ("gate", "up"))
-    subject.tensors[a], subject.tensors[b] = subject.tensors[b], subject.tensors[a]
+    for a in [name for name in subject.tensors if re.search(LAYER + r"mlp\..*gate_proj", name)]:
+        b = a.replace("gate_proj", "up_proj")
+        subject.tensors[a], subject.tensors[b] = subject.tensors[b], subject.tensors[a]
 
 
 @mutant(lambda arch: arch.kv_heads > 1)
@@ -208,6 +210,50 @@ def heads_dealt_out_in_turn(subject: Subject) -> None:
     if arch.qkv_bias:
         bias = LAYER + "self_attn.q_proj.bias"
         subject.tensors[bias] = np.ascontiguousarray(subject.tensors[bias][rows])
+
+
+# ---- experts -------------------------------------------------------------------------------------
+
+
+def _has_experts(arch: Arch) -> bool:
+    return arch.experts is not None
+
+
+def _has_shared(arch: Arch) -> bool:
+    return arch.experts is not None and arch.experts.shared is not None
+
+
+@mutant(lambda arch: arch.experts is not None and 1 < arch.experts.taken < arch.experts.count)
+def weights_summed_otherwise(subject: Subject) -> None:
+    """Over the experts taken where it should be over all, or the other way round."""
+    subject.config["norm_topk_prob"] = not subject.config["norm_topk_prob"]
+
+
+@mutant(lambda arch: arch.experts is not None and arch.experts.taken > 1)
+def one_expert_less(subject: Subject) -> None:
+    subject.config["num_experts_per_tok"] -= 1
+
+
+@mutant(_has_experts)
+def two_experts_exchanged(subject: Subject) -> None:
+    for part in ("gate_proj", "up_proj", "down_proj"):
+        a, b = (f"{LAYER}mlp.experts.{i}.{part}.weight" for i in (0, 1))
+        subject.tensors[a], subject.tensors[b] = subject.tensors[b], subject.tensors[a]
+
+
+@mutant(lambda arch: arch.experts is not None and arch.experts.taken > 1)
+def a_flatter_router(subject: Subject) -> None:
+    subject.tensors[LAYER + "mlp.gate.weight"] *= 0.9
+
+
+@mutant(_has_shared)
+def no_gate_of_the_shared_expert(subject: Subject) -> None:
+    subject.tensors[LAYER + "mlp.shared_expert_gate.weight"][:] = 0  # sigmoid: one half
+
+
+@mutant(_has_shared)
+def no_shared_expert(subject: Subject) -> None:
+    subject.tensors[LAYER + "mlp.shared_expert.down_proj.weight"][:] = 0
 
 
 class _Deaf(RMSNorm):

@@ -71,6 +71,41 @@ class Definitions:
         reference.swiglu(both, inner)
         self.matmul(inner, down, out, prompt=prompt)
 
+    def experts(
+        self,
+        x: np.ndarray,
+        logits: np.ndarray,
+        of: ops.Experts,
+        top: int,
+        out: np.ndarray,
+        *,
+        renormalize: bool,
+        prompt: bool = False,
+    ) -> None:
+        self.mix(self.mlp, x, logits, of, top, out, renormalize=renormalize, prompt=prompt)
+
+    @staticmethod
+    def mix(
+        mlp: Any,
+        x: np.ndarray,
+        logits: np.ndarray,
+        of: ops.Experts,
+        top: int,
+        out: np.ndarray,
+        *,
+        renormalize: bool,
+        prompt: bool,
+    ) -> None:
+        chosen, weights = reference.route(logits, top, renormalize=renormalize, shared=of.shared)
+        wide = np.zeros(out.shape)
+        for expert, (gate_up, down) in enumerate(of.parts):
+            rows, places = np.nonzero(chosen == expert)
+            if len(rows):
+                one = np.empty((len(rows), down.n), np.float32)
+                mlp(np.ascontiguousarray(x[rows]), gate_up, down, one, prompt=prompt)
+                wide[rows] += weights[rows, places, None] * one
+        out[...] = wide
+
     def gather_rows(
         self, stored: str, data: np.ndarray, n: int, ids: np.ndarray, out: np.ndarray
     ) -> None:
@@ -165,6 +200,23 @@ class Checked:
         form = reference.form_of(self.definitions.isa, down.segments[0][0], len(x), prompt=prompt)
         steps = F32_EPS * np.sqrt(down.k) if form == "f32" else 2.0**-6 / np.sqrt(down.k)
         self.note("mlp", out, expected, steps * magnitude + 1e-6)
+
+    def experts(
+        self,
+        x: np.ndarray,
+        logits: np.ndarray,
+        of: ops.Experts,
+        top: int,
+        out: np.ndarray,
+        *,
+        renormalize: bool,
+        prompt: bool = False,
+    ) -> None:
+        expected = np.empty(out.shape)
+        how: dict[str, Any] = {"renormalize": renormalize, "prompt": prompt}
+        self.definitions.mix(ops.mlp, x, logits, of, top, expected, **how)
+        ops.experts(x, logits, of, top, out, **how)
+        self.note("experts", out, expected, 1e-5 * np.abs(expected).max())
 
     def rope_store(
         self, qkv: np.ndarray, heads: int, cos: Any, sin: Any, positions: Any, slots: Any,

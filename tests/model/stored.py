@@ -5,6 +5,7 @@ Knows how weights get from arrays to a Decoder; knows nothing of what they shoul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from model.wild import (
     BLOCKED,
     CONFIGS,
+    STEMS,
     Oracle,
     build,
     open_with_transformers,
@@ -82,19 +84,35 @@ class Samples:
 
 def gguf_weights(path: Path, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Weights as the `gguf` package finds, names and decodes them."""
-    arch = {"qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}[config["model_type"]]
+    arch = getattr(gguf.MODEL_ARCH, STEMS[config["model_type"]].upper())
     names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
-    theirs = {names.get_name(n, try_suffixes=(".weight", ".bias")): n for n in wild_tensors(config)}
-    return {
-        theirs[t.name]: gguf.dequantize(t.data, t.tensor_type).reshape(t.shape[::-1].tolist())
-        for t in gguf.GGUFReader(path).tensors
-    }
+    theirs = {}
+    for ours in wild_tensors(config):
+        together = re.sub(r"(\.experts)\.[0-9]+\.", r"\1.", ours)  # as gguf knows experts
+        theirs[names.get_name(together, try_suffixes=(".weight", ".bias"))] = together
+    out = {}
+    for t in gguf.GGUFReader(path).tensors:
+        value = gguf.dequantize(t.data, t.tensor_type).reshape(t.shape[::-1].tolist())
+        stem, _, part = theirs[t.name].rpartition(".experts.")
+        if stem:
+            out.update({f"{stem}.experts.{i}.{part}": one for i, one in enumerate(value)})
+        else:
+            out[theirs[t.name]] = value
+    return out
 
 
 def dealt_out(config: Mapping[str, Any]) -> dict[str, StoredType]:
-    """The block types, in turn, over the matrices of a config."""
-    matrices = [n for n, value in wild_tensors(config).items() if value.ndim == 2]
-    return {name: MIX[i % len(MIX)] for i, name in enumerate(matrices)}
+    """The block types, in turn, over the matrices of a config; a layer's experts have the same.
+
+    Routers stay in float32, as everybody leaves them.
+    """
+    found: dict[str, StoredType] = {}
+    turn: dict[str, StoredType] = {}
+    for name, value in wild_tensors(config).items():
+        if value.ndim == 2 and not name.endswith(("mlp.gate.weight", "expert_gate.weight")):
+            together = re.sub(r"\.experts\.[0-9]+\.", ".experts.", name)
+            found[name] = turn.setdefault(together, MIX[len(turn) % len(MIX)])
+    return found
 
 
 def in_memory(

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from model.wild import BLOCKED, CONFIGS, model_class
 from qwick.errors import ConfigError
-from qwick.model.arch import Arch, read_arch
+from qwick.model.arch import Arch, ExpertArch, read_arch
 
 QWEN2, QWEN3 = CONFIGS["qwen2-tied"], CONFIGS["qwen3-tied"]
+MOE2, MOE3 = CONFIGS["qwen1.5-moe"], CONFIGS["qwen3-moe"]
 
 
 def refused(base: dict[str, Any], **changes: Any) -> str:
@@ -44,6 +45,38 @@ def test_every_field_is_read() -> None:
     )
     assert read_arch(QWEN2).qkv_bias
     assert not read_arch(QWEN2).qk_norm
+    assert read_arch(QWEN2).experts is None
+
+
+def test_experts_are_read() -> None:
+    assert read_arch(MOE2).experts == ExpertArch(7, 3, 48, 80, renormalize=False)
+    assert read_arch(MOE3).experts == ExpertArch(12, 4, 40, None, renormalize=True)
+    assert read_arch({**MOE2, "norm_topk_prob": None}).experts == read_arch(MOE2).experts
+    assert (read_arch(MOE2).qkv_bias, read_arch(MOE3).qkv_bias) == (True, False)
+    without = {k: v for k, v in MOE3.items() if k != "intermediate_size"}  # of no use here
+    assert read_arch(without).experts == read_arch(MOE3).experts
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "message"),
+    [
+        (MOE3, {"num_experts": 0}, "num_experts=0; allowed: a whole number from 1 to 4096"),
+        (MOE3, {"num_experts": None}, "no key 'num_experts'"),
+        (MOE3, {"num_experts_per_tok": 13}, "num_experts_per_tok=13; allowed: a whole number from"),
+        (MOE3, {"moe_intermediate_size": 2.0}, "moe_intermediate_size=2.0; allowed"),
+        (MOE3, {"norm_topk_prob": 1}, "norm_topk_prob=1; allowed: true or false"),
+        (MOE3, {"decoder_sparse_step": 2}, "decoder_sparse_step=2; implemented: 1"),
+        (MOE3, {"mlp_only_layers": [0]}, "mlp_only_layers=[0]; implemented: []"),
+        (MOE3, {"shared_expert_intermediate_size": 8}, "implemented in qwen2_moe only"),
+        (MOE2, {"shared_expert_intermediate_size": None}, "no key 'shared_expert_intermediate"),
+        (MOE2, {"qkv_bias": False}, "qkv_bias=False; implemented: True"),
+        (QWEN2, {"num_experts": 4}, "may change the computation: num_experts=4"),
+    ],
+)
+def test_what_is_wrong_with_experts_is_named(
+    base: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    assert message in refused(base, **changes)
 
 
 REQUIRED = (
@@ -96,7 +129,7 @@ def test_a_wrong_number_is_named(key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("base", "changes", "message"),
     [
-        (QWEN2, {"model_type": "llama"}, "model_type='llama'; implemented: 'qwen2', 'qwen3'"),
+        (QWEN2, {"model_type": "llama"}, "model_type='llama'; implemented: 'qwen2', 'qwen2_moe'"),
         (QWEN2, {"model_type": None}, "model_type=None; implemented"),
         (QWEN2, {"model_type": ["qwen2"]}, "model_type=['qwen2']; implemented"),
         (QWEN2, {"hidden_act": "gelu"}, "hidden_act='gelu'; implemented: 'silu'"),

@@ -45,6 +45,17 @@ def _config(
     }
 
 
+def _experts(count: int, taken: int, inner: int, shared: int | None = None) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "num_experts": count,
+        "num_experts_per_tok": taken,
+        "moe_intermediate_size": inner,
+        "norm_topk_prob": shared is None,
+        "decoder_sparse_step": 1,
+    }
+    return given if shared is None else {**given, "shared_expert_intermediate_size": shared}
+
+
 TIED = {"tie_word_embeddings": True}
 CONFIGS: dict[str, dict[str, Any]] = {
     # Qwen1.5: every head has its own key head; head_dim 16.
@@ -59,17 +70,37 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3-tied": _config("qwen3", 96, 4, 2, 112, head_dim=128, rope_theta=1e6, **TIED),
     "qwen3-mha": _config("qwen3", 80, 3, 3, 75, head_dim=32),
     "qwen3-group4": _config("qwen3", 40, 8, 2, 64, head_dim=16, rms_norm_eps=1e-5),
+    # Experts beside one that every token takes, by a gate; weights as they come from the softmax.
+    "qwen1.5-moe": _config("qwen2_moe", 64, 4, 4, 96, **_experts(7, 3, 48, shared=80)),
+    "qwen2-moe-group2": _config("qwen2_moe", 96, 6, 3, 96, **_experts(9, 2, 76, shared=36)),
+    "qwen2-moe-all": _config("qwen2_moe", 80, 5, 1, 96, **_experts(4, 4, 48, shared=52)),
+    # Experts only, whose weights sum to 1.
+    "qwen3-moe": _config("qwen3_moe", 96, 4, 2, 96, head_dim=32, **_experts(12, 4, 40)),
+    "qwen3-moe-all": _config("qwen3_moe", 64, 4, 2, 96, head_dim=32, **_experts(4, 4, 40)),
+    "qwen3-moe-tied": _config("qwen3_moe", 64, 4, 1, 96, head_dim=48, **_experts(5, 1, 64), **TIED),
 }
+
+
+def chooses(config: Mapping[str, Any]) -> bool:
+    """Whether some experts are left out. Which ones, nearly equal logits decide by their rounding,
+    so that only float32 can be compared; where all are taken, nothing but numbers is rounded.
+    """
+    return config.get("num_experts", 0) > config.get("num_experts_per_tok", 0)
+
+
 # For block formats: every width a multiple of 256.
 BLOCKED = {
     "qwen2": _config("qwen2", 256, 4, 2, 512, rope_theta=1e6),
     "qwen3": _config("qwen3", 256, 4, 2, 256, head_dim=128, rope_theta=1e6, **TIED),
+    "qwen2-moe": _config("qwen2_moe", 256, 4, 2, 256, **_experts(3, 3, 256, shared=512)),
+    "qwen3-moe": _config("qwen3_moe", 256, 4, 2, 256, head_dim=64, **_experts(4, 4, 256)),
 }
+STEMS = {"qwen2": "Qwen2", "qwen2_moe": "Qwen2Moe", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe"}
 
 
 def model_class(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """transformers' config and model classes."""
-    stem = {"qwen2": "Qwen2", "qwen3": "Qwen3"}[config["model_type"]]
+    stem = STEMS[config["model_type"]]
     return getattr(transformers, f"{stem}Config"), getattr(transformers, f"{stem}ForCausalLM")
 
 
@@ -80,13 +111,41 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, F32] | None = None) -
     with torch.device("meta" if tensors is None else "cpu"):
         model = cls._from_config(config_class(**rest, attn_implementation="eager"))
     if tensors is not None:
-        values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+        fused = _fused(config, tensors)
+        values = {name: torch.from_numpy(np.array(value)) for name, value in fused.items()}
         if config["tie_word_embeddings"]:
             values["lm_head.weight"] = values["model.embed_tokens.weight"]
         model.load_state_dict(values, strict=True)
         if config["tie_word_embeddings"]:
             model.tie_weights()
     return model.eval()
+
+
+def _apart(name: str, value: F32) -> dict[str, F32]:
+    """A tensor of transformers' model under the names that checkpoints have: experts apart."""
+    stem, _, last = name.rpartition(".experts.")
+    if not stem:
+        return {name: value}
+    halves = {"gate_proj": 0, "up_proj": 1} if last == "gate_up_proj" else {"down_proj": 0}
+    return {
+        f"{stem}.experts.{i}.{part}.weight": np.split(one, len(halves))[half]
+        for i, one in enumerate(value)
+        for part, half in halves.items()
+    }
+
+
+def _fused(config: Mapping[str, Any], tensors: Mapping[str, F32]) -> dict[str, F32]:
+    """The other way round."""
+    out = {name: value for name, value in tensors.items() if ".experts." not in name}
+    for layer in range(config["num_hidden_layers"] if "num_experts" in config else 0):
+        stem = f"model.layers.{layer}.mlp.experts."
+        part = {
+            p: np.stack([tensors[f"{stem}{i}.{p}.weight"] for i in range(config["num_experts"])])
+            for p in ("gate_proj", "up_proj", "down_proj")
+        }
+        out[stem + "gate_up_proj"] = np.concatenate([part["gate_proj"], part["up_proj"]], axis=1)
+        out[stem + "down_proj"] = part["down_proj"]
+    return out
 
 
 @functools.lru_cache(maxsize=32)
@@ -118,9 +177,10 @@ def _wild(items: tuple[tuple[str, Any], ...]) -> dict[str, F32]:
         elif "embed_tokens" in name or "lm_head" in name:
             value = noise * 2.5 / np.sqrt(shape[1])
         else:
-            value = noise * 1.5 / np.sqrt(shape[1])
-        out[name] = value.astype(np.float32)
-        out[name].flags.writeable = False
+            value = noise * 1.5 / np.sqrt(shape[-1])
+        for part, values in _apart(name, value.astype(np.float32)).items():
+            out[part] = np.ascontiguousarray(values)
+            out[part].flags.writeable = False
     return out
 
 

@@ -45,6 +45,7 @@ def packed(n: int, k: int) -> ops.Packed:
 WEIGHTS = packed(64, 32)
 PAIR = ops.pack([("f32", np.zeros(4 * 64 * 32, np.uint8), 64, 32)] * 2)
 DOWN = packed(32, 64)
+EXPERTS = ops.Experts([(PAIR, DOWN)] * 3)
 D, HEADS, KV_HEADS, PAGES = 32, 2, 1, 3
 WIDTH = (HEADS + 2 * KV_HEADS) * D
 
@@ -69,6 +70,18 @@ def sound() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             ops.mlp,
             {"x": zeros(2, 32), "gate_up": PAIR, "down": DOWN, "out": guarded(2, 32)},
         ),
+        "experts": (
+            ops.experts,
+            {
+                "x": zeros(2, 32),
+                "logits": zeros(2, 3),
+                "of": EXPERTS,
+                "top": 2,
+                "out": guarded(2, 32),
+                "renormalize": True,
+            },
+        ),
+        "Experts": (ops.Experts, {"parts": [(PAIR, DOWN)], "shared": False}),
         "unpack": (ops.unpack, {"w": WEIGHTS}),
         "exact_rows": (ops.exact_rows, {"w": WEIGHTS}),
         "set_next": (WEIGHTS.set_next, {"following": DOWN, "pairs": False}),

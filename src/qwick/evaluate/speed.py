@@ -20,7 +20,7 @@ import numpy as np
 from qwick.engine.engine import TOKEN_BUDGET, Engine
 from qwick.engine.request import Event, Finished, Request, Sampling, Tokens
 from qwick.errors import EngineError, UsageError
-from qwick.model.decoder import Decoder
+from qwick.model.decoder import Decoder, ExpertMLP
 from qwick.native import ops
 from qwick.values import check_kind, check_switch, refused, whole
 
@@ -77,7 +77,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one step costs at least, from the sizes of the weights."""
+    """What one step costs at least, from the sizes of the weights.
+
+    Of experts those count that one token takes; a step of many tokens reads more of them.
+    """
 
     weight_bytes: int  # packed bytes that a step reads, the head included
     body_operations: int  # per token, without the head
@@ -87,6 +90,8 @@ class Cost:
     def of(cls, model: Decoder) -> Cost:
         """Add up the matrices of `model`."""
         *body, head = (linear.weight for linear in model.linears)
+        for block in model.weights.blocks:
+            body += block.mlp.active if isinstance(block.mlp, ExpertMLP) else []
         return cls(
             weight_bytes=sum(w.bytes for w in body) + head.bytes,
             body_operations=2 * sum(w.n * w.k for w in body),

@@ -5,7 +5,7 @@ Names and config keys are those of a Hugging Face folder. Knows nothing of file 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -103,12 +103,13 @@ class Checkpoint:
         self.close()
 
 
-def check_known(path: Path, what: str, value: object) -> str:
-    """Return `value` if it is a model type that qwick runs, else raise UnsupportedError."""
-    if isinstance(value, str) and value in MODEL_TYPES:
+def check_known(path: Path, what: str, value: object, known: Collection[str] | None = None) -> str:
+    """Return `value` if it is known (default: a model type), else raise UnsupportedError."""
+    known = MODEL_TYPES if known is None else known
+    if isinstance(value, str) and value in known:
         return value
     raise UnsupportedError(
-        f"{path}: the {what} {value!r:.100} is not supported; known: {', '.join(MODEL_TYPES)}"
+        f"{path}: the {what} {value!r:.100} is not supported; known: {', '.join(known)}"
     )
 
 

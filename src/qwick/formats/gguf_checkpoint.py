@@ -8,14 +8,15 @@ other metadata is free. Knows nothing of how the model is computed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from qwick.errors import ConfigError, UnsupportedError
+from qwick.errors import ConfigError, UnsupportedError, shown
 from qwick.family import MODEL_TYPES
 from qwick.formats.checkpoint import (
     Checkpoint,
@@ -46,7 +47,21 @@ _LAYER = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
 }
+# One tensor of a layer's experts, one below the other; ours are apart, as in a folder.
+_EXPERTS = {
+    "ffn_gate_exps": "gate_proj",
+    "ffn_up_exps": "up_proj",
+    "ffn_down_exps": "down_proj",
+}
+_OF_EXPERTS = re.compile(r"blk\.(0|[1-9][0-9]{0,4})\.([a-z_]+)\.weight")
+_EXPERT = re.compile(r"model\.layers\.([0-9]+)\.mlp\.experts\.([0-9]+)\.([a-z_]+)\.weight")
+MOST_EXPERTS = 4096
 _NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,4})\.)?([a-z_]+)\.(weight|bias)")
 
 # GGUF key after the architecture's name -> Hugging Face key and type. "!" marks a required key.
@@ -60,6 +75,14 @@ CONFIG_KEYS: dict[str, tuple[str, type]] = {
     "attention.key_length": ("head_dim", int),
     "attention.layer_norm_rms_epsilon!": ("rms_norm_eps", float),
     "rope.freq_base": ("rope_theta", float),
+}
+EXPERT_KEYS: dict[str, tuple[str, type]] = {
+    "expert_count!": ("num_experts", int),
+    "expert_used_count!": ("num_experts_per_tok", int),
+    "expert_feed_forward_length!": ("moe_intermediate_size", int),
+}
+SHARED_KEYS: dict[str, tuple[str, type]] = {
+    "expert_shared_feed_forward_length!": ("shared_expert_intermediate_size", int),
 }
 ROPE_KEYS: dict[str, tuple[str, type]] = {
     "type": ("rope_type", str),
@@ -92,7 +115,8 @@ def open_gguf(path: Path) -> Checkpoint:
     meta = _Metadata(files[0])
     if "general.architecture" not in meta.values:
         raise ConfigError(f"{meta.path}: the metadata lacks general.architecture")
-    arch = check_known(meta.path, "architecture", meta.values["general.architecture"])
+    known = [kind.gguf for kind in MODEL_TYPES.values()]
+    arch = check_known(meta.path, "architecture", meta.values["general.architecture"], known)
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors.update(_tensors(file, arch))
@@ -126,6 +150,12 @@ def open_gguf(path: Path) -> Checkpoint:
         release=release,
         files=tuple(file.path for file in files),
     )
+
+
+def keys_of(arch: str) -> dict[str, tuple[str, type]]:
+    """Return the config keys of an architecture, under GGUF's name for it."""
+    sparse = EXPERT_KEYS if arch.endswith("moe") else {}
+    return {**CONFIG_KEYS, **sparse, **(SHARED_KEYS if arch == "qwen2moe" else {})}
 
 
 class _Metadata:
@@ -174,13 +204,32 @@ def _tensors(file: GgufFile, arch: str) -> dict[str, Tensor]:
     raw = np.frombuffer(file.data, np.uint8)
     out: dict[str, Tensor] = {}
     for info in file.tensors.values():
+        experts = _OF_EXPERTS.fullmatch(info.name)
+        if experts is not None and experts[2] in _EXPERTS:
+            out.update(_cut(file.path, Tensor.at(info, raw, info.name), experts[1], experts[2]))
+            continue
         name = hf_name(info.name)
         if name is None:
             raise UnsupportedError(
                 f"{file.path}: the tensor {info.name!r} has no place in the architecture {arch!r}"
             )
-        out[name] = Tensor.at(info, raw, name)
+        tensor = Tensor.at(info, raw, name)
+        if name.endswith(".shared_expert_gate.weight") and len(tensor.shape) == 1:
+            tensor = replace(tensor, shape=(1, *tensor.shape))
+        out[name] = tensor
     return out
+
+
+def _cut(path: Path, tensor: Tensor, layer: str, part: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the experts of a tensor [experts, n, k], by name."""
+    if len(tensor.shape) != 3 or tensor.shape[0] > MOST_EXPERTS:
+        raise damaged(path, f"{shown(tensor.name)} has the shape {list(tensor.shape)}")
+    count, *shape = tensor.shape
+    size = tensor.data.size // count
+    for i in range(count):
+        name = f"model.layers.{layer}.mlp.experts.{i}.{_EXPERTS[part]}.weight"
+        data = tensor.data[i * size : (i + 1) * size]
+        yield name, replace(tensor, name=name, shape=tuple(shape), data=data)
 
 
 def hf_name(name: str) -> str | None:
@@ -195,7 +244,14 @@ def hf_name(name: str) -> str | None:
 
 
 def gguf_name(name: str) -> str | None:
-    """Return the GGUF name of a Hugging Face tensor; None when the family has no such tensor."""
+    """Return the GGUF name of a Hugging Face tensor; None when the family has no such tensor.
+
+    All experts of a layer have one name: they are one tensor there.
+    """
+    expert = _EXPERT.fullmatch(name)
+    if expert is not None:
+        found = [ours for ours, theirs in _EXPERTS.items() if theirs == expert[3]]
+        return f"blk.{expert[1]}.{found[0]}.weight" if found else None
     stem, _, suffix = name.rpartition(".")
     match = re.fullmatch(r"model\.layers\.([0-9]+)\.(.+)", stem)
     table, prefix, part = (_LAYER, f"blk.{match[1]}.", match[2]) if match else (_TOP, "", stem)
@@ -204,14 +260,17 @@ def gguf_name(name: str) -> str | None:
 
 
 def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    model_type = next(name for name, kind in MODEL_TYPES.items() if kind.gguf == arch)
     config: dict[str, Any] = {
-        "model_type": arch,
-        "architectures": [MODEL_TYPES[arch].architecture],
+        "model_type": model_type,
+        "architectures": [MODEL_TYPES[model_type].architecture],
         "hidden_act": "silu",
         "use_sliding_window": False,
         "rope_theta": 10000.0,
     }
-    for key, (name, kind) in CONFIG_KEYS.items():
+    if model_type == "qwen3_moe":  # which llama.cpp takes for granted (src/models/qwen3moe.cpp)
+        config["norm_topk_prob"] = True
+    for key, (name, kind) in keys_of(arch).items():
         full = f"{arch}.{key.rstrip('!')}"
         value = meta.get(full, kind, *([] if key.endswith("!") else [None]))
         if value is not None:
@@ -250,7 +309,7 @@ def _rope_scaling(meta: _Metadata, arch: str) -> dict[str, Any] | None:
 
 
 def _refuse_unknown(meta: _Metadata, arch: str) -> None:
-    known = {key.rstrip("!") for key in CONFIG_KEYS} | _CHECKED | _NO_EFFECT
+    known = {key.rstrip("!") for key in keys_of(arch)} | _CHECKED | _NO_EFFECT
     known |= {f"rope.scaling.{key}" for key in ROPE_KEYS}
     for key in meta.values:
         if key.startswith(f"{arch}.") and key[len(arch) + 1 :] not in known:

@@ -1,7 +1,7 @@
 """Writing checkpoints from (config, named float32 arrays): GGUF files and safetensors folders.
 
-For tests and benchmarks, which need models of any shape in any stored type. Knows only the dense
-family that `gguf_checkpoint` reads; does not judge whether config and tensors fit each other.
+For tests and benchmarks, which need models of any shape in any stored type. Knows only what
+`gguf_checkpoint` reads; does not judge whether config and tensors fit each other.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.errors import ParameterError, UnsupportedError
+from qwick.family import MODEL_TYPES
 from qwick.formats.checkpoint import TokenizerData, check_known
-from qwick.formats.gguf_checkpoint import CONFIG_KEYS, ROPE_KEYS, gguf_name
+from qwick.formats.gguf_checkpoint import ROPE_KEYS, gguf_name, keys_of
 from qwick.formats.hf_folder import INDEX, SINGLE
 from qwick.quant.encode import encode
 from qwick.quant.types import StoredType
@@ -51,7 +52,7 @@ def write_gguf(
     """
     import gguf
 
-    arch = check_known(path, "model_type", config.get("model_type"))
+    arch = MODEL_TYPES[check_known(path, "model_type", config.get("model_type"))].gguf
     for limit, most in {"part_tensors": part_tensors, "part_bytes": part_bytes}.items():
         if most < 0:
             raise ParameterError(f"{limit} is {most}; allowed: 0 (no limit) and more")
@@ -63,13 +64,12 @@ def write_gguf(
         _add_tokenizer(writer, tokenizer)
     if chat_template is not None:
         writer.add_string("tokenizer.chat_template", chat_template)
-    for name, values in tensors.items():
-        theirs = gguf_name(name)
-        if theirs is None:
-            raise UnsupportedError(f"{path}: GGUF has no name for the tensor {name!r}")
-        raw, stored = _encode(name, values, types)
+    for theirs, names in _named(path, tensors).items():
+        raw, stored = _encode(names[0], tensors[names[0]], types)
+        if ".mlp.experts." in names[0]:  # one tensor of three axes
+            raw = np.stack([raw, *(_encode(n, tensors[n], types)[0] for n in names[1:])])
         # The package derives the stored row from uint8 shapes; a vector is one row.
-        rows = raw if values.ndim > 1 else raw.reshape(-1)
+        rows = raw if tensors[names[0]].ndim > 1 else raw.reshape(-1)
         writer.add_tensor(theirs, rows, raw_dtype=gguf.GGMLQuantizationType(stored.ggml_id))
     written = writer.format_shard_names(path)
     writer.write_header_to_file()
@@ -77,6 +77,17 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return written
+
+
+def _named(path: Path, tensors: Mapping[str, F32]) -> dict[str, list[str]]:
+    """Return GGUF's names, and which tensors of ours each holds: one, or a layer's experts."""
+    found: dict[str, list[str]] = {}
+    for name in tensors:
+        theirs = gguf_name(name)
+        if theirs is None:
+            raise UnsupportedError(f"{path}: GGUF has no name for the tensor {name!r}")
+        found.setdefault(theirs, []).append(name)
+    return found
 
 
 def _encode(name: str, values: F32, types: Types) -> tuple[NDArray[np.uint8], StoredType]:
@@ -92,7 +103,7 @@ def _add_config(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
         put = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[kind]
         put(f"{arch}.{key.rstrip('!')}", value)
 
-    for key, (name, kind) in CONFIG_KEYS.items():
+    for key, (name, kind) in keys_of(arch).items():
         if config.get(name) is not None:
             add(key, kind, config[name])
     scaling = dict(config.get("rope_scaling") or {})

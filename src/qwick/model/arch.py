@@ -52,6 +52,15 @@ _READ = frozenset(
         "tie_word_embeddings",
     ]
 )
+# Of models with experts; in any other config they would be wishes that nobody fulfils.
+_READ_WITH_EXPERTS = frozenset(
+    [
+        *("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"),
+        *("shared_expert_intermediate_size", "decoder_sparse_step", "mlp_only_layers", "qkv_bias"),
+        "num_local_experts",  # what transformers 5 calls them
+        *("router_aux_loss_coef", "output_router_logits"),  # of training
+    ]
+)
 # A key that is in neither list and looks like one of these may change what is computed.
 _SUSPECT = re.compile(
     r"rope|rotary|atten|attn|scal|multipl|factor|softcap|clip|window|sparse|norm|bias|residual|"
@@ -60,12 +69,23 @@ _SUSPECT = re.compile(
 
 
 @dataclass(frozen=True)
+class ExpertArch:
+    """The experts of every layer's feed-forward part; sizes in elements."""
+
+    count: int
+    taken: int  # by each token, beside a shared one
+    intermediate: int
+    shared: int | None  # height of the one that every token takes, by a gate of its own (Qwen2)
+    renormalize: bool  # the weights of those taken sum to 1 (Qwen3)
+
+
+@dataclass(frozen=True)
 class Arch:
-    """A dense Qwen decoder (Qwen1.5, Qwen2, Qwen2.5, Qwen3); sizes in elements."""
+    """A Qwen decoder (Qwen1.5, Qwen2, Qwen2.5, Qwen3), dense or with experts; sizes in elements."""
 
     model_type: str
     hidden: int
-    intermediate: int
+    intermediate: int  # of a dense feed-forward part
     layers: int
     heads: int
     kv_heads: int
@@ -77,6 +97,7 @@ class Arch:
     tied: bool  # the head is the embedding
     qkv_bias: bool  # Qwen1.5 to Qwen2.5
     qk_norm: bool  # Qwen3: RMSNorm per head before the rotation
+    experts: ExpertArch | None = None
 
     @property
     def q_dim(self) -> int:
@@ -167,7 +188,7 @@ class _Config:
             raise _refused(key, value, "allowed: true or false")
         return value
 
-    def expect(self, key: str, implemented: str | bool) -> None:
+    def expect(self, key: str, implemented: str | bool | int) -> None:
         value = self._get(key, implemented)
         if type(value) is not type(implemented) or value != implemented:
             raise _refused(key, value, f"implemented: {implemented!r}")
@@ -228,11 +249,32 @@ def _check_layer_types(config: _Config, layers: int) -> None:
         raise ConfigError(f"the config says layer_types has {len(kinds)} entries; {allowed}")
 
 
-def _refuse_unknown(values: Mapping[str, Any]) -> None:
+def _experts(config: _Config, *, shared: bool) -> ExpertArch:
+    """Read the experts of a model in which every layer has them, as in each that was published."""
+    config.expect("decoder_sparse_step", 1)
+    if config.values.get("mlp_only_layers"):
+        raise _refused("mlp_only_layers", config.values["mlp_only_layers"], "implemented: []")
+    if not shared and config.values.get("shared_expert_intermediate_size"):
+        size = config.values["shared_expert_intermediate_size"]
+        raise _refused("shared_expert_intermediate_size", size, "implemented in qwen2_moe only")
+    local = config.values.get("num_local_experts")
+    count = config.count("num_experts", 4096, local)
+    if local is not None and local != count:
+        raise _refused("num_local_experts", local, f"there are {count} in num_experts")
+    return ExpertArch(
+        count=count,
+        taken=config.count("num_experts_per_tok", count),
+        intermediate=config.count("moe_intermediate_size", 1 << 20),
+        shared=config.count("shared_expert_intermediate_size", 1 << 20) if shared else None,
+        renormalize=config.flag("norm_topk_prob", False),
+    )
+
+
+def _refuse_unknown(values: Mapping[str, Any], read: frozenset[str]) -> None:
     suspects = sorted(
         key
         for key, value in values.items()
-        if key not in _READ
+        if key not in read
         and key not in _INERT
         and _SUSPECT.search(key)
         and not (value is None or value is False or value in ([], {}))
@@ -266,14 +308,19 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
         raise _refused("model_type", model_type, f"implemented: {known}")
     config.expect("hidden_act", "silu")
     config.expect("use_sliding_window", False)
-    config.expect("attention_bias", model_type == "qwen2")
-    _refuse_unknown(values)
+    biased = model_type in ("qwen2", "qwen2_moe")
+    sparse = model_type.endswith("_moe")
+    config.expect("qkv_bias" if model_type == "qwen2_moe" else "attention_bias", biased)
+    _refuse_unknown(values, _READ | _READ_WITH_EXPERTS if sparse else _READ)
+    experts = _experts(config, shared=model_type == "qwen2_moe") if sparse else None
     hidden = config.count("hidden_size", 1 << 16)
     heads = config.count("num_attention_heads", 1024)
     arch = Arch(
         model_type=model_type,
         hidden=hidden,
-        intermediate=config.count("intermediate_size", 1 << 20),
+        intermediate=config.count(
+            "intermediate_size", 1 << 20, None if experts is None else experts.intermediate
+        ),
         layers=config.count("num_hidden_layers", 1024),
         heads=heads,
         kv_heads=config.count("num_key_value_heads", 1024, heads),
@@ -283,8 +330,9 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
         rms_eps=config.number("rms_norm_eps", 0.0, 1.0),
         rope_theta=_rope_theta(config),
         tied=config.flag("tie_word_embeddings", False),
-        qkv_bias=model_type == "qwen2",
-        qk_norm=model_type == "qwen3",
+        qkv_bias=biased,
+        qk_norm=not biased,
+        experts=experts,
     )
     _check_layer_types(config, arch.layers)
     if arch.heads % arch.kv_heads or arch.heads // arch.kv_heads > 64:

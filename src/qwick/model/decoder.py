@@ -1,7 +1,7 @@
-"""The Qwen decoder: Qwen1.5, Qwen2, Qwen2.5 and Qwen3, dense. Read `Decoder.forward` top to bottom.
+"""The Qwen decoder: Qwen1.5, Qwen2, Qwen2.5 and Qwen3. Read `Decoder.forward` top to bottom.
 
-The generations differ by switches of `Arch`: `qkv_bias`, `qk_norm`, `tied`. Knows layers and pages;
-knows nothing of requests, text or files.
+The generations differ by switches of `Arch`: `qkv_bias`, `qk_norm`, `tied`, `experts`. Knows layers
+and pages; knows nothing of requests, text or files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TensorSpec:
 
 def tensor_table(arch: Arch) -> Iterator[TensorSpec]:
     """Every tensor of the architecture, under the checkpoint's names: what a loader checks."""
-    hidden, inner = arch.hidden, arch.intermediate
+    hidden = arch.hidden
     yield TensorSpec("model.embed_tokens.weight", (arch.vocab, hidden))
     for i in range(arch.layers):
         layer = f"model.layers.{i}."
@@ -43,12 +43,28 @@ def tensor_table(arch: Arch) -> Iterator[TensorSpec]:
             yield TensorSpec(layer + "self_attn.k_norm.weight", (arch.head_dim,))
         yield TensorSpec(layer + "self_attn.o_proj.weight", (hidden, arch.q_dim))
         yield TensorSpec(layer + "post_attention_layernorm.weight", (hidden,))
-        yield TensorSpec(layer + "mlp.gate_proj.weight", (inner, hidden))
-        yield TensorSpec(layer + "mlp.up_proj.weight", (inner, hidden))
-        yield TensorSpec(layer + "mlp.down_proj.weight", (hidden, inner))
+        for part, inner in feed_forward_parts(arch):
+            yield TensorSpec(f"{layer}{part}.gate_proj.weight", (inner, hidden))
+            yield TensorSpec(f"{layer}{part}.up_proj.weight", (inner, hidden))
+            yield TensorSpec(f"{layer}{part}.down_proj.weight", (hidden, inner))
+        if arch.experts is not None:
+            yield TensorSpec(layer + "mlp.gate.weight", (arch.experts.count, hidden))
+            if arch.experts.shared is not None:
+                yield TensorSpec(layer + "mlp.shared_expert_gate.weight", (1, hidden))
     yield TensorSpec("model.norm.weight", (hidden,))
     if not arch.tied:
         yield TensorSpec("lm_head.weight", (arch.vocab, hidden))
+
+
+def feed_forward_parts(arch: Arch) -> Iterator[tuple[str, int]]:
+    """Each gated unit of a layer, by its name in a checkpoint and its height; a shared one last."""
+    if arch.experts is None:
+        yield "mlp", arch.intermediate
+        return
+    for i in range(arch.experts.count):
+        yield f"mlp.experts.{i}", arch.experts.intermediate
+    if arch.experts.shared is not None:
+        yield "mlp.shared_expert", arch.experts.shared
 
 
 @dataclass(frozen=True)
@@ -91,13 +107,40 @@ class MLP:
 
 
 @dataclass(frozen=True)
+class ExpertMLP:
+    """A router, and the experts that it chooses for each token."""
+
+    router: Linear  # of a shared expert too: its gate is the last row
+    experts: ops.Experts
+    taken: int
+    renormalize: bool
+
+    @property
+    def active(self) -> list[ops.Packed]:
+        """As many experts' weights as one token passes through, a shared one's among them."""
+        parts = self.experts.parts
+        pairs = parts[: self.taken] + (parts[-1:] if self.experts.shared else ())
+        return [weight for pair in pairs for weight in pair]
+
+    def __call__(self, b: Buffers, runs: tuple[Run, ...]) -> None:
+        """b.normed -> b.delta, F32[m, hidden]."""
+        self.router(b.normed, b.routed)
+        for begin, end, prompt in runs or (Run(0, b.m, prompt=False),):
+            rows = slice(begin, end)
+            ops.experts(
+                b.normed[rows], b.routed[rows], self.experts, self.taken, b.delta[rows],
+                renormalize=self.renormalize, prompt=prompt,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Block:
     """One layer: norm, attention, norm, MLP, with the residual additions folded into the norms."""
 
     attention_norm: RMSNorm
     attention: Attention
     mlp_norm: RMSNorm
-    mlp: MLP
+    mlp: MLP | ExpertMLP
 
 
 @dataclass(frozen=True)
@@ -131,7 +174,11 @@ class Decoder:
     @property
     def exact_rows(self) -> int:
         """Most rows of a step whose results are, bit for bit, those of a step with one row."""
-        return min(ops.exact_rows(linear.weight) for linear in self.linears)
+        packed = [linear.weight for linear in self.linears]
+        for block in self.weights.blocks:
+            if isinstance(block.mlp, ExpertMLP):
+                packed += [weight for pair in block.mlp.experts.parts for weight in pair]
+        return min(map(ops.exact_rows, packed))
 
     def new_cache(self, pages: int) -> KVCache:
         """Memory for `pages` pages of PAGE_SIZE tokens."""
@@ -139,17 +186,22 @@ class Decoder:
 
     @property
     def linears(self) -> list[Linear]:
-        """Every matrix that a token passes through, the head last."""
+        """Every matrix that all tokens pass through, the head last: no experts."""
         found: list[Linear] = []
         for block in self.weights.blocks:
-            found += [block.attention.qkv, block.attention.out, block.mlp.gate_up, block.mlp.down]
+            mlp = block.mlp
+            found += [block.attention.qkv, block.attention.out]
+            found += [mlp.router] if isinstance(mlp, ExpertMLP) else [mlp.gate_up, mlp.down]
         return [*found, self.weights.head]
 
     def _chain(self) -> None:
         """Tell each matrix which one is read next, so that the memory has work between two."""
-        gates = {id(block.mlp.gate_up) for block in self.weights.blocks}
+        mlps = [block.mlp for block in self.weights.blocks]
+        gates = {id(mlp.gate_up) for mlp in mlps if isinstance(mlp, MLP)}
+        routers = {id(mlp.router) for mlp in mlps if isinstance(mlp, ExpertMLP)}
         for linear, following in pairwise(self.linears):
-            linear.weight.set_next(following.weight, pairs=id(following) in gates)
+            if id(linear) not in routers:  # what follows one is not known
+                linear.weight.set_next(following.weight, pairs=id(following) in gates)
 
     def forward(self, batch: Batch, cache: KVCache) -> F32:
         """Run one step; returns the final-normed states of batch.logit_rows.

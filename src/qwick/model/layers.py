@@ -99,6 +99,8 @@ class Buffers:
         self.normed = rows(arch.hidden)
         self.qkv = rows(arch.q_dim + 2 * arch.kv_dim)
         self.attended = rows(arch.q_dim)
+        e = arch.experts
+        self.routed = rows(0 if e is None else e.count + (e.shared is not None))  # logits
         self.delta = rows(arch.hidden)  # a block's output, added by the next norm
 
     def first(self, m: int) -> Buffers:

@@ -12,7 +12,16 @@ import numpy as np
 
 from qwick.errors import FormatError, ResourceError, shown
 from qwick.model.arch import Arch, read_arch
-from qwick.model.decoder import MLP, Attention, Block, Decoder, Weights, tensor_table
+from qwick.model.decoder import (
+    MLP,
+    Attention,
+    Block,
+    Decoder,
+    ExpertMLP,
+    Weights,
+    feed_forward_parts,
+    tensor_table,
+)
 from qwick.model.layers import F32, Embedding, Linear, RMSNorm
 from qwick.native import ops
 from qwick.quant.decode import decode
@@ -130,7 +139,7 @@ class _Loader:
     def weights(self) -> Weights:
         layers = [f"model.layers.{i}." for i in range(self.arch.layers)]
         head = (_EMBEDDING if self.arch.tied else _HEAD,)
-        self._pack([*(names for layer in layers for names in _matrices(layer)), head])
+        self._pack([*(n for layer in layers for n in _matrices(self.arch, layer)), head])
         return Weights(
             embedding=self._embedding(),
             blocks=tuple(self._block(layer) for layer in layers),
@@ -145,12 +154,27 @@ class _Loader:
             bias = np.concatenate([self._vector(f"{attn}{name}_proj.bias") for name in "qkv"])
         if self.arch.qk_norm:
             norms = (self._vector(attn + "q_norm.weight"), self._vector(attn + "k_norm.weight"))
-        qkv, out, gate_up, down = (self.packed[names] for names in _matrices(layer))
+        qkv, out, *rest = (self.packed[names] for names in _matrices(self.arch, layer))
         return Block(
             attention_norm=self._norm(layer + "input_layernorm.weight"),
             attention=Attention(Linear(qkv, bias), norms, Linear(out)),
             mlp_norm=self._norm(layer + "post_attention_layernorm.weight"),
-            mlp=MLP(Linear(gate_up), Linear(down)),
+            mlp=self._mlp(rest),
+        )
+
+    def _mlp(self, packed: list[ops.Packed]) -> MLP | ExpertMLP:
+        """Make a feed-forward part of its matrices, in the order of `_matrices`."""
+        experts = self.arch.experts
+        if experts is None:
+            gate_up, down = packed
+            return MLP(Linear(gate_up), Linear(down))
+        router, *units = packed
+        pairs = list(zip(units[::2], units[1::2], strict=True))
+        return ExpertMLP(
+            router=Linear(router),
+            experts=ops.Experts(pairs, shared=experts.shared is not None),
+            taken=experts.taken,
+            renormalize=experts.renormalize,
         )
 
     def _norm(self, name: str) -> RMSNorm:
@@ -204,15 +228,25 @@ class _Loader:
             self.progress(self.done, self.total)
 
 
-def _matrices(layer: str) -> list[tuple[str, ...]]:
-    """Return the tensors of a layer's matrices: query, key and value; output; gate and up; down."""
-    attn, mlp = layer + "self_attn.", layer + "mlp."
-    return [
+def _matrices(arch: Arch, layer: str) -> list[tuple[str, ...]]:
+    """Return the tensors of a layer's matrices.
+
+    Query, key and value; output; of experts the router, a shared one's gate below it; then gate and
+    up, and down, of each unit.
+    """
+    attn = layer + "self_attn."
+    found: list[tuple[str, ...]] = [
         tuple(f"{attn}{name}_proj.weight" for name in "qkv"),
         (attn + "o_proj.weight",),
-        (mlp + "gate_proj.weight", mlp + "up_proj.weight"),
-        (mlp + "down_proj.weight",),
     ]
+    if arch.experts is not None:
+        gates = ["mlp.gate.weight", "mlp.shared_expert_gate.weight"]
+        found.append(tuple(layer + gate for gate in gates[: 1 + (arch.experts.shared is not None)]))
+    for part, _ in feed_forward_parts(arch):
+        unit = f"{layer}{part}."
+        found.append((unit + "gate_proj.weight", unit + "up_proj.weight"))
+        found.append((unit + "down_proj.weight",))
+    return found
 
 
 def _decoded(tensor: Tensor) -> F32:

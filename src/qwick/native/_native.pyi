@@ -17,6 +17,21 @@ class Packed:
     def segments(self) -> list[tuple[str, int]]: ...
     def set_next(self, next: Packed, pairs: bool) -> None: ...
 
+class Experts:
+    def __init__(self, parts: Sequence[tuple[Packed, Packed]], shared: bool) -> None: ...
+    @property
+    def uses(self) -> list[int]: ...
+
+def experts(
+    set: Experts,
+    top: int,
+    renormalize: bool,
+    x: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    out: NDArray[np.float32],
+    prompt: bool,
+) -> None: ...
+
 class Bpe:
     def __init__(
         self,

@@ -144,6 +144,50 @@ def mlp(x: F32, gate_up: Packed, down: Packed, out: F32, *, prompt: bool = False
     _ext.mlp(_handle(gate_up), _handle(down), x, out, prompt)
 
 
+class Experts:
+    """The experts of a layer: of each, gate above up, and down, as `mlp` takes them.
+
+    All are as wide as the others, but may be of any height. shared: the last one takes every row.
+    """
+
+    __slots__ = ("handle", "parts", "shared")
+
+    def __init__(self, parts: Sequence[tuple[Packed, Packed]], *, shared: bool = False) -> None:
+        self.parts = tuple(parts)  # which must live as long as this does
+        self.shared = shared
+        pairs = [(_handle(gate_up), _handle(down)) for gate_up, down in self.parts]
+        self.handle = _ext.Experts(pairs, shared)
+
+    @property
+    def uses(self) -> list[int]:
+        """How many rows each has taken so far."""
+        return self.handle.uses
+
+
+def experts(
+    x: F32,
+    logits: F32,
+    of: Experts,
+    top: int,
+    out: F32,
+    *,
+    renormalize: bool,
+    prompt: bool = False,
+) -> None:
+    """out = sum over the experts that a row takes: weight * `mlp` of it.
+
+    x: F32[m, k] · logits: F32[m, experts] · out: F32[m, n]. A row takes the `top` experts with the
+    largest logits, the first among equals; their weights are the softmax of all (renormalize: of
+    those taken). A shared expert, the last, takes every row beside them, by the sigmoid of its
+    logit, which is in no softmax. Where a logit is NaN or infinite, the row's result is NaN.
+
+    Rows are grouped by expert: the weights of each expert in use are read once.
+    """
+    if not isinstance(of, Experts):
+        raise TypeError(f"experts are of type {type(of).__name__}; allowed: an Experts")
+    _ext.experts(of.handle, top, renormalize, x, logits, out, prompt)
+
+
 def prompts_differ() -> bool:
     """Whether the instruction set in use has another way for the rows of prompts."""
     return isa().startswith(("avx512", "amx"))

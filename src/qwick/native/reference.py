@@ -132,6 +132,24 @@ def swiglu(gate_up: F32, out: NDArray[Any]) -> None:
     out[...] = gate / (1 + np.exp(np.minimum(-gate, 700))) * up  # e^710 is too large for float64
 
 
+def route(logits: F32, top: int, *, renormalize: bool, shared: bool) -> tuple[I32, F64]:
+    """Return the experts that each row takes, the largest first, and their weights.
+
+    logits: F32[m, experts] -> I32[m, top (+ 1 if shared)], F64 of the same shape.
+    """
+    routed = logits[:, :-1] if shared else logits
+    chosen = np.argsort(-routed, axis=1, kind="stable")[:, :top].astype(np.int32)
+    wide = np.exp(routed.astype(np.float64) - routed.max(axis=1, keepdims=True))
+    weights = np.take_along_axis(wide / wide.sum(axis=1, keepdims=True), chosen, 1)
+    if renormalize:
+        weights /= weights.sum(axis=1, keepdims=True)
+    if shared:
+        last = np.full((len(logits), 1), logits.shape[1] - 1, np.int32)
+        gate = 1 / (1 + np.exp(-logits[:, -1:].astype(np.float64)))
+        chosen, weights = np.hstack([chosen, last]), np.hstack([weights, gate])
+    return chosen, weights
+
+
 def _rotate(x: F64, cos: F32, sin: F32) -> F64:
     """x: F64[m, heads, head_dim] turned by cos, sin: F32[m, head_dim / 2]."""
     a, b = np.split(x, 2, axis=2)

@@ -1,0 +1,177 @@
+#include "experts.h"
+
+#include <string.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "pool.h"
+#include "product.h"
+#include "profile.h"
+
+namespace qwick {
+namespace {
+
+// Where the rows go: entry i of `slots` is taken[r * each + s], s-th of the experts of row r.
+struct Routes {
+  int each;                    // experts of a row, the shared one included
+  std::vector<int> taken;      // [m][each]
+  std::vector<float> weights;  // [m][each]
+};
+
+Routes route(const Routing& routing, int experts, const float* logits, int m) {
+  const int routed = experts - routing.shared, top = routing.top;
+  Routes routes{top + routing.shared, {}, {}};
+  std::vector<int> order(routed);
+  for (int r = 0; r < m; ++r, logits += experts) {
+    const auto finite = [](float v) { return std::isfinite(v); };
+    const bool sound = std::all_of(logits, logits + experts, finite);
+    std::iota(order.begin(), order.end(), 0);
+    if (sound)
+      std::partial_sort(order.begin(), order.begin() + top, order.end(), [&](int a, int b) {
+        return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+      });
+    double sum = 0;  // of all, or of those taken
+    const int of = routing.renormalize ? top : routed;
+    for (int i = 0; i < of; ++i) sum += std::exp(static_cast<double>(logits[order[i]]) - logits[order[0]]);
+    for (int i = 0; i < top; ++i) {
+      const double weight = std::exp(static_cast<double>(logits[order[i]]) - logits[order[0]]) / sum;
+      routes.taken.push_back(order[i]);
+      routes.weights.push_back(sound ? static_cast<float>(weight) : std::numeric_limits<float>::quiet_NaN());
+    }
+    if (!routing.shared) continue;
+    routes.taken.push_back(routed);
+    routes.weights.push_back(sound ? static_cast<float>(1 / (1 + std::exp(-static_cast<double>(logits[routed]))))
+                                   : std::numeric_limits<float>::quiet_NaN());
+  }
+  return routes;
+}
+
+// The rows of one expert, and how it multiplies them.
+struct Part {
+  const Packed *gate_up, *down;
+  int first, m;  // its rows, among all rows in the order of experts
+  bool many;
+  unsigned outer;
+  InnerForms in;
+  GateAndUp both;
+  TileItems tiles;
+  Rows rows{}, inner{};
+  float* floats = nullptr;
+
+  Part(const Expert& expert, int first, int m, bool prompt, int threads)
+      : gate_up(expert.gate_up), down(expert.down), first(first), m(m), many(takes_many(m, prompt)),
+        outer(forms_of(*gate_up, many)), in(*down, many), both(*gate_up), tiles(*down, many, threads) {}
+};
+
+// job(thread, part, items of it) over the items of all parts together: small experts keep all threads busy.
+template <class Count, class Job>
+void over_parts(Pool& pool, const std::vector<Part>& parts, const Count& count, const Job& job) {
+  std::vector<int> begins{0};
+  for (const Part& part : parts) begins.push_back(begins.back() + count(part));
+  const int items = begins.back();
+  if (!items) return;
+  pool.run(items, std::max(1, items / (32 * pool.threads())), [&](int t, Range mine) {
+    size_t i = std::upper_bound(begins.begin(), begins.end(), mine.begin) - begins.begin() - 1;
+    for (; i < parts.size() && begins[i] < mine.end; ++i)
+      job(t, parts[i], Range{std::max(mine.begin, begins[i]) - begins[i], std::min(mine.end, begins[i + 1]) - begins[i]});
+  });
+}
+
+}  // namespace
+
+void experts(const std::vector<Expert>& all, const Routing& routing, const float* x, int m, const float* logits, float* y,
+             bool prompt, int64_t* uses) {
+  if (m < 1) return;
+  Pool::Use use;
+  Pool& pool = *use;
+  const int k = all[0].gate_up->k(), n = all[0].down->n();
+  const Routes routes = route(routing, static_cast<int>(all.size()), logits, m);
+  const int each = routes.each, total = m * each;
+
+  // By expert, and within one by row: place[i] is where the row of entry i of `taken` lies.
+  std::vector<int> starts(all.size() + 1), place(total), source(total);
+  for (int e : routes.taken) ++starts[e + 1], ++uses[e];
+  std::partial_sum(starts.begin(), starts.end(), starts.begin());
+  {
+    std::vector<int> next(starts.begin(), starts.end() - 1);
+    for (int i = 0; i < total; ++i) source[place[i] = next[routes.taken[i]]++] = i / each;
+  }
+  std::vector<Part> parts;
+  for (size_t e = 0; e < all.size(); ++e)
+    if (starts[e] < starts[e + 1]) parts.emplace_back(all[e], starts[e], starts[e + 1] - starts[e], prompt, pool.threads());
+
+  double bytes = sizeof(float) * static_cast<double>(m) * (k + n), operations = 0;
+  for (const Part& part : parts) {
+    bytes += part.gate_up->bytes() + part.down->bytes();
+    operations += product_operations(*part.gate_up, part.m) + product_operations(*part.down, part.m);
+  }
+  const Timed timed([&] { return label_of("experts", *all[0].gate_up); }, bytes, operations);
+
+  // Room for everything: rows side by side, their forms, what lies between, the results.
+  size_t forms = 0, inner = 0, cells = 0;
+  int most = 0;
+  bool many = false;
+  size_t own = 0;
+  for (const Part& part : parts) {
+    forms += form_bytes(part.m, k, part.outer);
+    inner += form_bytes(part.m, part.down->k(), part.in.forms);
+    cells += part.in.direct ? 0 : static_cast<size_t>(part.m) * part.down->k();
+    most = std::max(most, part.m);
+    many |= part.many;
+    own = std::max(own, GateAndUp::own_bytes(part.m, part.many));
+  }
+  auto* gathered = static_cast<float*>(pool.scratch(kGathered, sizeof(float) * total * k));
+  auto* results = static_cast<float*>(pool.scratch(kResults, sizeof(float) * total * n));
+  auto* at_forms = static_cast<uint8_t*>(pool.scratch(kActivations, forms));
+  auto* at_inner = static_cast<uint8_t*>(pool.scratch(kInner, inner));
+  auto* at_cells = cells ? static_cast<float*>(pool.scratch(kInnerFloats, cells * sizeof(float))) : nullptr;
+  int widest = k;
+  for (Part& part : parts) {
+    part.rows = place_rows(at_forms, gathered + static_cast<size_t>(part.first) * k, part.m, k, part.outer);
+    at_forms += form_bytes(part.m, k, part.outer);
+    const int width = part.down->k();
+    if (!part.in.direct) part.floats = at_cells, at_cells += static_cast<size_t>(part.m) * width;
+    part.inner = place_rows(at_inner, part.floats, part.m, width, part.in.forms);
+    at_inner += form_bytes(part.m, width, part.in.forms);
+    widest = std::max(widest, width);
+  }
+  const Panels panels(pool, many, most, widest, own);
+
+  over_parts(pool, parts, [](const Part& part) { return row_blocks(part.rows); }, [&](int, const Part& part, Range mine) {
+    const int r0 = mine.begin * kRowBlock, r1 = std::min(mine.end * kRowBlock, part.m);
+    for (int r = part.first + r0; r < part.first + r1; ++r)
+      memcpy(gathered + static_cast<size_t>(r) * k, x + static_cast<size_t>(source[r]) * k, sizeof(float) * k);
+    if (part.outer) prepare_blocks(part.rows, mine.begin, mine.end, part.outer);
+  });
+  over_parts(pool, parts, [](const Part& part) { return part.both.count(); }, [&](int t, const Part& part, Range mine) {
+    part.both.items({part.rows, part.many, panels}, t, mine, part.inner, part.floats);
+  });
+  const auto rounds = [](const Part& part) { return part.in.direct || !part.in.forms ? 0 : row_blocks(part.inner); };
+  over_parts(pool, parts, rounds, [&](int, const Part& part, Range mine) {
+    prepare_blocks(part.inner, mine.begin, mine.end, part.in.forms);
+  });
+  over_parts(pool, parts, [](const Part& part) { return part.tiles.count(); }, [&](int t, const Part& part, Range mine) {
+    const Output out{results + static_cast<size_t>(part.first) * n, n, nullptr};
+    const Product product{part.inner, part.many, panels};
+    part.tiles.each(mine, [&](const Segment& s, int t0, int t1) { product.tiles(t, s, t0, t1, 0, part.m, out); });
+  });
+
+  // In the order in which the row took them, so that company changes nothing.
+  const bool share = static_cast<size_t>(total) * n >= kWorthSharing;
+  pool.run(m, share ? std::max(1, m / (4 * pool.threads())) : m, [&](int, Range mine) {
+    for (int r = mine.begin; r < mine.end; ++r) {
+      float* out = y + static_cast<size_t>(r) * n;
+      memset(out, 0, sizeof(float) * n);
+      for (int i = r * each; i < (r + 1) * each; ++i) {
+        const float* one = results + static_cast<size_t>(place[i]) * n;
+        const float weight = routes.weights[i];
+        for (int c = 0; c < n; ++c) out[c] += weight * one[c];
+      }
+    }
+  });
+}
+
+}  // namespace qwick

@@ -1,0 +1,28 @@
+// The feed-forward part of a mixture of experts: each row goes through some of many small ones. Arguments are checked by the
+// caller (bind.cpp).
+#pragma once
+
+#include <vector>
+
+#include "packed.h"
+
+namespace qwick {
+
+struct Expert {
+  const Packed *gate_up, *down;  // as `mlp` takes them
+};
+
+struct Routing {
+  int top;           // experts that each row takes, beside a shared one
+  bool renormalize;  // their weights sum to 1
+  bool shared;       // the last expert takes every row, by the sigmoid of its logit
+};
+
+// y [m][n] = sum over the experts that the row takes: weight * expert(x). logits [m][all.size()]: the weights are their
+// softmax over all but a shared one; a row takes those with the largest, the lowest number among equals. Rows are grouped by
+// expert: what an expert weighs is read once. A row with logits that are no numbers yields NaN. uses [all.size()]: plus the
+// rows that each expert took.
+void experts(const std::vector<Expert>& all, const Routing& routing, const float* x, int m, const float* logits, float* y,
+             bool prompt, int64_t* uses);
+
+}  // namespace qwick
