@@ -3,9 +3,9 @@
     python -m bench.growth --out bench-report              # beside the figures of `python -m bench`
     python -m bench.growth --sizes 1.5b --keep
 
-Writes random-weight files of Qwen2.5's shapes in the q4_k_m mix, measures qwick on each, and adds
-growth.json to the report's folder. 10 GB of disk for all sizes, one file at a time unless --keep.
-Prints one JSON line last. Needs the extra `test`.
+Writes random-weight files of the family's shapes in the q4_k_m mix, measures qwick on each, and
+adds growth.json to the report's folder. 12 GB of disk for all sizes, one file at a time unless
+--keep. Prints one JSON line last. Needs the extra `test`.
 """
 
 from __future__ import annotations
@@ -151,18 +151,19 @@ def row_of(
 
 def made(size: str, files: Path) -> Path:
     """Return the model of a size, written when it is not there."""
-    model = files / f"random-qwen2.5-{size}-q4_k_m.gguf"
+    shape = SHAPES[size]
+    name = f"random-{'qwen3' if shape.experts else 'qwen2.5'}-{size}"
+    model = files / f"{name}-q4_k_m.gguf"
     if model.is_file():
         return model
     from qwick import hub
     from qwick.formats.open import open_checkpoint
 
     files.mkdir(parents=True, exist_ok=True)
-    shape = SHAPES[size]
     say(f"writing {model.name} ...")
     with open_checkpoint(hub.resolve()) as checkpoint:
         part = model.with_suffix(".part")
-        write_random(part, f"random-qwen2.5-{size}", shape, checkpoint.tokenizer)
+        write_random(part, name, shape, checkpoint.tokenizer)
     part.replace(model)
     say(f"{model.name}: {math.ceil(model.stat().st_size / 1e6):,} MB")
     return model

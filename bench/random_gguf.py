@@ -1,4 +1,4 @@
-"""GGUF files of Qwen2.5's shapes with random weights, in llama.cpp's q4_k_m mix of types.
+"""GGUF files of the family's shapes with random weights, in llama.cpp's q4_k_m mix of types.
 
 Blocks are drawn, not encoded: random quants under scales that give each matrix rows of about unit
 gain, so that logits stay finite at any size. Written tensor by tensor, a few MB in memory. Which
@@ -39,12 +39,21 @@ class Shape:
     tied: bool
     vocab: int = 151_936
     head_dim: int = 128
+    experts: int = 0  # a Qwen3 with experts of `intermediate`; else a Qwen2.5
+    taken: int = 0  # of them, by each token
+
+    @property
+    def arch(self) -> str:
+        """GGUF's name of the architecture."""
+        return "qwen3moe" if self.experts else "qwen2"
 
 
 SHAPES = {
     "1.5b": Shape(1536, 8960, 28, 12, 2, tied=True),
     "3b": Shape(2048, 11008, 36, 16, 2, tied=True),
     "7b": Shape(3584, 18944, 28, 28, 4, tied=False, vocab=152_064),
+    # Qwen3-30B-A3B with a quarter of its 48 layers.
+    "30b-a3b-quarter": Shape(2048, 768, 12, 32, 4, tied=False, experts=128, taken=8),
 }
 
 
@@ -55,8 +64,8 @@ class Spec:
     name: str
     shape: tuple[int, ...]
     type: StoredType
-    mean: float = 0.0  # of a vector
-    deviation: float = 0.0  # of a vector
+    mean: float = 0.0  # of floats
+    deviation: float = 0.0  # of floats
 
 
 def more_bits(layer: int, layers: int) -> bool:
@@ -81,14 +90,24 @@ def tensors_of(shape: Shape) -> Iterator[Spec]:
             "attn_k": (kv, shape.hidden, four),
             "attn_v": (kv, shape.hidden, more),
             "attn_output": (shape.hidden, q, four),
-            "ffn_gate": (shape.intermediate, shape.hidden, four),
-            "ffn_up": (shape.intermediate, shape.hidden, four),
-            "ffn_down": (shape.hidden, shape.intermediate, more),
         }
         for name, (n, k, stored) in matrices.items():
             yield Spec(f"blk.{layer}.{name}.weight", (n, k), stored)
-        for name, width in (("attn_q", q), ("attn_k", kv), ("attn_v", kv)):
-            yield Spec(f"blk.{layer}.{name}.bias", (width,), floats, 0.0, 0.1)
+        some = (shape.experts,) if shape.experts else ()
+        end = "_exps" if shape.experts else ""
+        high, wide = (shape.intermediate, shape.hidden), (shape.hidden, shape.intermediate)
+        yield Spec(f"blk.{layer}.ffn_gate{end}.weight", (*some, *high), four)
+        yield Spec(f"blk.{layer}.ffn_up{end}.weight", (*some, *high), four)
+        yield Spec(f"blk.{layer}.ffn_down{end}.weight", (*some, *wide), more)
+        if shape.experts:
+            router = (shape.experts, shape.hidden)
+            spread = 1 / math.sqrt(shape.hidden)
+            yield Spec(f"blk.{layer}.ffn_gate_inp.weight", router, floats, 0.0, spread)
+            for name in ("attn_q_norm", "attn_k_norm"):
+                yield Spec(f"blk.{layer}.{name}.weight", (shape.head_dim,), floats, 1.0, 0.1)
+        else:
+            for name, width in (("attn_q", q), ("attn_k", kv), ("attn_v", kv)):
+                yield Spec(f"blk.{layer}.{name}.bias", (width,), floats, 0.0, 0.1)
         for name in ("attn_norm", "ffn_norm"):
             yield Spec(f"blk.{layer}.{name}.weight", (shape.hidden,), floats, 1.0, 0.1)
 
@@ -97,7 +116,7 @@ def write_random(path: Path, name: str, shape: Shape, tokenizer: TokenizerData) 
     """Write a model of this shape; `name` becomes its general.name. Needs `gguf`."""
     import gguf
 
-    writer = gguf.GGUFWriter(path, "qwen2")
+    writer = gguf.GGUFWriter(path, shape.arch)
     writer.add_string("general.name", name)
     writer.add_block_count(shape.layers)
     writer.add_context_length(32_768)
@@ -107,6 +126,12 @@ def write_random(path: Path, name: str, shape: Shape, tokenizer: TokenizerData) 
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1_000_000.0)
+    if shape.experts:
+        writer.add_key_length(shape.head_dim)
+        writer.add_value_length(shape.head_dim)
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.taken)
+        writer.add_expert_feed_forward_length(shape.intermediate)
     _add_tokenizer(writer, tokenizer, shape.vocab)
     specs = list(tensors_of(shape))
     for spec in specs:
@@ -115,7 +140,7 @@ def write_random(path: Path, name: str, shape: Shape, tokenizer: TokenizerData) 
             nbytes = 4 * math.prod(spec.shape)
             writer.add_tensor_info(spec.name, spec.shape, np.dtype(np.float32), nbytes)
         else:
-            rows = (spec.shape[0], spec.type.row_bytes(spec.shape[1]))
+            rows = (*spec.shape[:-1], spec.type.row_bytes(spec.shape[-1]))
             dtype = np.dtype(np.uint8)
             writer.add_tensor_info(spec.name, rows, dtype, math.prod(rows), raw_dtype=kind)
     writer.write_header_to_file()
@@ -138,7 +163,7 @@ def _pieces(spec: Spec, draw: np.random.Generator) -> Iterator[NDArray[Any]]:
     if spec.type is StoredType.F32:
         yield draw.normal(spec.mean, spec.deviation, spec.shape).astype("<f4")
         return
-    scale = GAIN / math.sqrt(spec.shape[1]) / _RMS[spec.type]
+    scale = GAIN / math.sqrt(spec.shape[-1]) / _RMS[spec.type]
     blocks = math.prod(spec.shape) // BLOCK
     for start in range(0, blocks, PIECE):
         yield draw_blocks(spec.type, min(PIECE, blocks - start), scale, draw)

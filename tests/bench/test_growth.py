@@ -23,6 +23,7 @@ from qwick.quant.decode import decode
 from qwick.quant.types import StoredType
 
 SMALL = Shape(256, 512, 8, 2, 1, tied=False, vocab=320)
+SMALL_EXPERTS = Shape(256, 256, 8, 2, 1, tied=False, vocab=320, experts=6, taken=2)
 
 
 @pytest.mark.parametrize("stored", [StoredType.Q4_K, StoredType.Q6_K])
@@ -58,19 +59,32 @@ def test_half_of_the_layers_have_more_bits(layers: int) -> None:
     assert {0, layers - 1} <= set(chosen)
 
 
-def test_a_random_model_runs(tmp_path: Path) -> None:
+def test_experts_have_the_proportions_of_the_family() -> None:
+    """Qwen3-30B-A3B has 30.5 B parameters, 3.3 B of them active, in 48 layers."""
+    shape = SHAPES["30b-a3b-quarter"]
+    specs = [spec for spec in tensors_of(shape) if spec.name.startswith("blk.")]
+    outside = 2 * shape.vocab * shape.hidden
+    inside = 4 * sum(math.prod(spec.shape) for spec in specs)
+    assert inside + outside == pytest.approx(30.5e9, rel=0.005)
+    idle = 4 * sum(math.prod(s.shape) for s in specs if len(s.shape) == 3) * (1 - 8 / 128)
+    assert inside + outside - idle == pytest.approx(3.35e9, rel=0.01)
+
+
+@pytest.mark.parametrize("small", [SMALL, SMALL_EXPERTS], ids=["dense", "experts"])
+def test_a_random_model_runs(tmp_path: Path, small: Shape) -> None:
     path = tmp_path / "random.gguf"
+    first = "model.layers.{}.mlp." + "experts.0." * bool(small.experts) + "down_proj.weight"
     tokenizer = TokenizerData(tokens=["a", "b", "ab"], token_types=[1, 1, 1], merges=["a b"])
-    write_random(path, "random", SMALL, tokenizer)
+    write_random(path, "random", small, tokenizer)
     with open_checkpoint(path) as checkpoint:
         types = {name: tensor.type for name, tensor in checkpoint.tensors.items()}
         assert types["lm_head.weight"] is StoredType.Q6_K
         assert types["model.embed_tokens.weight"] is StoredType.Q4_K
-        assert types["model.layers.0.mlp.down_proj.weight"] is StoredType.Q6_K
-        assert types["model.layers.1.mlp.down_proj.weight"] is StoredType.Q4_K
-        assert len(list(checkpoint.tokenizer.tokens or ())) == SMALL.vocab
+        assert types[first.format(0)] is StoredType.Q6_K
+        assert types[first.format(1)] is StoredType.Q4_K
+        assert len(list(checkpoint.tokenizer.tokens or ())) == small.vocab
         model = load_model(checkpoint, context=64)
-    engine = Engine(model, n_vocab=SMALL.vocab)
+    engine = Engine(model, n_vocab=small.vocab)
     found: list[int] = []
 
     def heard(event: Event) -> None:
