@@ -258,6 +258,7 @@ def _config(kind: str, hidden: int, heads: int, kv: int, inner: int, **more: Any
     }
 
 
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 256}
 BLOCKS = [stored for stored in StoredType if stored.packed.startswith("i")]
 SMALL: dict[str, tuple[dict[str, Any], StoredType | None, str]] = {  # None: all block types
     "qwen2 blocks int8 pages": (_config("qwen2", 256, 4, 2, 512), None, "int8"),
@@ -267,6 +268,16 @@ SMALL: dict[str, tuple[dict[str, Any], StoredType | None, str]] = {  # None: all
     "qwen2 group of 7, bf16": (_config("qwen2", 448, 7, 1, 96), StoredType.BF16, "int8"),
     "qwen3 F16": (_config("qwen3", 40, 8, 2, 75, head_dim=16), StoredType.F16, "bf16"),
     "qwen2 F32": (_config("qwen2", 64, 4, 4, 100), StoredType.F32, "f32"),
+    "qwen2 experts, Q4_K": (
+        _config("qwen2_moe", 256, 4, 2, 256, **EXPERTS, shared_expert_intermediate_size=512),
+        StoredType.Q4_K,
+        "int8",
+    ),
+    "qwen3 experts, BF16": (
+        _config("qwen3_moe", 64, 4, 2, 96, head_dim=32, norm_topk_prob=True, **EXPERTS),
+        StoredType.BF16,
+        "bf16",
+    ),
 }
 
 

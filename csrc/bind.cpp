@@ -148,10 +148,14 @@ void py_add_rms_norm(Array<float, 2> x, Maybe<const float, 2> delta, Array<const
                static_cast<int>(x.shape(1)));
 }
 
-void py_mlp(const Packed& gate_up, const Packed& down, Array<const float, 2> x, Array<float, 2> out, bool prompt) {
+void check_pair(const Packed& gate_up, const Packed& down) {
   const auto& segments = gate_up.segments();
   require(segments.size() == 2 && segments[0].n == segments[1].n, "gate_up must be two matrices of the same height");
   require(down.k() == segments[0].n, "down must be as wide as gate and up are high");
+}
+
+void py_mlp(const Packed& gate_up, const Packed& down, Array<const float, 2> x, Array<float, 2> out, bool prompt) {
+  check_pair(gate_up, down);
   shape_is(x, 1, gate_up.k(), "x");
   shape_is(out, 0, x.shape(0), "out");
   shape_is(out, 1, down.n(), "out");
@@ -159,24 +163,26 @@ void py_mlp(const Packed& gate_up, const Packed& down, Array<const float, 2> x, 
   mlp(gate_up, down, x.data(), static_cast<int>(x.shape(0)), out.data(), prompt);
 }
 
-struct ExpertSet {  // Python keeps the packed weights alive
-  std::vector<Expert> all;
+struct ExpertSet {
+  std::vector<std::pair<Packed, Packed>> parts;  // copies share their tiles
+  std::vector<Expert> all;                       // the same, as the driver takes them
   bool shared;
-  std::vector<int64_t> uses;  // rows that each took
+  Uses uses;
 };
 
 void make_experts(ExpertSet* self, const std::vector<std::pair<const Packed*, const Packed*>>& parts, bool shared) {
   require(parts.size() > (shared ? 1 : 0), "there must be an expert (beside a shared one)");
-  std::vector<Expert> all;
+  std::vector<std::pair<Packed, Packed>> kept;
   for (const auto& [gate_up, down] : parts) {
-    const auto& segments = gate_up->segments();
-    require(segments.size() == 2 && segments[0].n == segments[1].n, "gate_up must be two matrices of the same height");
-    require(down->k() == segments[0].n, "down must be as wide as gate and up are high");
+    require(gate_up && down, "an expert must be two packed weights");
+    check_pair(*gate_up, *down);
     require(gate_up->k() == parts[0].first->k() && down->n() == parts[0].second->n(), "experts must be of one width");
-    all.push_back({gate_up, down});
+    kept.emplace_back(*gate_up, *down);
   }
+  std::vector<Expert> all;
+  for (const auto& [gate_up, down] : kept) all.push_back({&gate_up, &down});
   const size_t count = all.size();
-  new (self) ExpertSet{std::move(all), shared, std::vector<int64_t>(count)};
+  new (self) ExpertSet{std::move(kept), std::move(all), shared, Uses(count)};
 }
 
 void py_experts(ExpertSet& set, int top, bool renormalize, Array<const float, 2> x, Array<const float, 2> logits,
@@ -185,12 +191,13 @@ void py_experts(ExpertSet& set, int top, bool renormalize, Array<const float, 2>
   shape_is(x, 1, one.gate_up->k(), "x");
   shape_is(logits, 0, x.shape(0), "logits");
   shape_is(logits, 1, set.all.size(), "logits");
-  require(top >= 1 && top <= static_cast<int>(set.all.size()) - set.shared, "top must be from 1 to the number of experts");
+  require(x.shape(0) <= size_t{1} << 20, "x must have no more than 2**20 rows");  // times top: an int
+  require(top >= 1 && top <= 1024 && top <= static_cast<int>(set.all.size()) - set.shared, "top must be from 1 to the number of experts");
   shape_is(out, 0, x.shape(0), "out");
   shape_is(out, 1, one.down->n(), "out");
   const Routing routing{top, renormalize, set.shared};
   nb::gil_scoped_release release;
-  experts(set.all, routing, x.data(), static_cast<int>(x.shape(0)), logits.data(), out.data(), prompt, set.uses.data());
+  experts(set.all, routing, x.data(), static_cast<int>(x.shape(0)), logits.data(), out.data(), prompt, set.uses);
 }
 
 // The pages' number format and sizes, checked: [pages][kv_heads] and two dimensions more. The inner order is that of
@@ -304,7 +311,11 @@ NB_MODULE(_native, m) {
         nb::arg("prompt"));
   nb::class_<ExpertSet>(m, "Experts")
       .def("__init__", &make_experts, nb::arg("parts"), nb::arg("shared"))
-      .def_ro("uses", &ExpertSet::uses);
+      .def_prop_ro("uses", [](const ExpertSet& set) {
+        std::vector<int64_t> out;
+        for (const auto& count : set.uses) out.push_back(count);
+        return out;
+      });
   m.def("experts", &py_experts, nb::arg("set"), nb::arg("top"), nb::arg("renormalize"), nb::arg("x").noconvert(),
         nb::arg("logits").noconvert(), nb::arg("out").noconvert(), nb::arg("prompt"));
   m.def("rope_store", &py_rope_store, nb::arg("qkv").noconvert(), nb::arg("heads"), nb::arg("cos").noconvert(),

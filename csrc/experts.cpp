@@ -14,10 +14,10 @@
 namespace qwick {
 namespace {
 
-// Where the rows go: entry i of `slots` is taken[r * each + s], s-th of the experts of row r.
+// Where the rows go.
 struct Routes {
   int each;                    // experts of a row, the shared one included
-  std::vector<int> taken;      // [m][each]
+  std::vector<int> taken;      // [m][each] the largest weight first, then the shared one
   std::vector<float> weights;  // [m][each]
 };
 
@@ -83,7 +83,7 @@ void over_parts(Pool& pool, const std::vector<Part>& parts, const Count& count, 
 }  // namespace
 
 void experts(const std::vector<Expert>& all, const Routing& routing, const float* x, int m, const float* logits, float* y,
-             bool prompt, int64_t* uses) {
+             bool prompt, Uses& uses) {
   if (m < 1) return;
   Pool::Use use;
   Pool& pool = *use;

@@ -2,6 +2,7 @@
 // caller (bind.cpp).
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "packed.h"
@@ -18,11 +19,12 @@ struct Routing {
   bool shared;       // the last expert takes every row, by the sigmoid of its logit
 };
 
+using Uses = std::vector<std::atomic<int64_t>>;  // rows that each expert took; read while others count
+
 // y [m][n] = sum over the experts that the row takes: weight * expert(x). logits [m][all.size()]: the weights are their
 // softmax over all but a shared one; a row takes those with the largest, the lowest number among equals. Rows are grouped by
-// expert: what an expert weighs is read once. A row with logits that are no numbers yields NaN. uses [all.size()]: plus the
-// rows that each expert took.
+// expert: what an expert weighs is read once. A row with logits that are no numbers yields NaN. uses [all.size()] grows.
 void experts(const std::vector<Expert>& all, const Routing& routing, const float* x, int m, const float* logits, float* y,
-             bool prompt, int64_t* uses);
+             bool prompt, Uses& uses);
 
 }  // namespace qwick

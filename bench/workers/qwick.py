@@ -203,7 +203,7 @@ class Own(Peer):
         cost, arch = Cost.of(self.model), self.model.arch
         kv = arch.kv_bytes(self.model.kv_kinds)
         if test.kind == "memory":
-            needed = cost.weight_bytes + kv * (test.count + MEMORY_ANSWER)
+            needed = cost.resident_bytes + kv * (test.count + MEMORY_ANSWER)
             return {"expected": needed}
         if test.kind == "turn":  # how much of it is computed anew is the engine's choice
             return {}

@@ -86,11 +86,16 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class ModelType:
-    """A computation: its class in `architectures`, its name in GGUF, the family if no name says."""
+    """A computation: its class in `architectures`, its name in GGUF, the family if no name says.
+
+    experts: whether its feed-forward parts are mixtures; shared: with one that every token takes.
+    """
 
     architecture: str
     gguf: str
     family: str
+    experts: bool = False
+    shared: bool = False
 
 
 END_OF_TURN = "<|im_end|>"
@@ -210,9 +215,9 @@ _NAMES: tuple[tuple[str, str], ...] = (
 # stops; nearly every fine-tune starts from 2.5. (With experts there are Qwen1.5 and Qwen2 only.)
 MODEL_TYPES: Mapping[str, ModelType] = {
     "qwen2": ModelType("Qwen2ForCausalLM", "qwen2", "qwen2.5"),
-    "qwen2_moe": ModelType("Qwen2MoeForCausalLM", "qwen2moe", "qwen2"),
+    "qwen2_moe": ModelType("Qwen2MoeForCausalLM", "qwen2moe", "qwen2", experts=True, shared=True),
     "qwen3": ModelType("Qwen3ForCausalLM", "qwen3", "qwen3"),
-    "qwen3_moe": ModelType("Qwen3MoeForCausalLM", "qwen3moe", "qwen3"),
+    "qwen3_moe": ModelType("Qwen3MoeForCausalLM", "qwen3moe", "qwen3", experts=True),
 }
 _SMALL = re.compile(r"(?<![\d.])(?:0\.5|1\.5)b(?![a-z0-9])")
 
@@ -262,6 +267,7 @@ def _is_base(family: Family, text: str) -> bool:
         return re.search(r"-base(?![a-z])", text) is not None
     # A name such as "qwen2.5-7b-mytune" is a fine-tune and chats; only the published form is base.
     published = (
-        r"qwen-?(?:1\.5|2\.5|2)-?(?:coder-|math-)?[\d.]+b(?:-base)?(?:-gguf|-q\d\w*|\.gguf)*$"
+        r"qwen-?(?:1\.5|2\.5|2)-?(?:coder-|math-|moe-)?a?[\d.]+b(?:-a[\d.]+b)?(?:-base)?"
+        r"(?:-gguf|-q\d\w*|\.gguf)*$"
     )
     return re.search(published, text) is not None

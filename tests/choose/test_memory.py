@@ -110,3 +110,18 @@ def test_a_bad_context(bad: Any) -> None:
 def test_a_context_beyond_the_models() -> None:
     with pytest.raises(UnsupportedError, match=r"131073.*trained for 131072"):
         plan(20 * GB, 131_073)
+
+
+def test_rows_lie_with_each_expert_that_they_take() -> None:
+    """Qwen3-30B-A3B: 8 of 128, each with three times 2,048 floats of a row, and 768 between."""
+    dense = plan(8 * GB)
+    experts = {
+        "model_type": "qwen3_moe",
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+    }
+    sparse = plan(8 * GB, config=experts)
+    more = 576 * 4 * (8 * (3 * 896 + 768) + 128 - 4864)
+    # A qwen3_moe of these sizes has as many queries and keys as the qwen2.
+    assert sparse.scratch - dense.scratch == more

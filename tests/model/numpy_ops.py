@@ -6,6 +6,7 @@ a forward pass against its definition on the same inputs. Knows nothing of what 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,18 @@ from qwick.quant.decode import decode
 from qwick.quant.types import StoredType
 
 F32_EPS = 2.0**-24
+
+
+def mlp_of(mlp: Any, x: np.ndarray, of: ops.Experts, prompt: bool) -> Callable[[int, Any], Any]:
+    """What an expert makes of some rows, by a way to compute an MLP."""
+
+    def one(expert: int, rows: np.ndarray) -> np.ndarray:
+        gate_up, down = of.parts[expert]
+        out = np.empty((len(rows), down.n), np.float32)
+        mlp(np.ascontiguousarray(x[rows]), gate_up, down, out, prompt=prompt)
+        return out
+
+    return one
 
 
 class Definitions:
@@ -82,29 +95,9 @@ class Definitions:
         renormalize: bool,
         prompt: bool = False,
     ) -> None:
-        self.mix(self.mlp, x, logits, of, top, out, renormalize=renormalize, prompt=prompt)
-
-    @staticmethod
-    def mix(
-        mlp: Any,
-        x: np.ndarray,
-        logits: np.ndarray,
-        of: ops.Experts,
-        top: int,
-        out: np.ndarray,
-        *,
-        renormalize: bool,
-        prompt: bool,
-    ) -> None:
-        chosen, weights = reference.route(logits, top, renormalize=renormalize, shared=of.shared)
-        wide = np.zeros(out.shape)
-        for expert, (gate_up, down) in enumerate(of.parts):
-            rows, places = np.nonzero(chosen == expert)
-            if len(rows):
-                one = np.empty((len(rows), down.n), np.float32)
-                mlp(np.ascontiguousarray(x[rows]), gate_up, down, one, prompt=prompt)
-                wide[rows] += weights[rows, places, None] * one
-        out[...] = wide
+        one = mlp_of(self.mlp, x, of, prompt)
+        how: dict[str, Any] = {"renormalize": renormalize, "shared": of.shared}
+        reference.experts(logits, top, one, out, **how)
 
     def gather_rows(
         self, stored: str, data: np.ndarray, n: int, ids: np.ndarray, out: np.ndarray
@@ -213,9 +206,9 @@ class Checked:
         prompt: bool = False,
     ) -> None:
         expected = np.empty(out.shape)
-        how: dict[str, Any] = {"renormalize": renormalize, "prompt": prompt}
-        self.definitions.mix(ops.mlp, x, logits, of, top, expected, **how)
-        ops.experts(x, logits, of, top, out, **how)
+        one = mlp_of(ops.mlp, x, of, prompt)
+        reference.experts(logits, top, one, expected, renormalize=renormalize, shared=of.shared)
+        ops.experts(x, logits, of, top, out, renormalize=renormalize, prompt=prompt)
         self.note("experts", out, expected, 1e-5 * np.abs(expected).max())
 
     def rope_store(

@@ -53,6 +53,8 @@ def test_experts_are_read() -> None:
     assert read_arch(MOE3).experts == ExpertArch(12, 4, 40, None, renormalize=True)
     assert read_arch({**MOE2, "norm_topk_prob": None}).experts == read_arch(MOE2).experts
     assert (read_arch(MOE2).qkv_bias, read_arch(MOE3).qkv_bias) == (True, False)
+    coder = {"use_qk_norm": True, "shared_expert_intermediate_size": 0, "qkv_bias": False}
+    assert read_arch({**MOE3, **coder}).experts == read_arch(MOE3).experts
     without = {k: v for k, v in MOE3.items() if k != "intermediate_size"}  # of no use here
     assert read_arch(without).experts == read_arch(MOE3).experts
 
@@ -67,7 +69,13 @@ def test_experts_are_read() -> None:
         (MOE3, {"norm_topk_prob": 1}, "norm_topk_prob=1; allowed: true or false"),
         (MOE3, {"decoder_sparse_step": 2}, "decoder_sparse_step=2; implemented: 1"),
         (MOE3, {"mlp_only_layers": [0]}, "mlp_only_layers=[0]; implemented: []"),
-        (MOE3, {"shared_expert_intermediate_size": 8}, "implemented in qwen2_moe only"),
+        (MOE3, {"shared_expert_intermediate_size": 8}, "intermediate_size=8; implemented: 0"),
+        (MOE3, {"num_local_experts": 8}, "num_local_experts=8; allowed: the number in num_exp"),
+        (MOE3, {"num_local_experts": 0}, "num_local_experts=0; allowed: a whole number"),
+        (MOE3, {"num_hidden_layers": 100, "num_experts": 400}, "with 100 layers: up to 218"),
+        (MOE3, {"qkv_bias": True}, "qkv_bias=True; implemented: False"),
+        (MOE3, {"use_qk_norm": False}, "use_qk_norm=False; implemented: True"),
+        (MOE2, {"attention_bias": False}, "attention_bias=False; implemented: True"),
         (MOE2, {"shared_expert_intermediate_size": None}, "no key 'shared_expert_intermediate"),
         (MOE2, {"qkv_bias": False}, "qkv_bias=False; implemented: True"),
         (QWEN2, {"num_experts": 4}, "may change the computation: num_experts=4"),

@@ -7,6 +7,8 @@ every instruction set of this CPU. What these comparisons can see is shown in `t
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,10 @@ from model.parity import require_f32, require_no_further
 from model.stepping import SCHEDULES, Session, mixed, prefill, run, stepwise
 from model.stored import Samples, in_memory
 from model.wild import CONFIGS, VOCAB, Oracle, build, chooses, sequences, wild_tensors
+from qwick.errors import UnsupportedError
+from qwick.formats.open import open_checkpoint
+from qwick.formats.write import write_gguf
+from qwick.model.arch import read_arch
 from qwick.model.load import load_model
 from qwick.native import reference
 from qwick.quant.types import StoredType
@@ -107,6 +113,41 @@ def test_shards(samples: Samples, name: str) -> None:
 def test_gguf(samples: Samples, name: str, stored: StoredType) -> None:
     sample = samples.gguf(name, stored)
     require_f32(sample.load(), sample.oracle, prefill)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("qwen3-moe", {"shared_expert_intermediate_size": 0}),  # as of Qwen3-Coder
+        ("qwen3-moe", {"moe_intermediate_size": None, "intermediate_size": None}),
+        # of before llama.cpp knew these keys
+        ("qwen1.5-moe", {"moe_intermediate_size": None, "shared_expert_intermediate_size": None}),
+    ],
+)
+def test_gguf_of_experts_by_other_writers(
+    tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    config, path = CONFIGS[name], tmp_path / "model.gguf"
+    write_gguf(path, {**config, **changes}, wild_tensors(config))
+    with open_checkpoint(path) as checkpoint:
+        assert read_arch(checkpoint.config).experts == read_arch(config).experts
+        load_model(checkpoint)
+
+
+def test_experts_are_written_by_number(tmp_path: Path) -> None:
+    """However they come: sorted as texts, 10 stands before 2; and none may be missing."""
+    config = CONFIGS["qwen3-moe"]
+    tensors = wild_tensors(config)
+    write_gguf(tmp_path / "a.gguf", config, tensors)
+    write_gguf(tmp_path / "b.gguf", config, {name: tensors[name] for name in sorted(tensors)})
+    with open_checkpoint(tmp_path / "a.gguf") as a, open_checkpoint(tmp_path / "b.gguf") as b:
+        for name, tensor in a.tensors.items():
+            assert np.array_equal(tensor.data, b.tensors[name].data), name
+    some = {name: value for name, value in tensors.items() if ".experts.3." not in name}
+    with pytest.raises(UnsupportedError, match="do not run from 0"):
+        write_gguf(tmp_path / "c.gguf", config, some)
+    with pytest.raises(UnsupportedError, match="no key for norm_topk_prob=False"):
+        write_gguf(tmp_path / "d.gguf", {**config, "norm_topk_prob": False}, tensors)
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from model.numpy_ops import mlp_of
 from qwick.native import ops, reference
 from qwick.quant.encode import encode
 from qwick.quant.types import StoredType
@@ -44,14 +45,9 @@ def drawn(m: int, columns: int, seed: int = 0) -> tuple[F32, F32]:
 def by_hand(
     x: F32, logits: F32, of: ops.Experts, top: int, *, renormalize: bool, prompt: bool
 ) -> F32:
-    chosen, weights = reference.route(logits, top, renormalize=renormalize, shared=of.shared)
-    out = np.zeros((len(x), WIDTH))
-    for expert, (gate_up, down) in enumerate(of.parts):
-        rows, places = np.nonzero(chosen == expert)
-        if len(rows):
-            one = np.empty((len(rows), WIDTH), np.float32)
-            ops.mlp(np.ascontiguousarray(x[rows]), gate_up, down, one, prompt=prompt)
-            out[rows] += weights[rows, places, None] * one
+    out = np.empty((len(x), WIDTH))
+    one = mlp_of(ops.mlp, x, of, prompt)
+    reference.experts(logits, top, one, out, renormalize=renormalize, shared=of.shared)
     return out
 
 
@@ -106,6 +102,18 @@ def test_company_changes_nothing(isa: str) -> None:
                 assert np.array_equal(out.view(np.uint32), alone[:m].view(np.uint32)), (threads, m)
     finally:
         ops.set_threads(before)
+
+
+@pytest.mark.parametrize("kinds", [KINDS[0], KINDS[3]], ids="-".join)
+def test_chunks_of_prompts_change_nothing(isa: str, kinds: tuple[str, str, str]) -> None:
+    of = made(5, shared=True, kinds=kinds)
+    x, logits = drawn(50, 6)
+    whole, parts = np.empty((2, 50, WIDTH), np.float32)
+    ops.experts(x, logits, of, 2, whole, renormalize=True, prompt=True)
+    for first, end in ((0, 1), (1, 6), (6, 30), (30, 50)):
+        rows = slice(first, end)
+        ops.experts(x[rows], logits[rows], of, 2, parts[rows], renormalize=True, prompt=True)
+    assert np.array_equal(parts.view(np.uint32), whole.view(np.uint32))
 
 
 def test_the_first_of_equals_is_taken() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from qwick.errors import ResourceError
 from qwick.machine.cpu import Memory, read_memory
-from qwick.model.arch import KV_DTYPES, read_arch
+from qwick.model.arch import KV_DTYPES, Arch, read_arch
 from qwick.values import check_kind, refused, whole
 
 MOST_BYTES = 1 << 62
@@ -83,7 +83,7 @@ def plan_memory(
         arch.check_context(context)
     memory = read_memory() if memory is None else memory
     check_kind("memory", memory, Memory, "a Memory, or none")
-    widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + arch.intermediate
+    widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + _feed_forward_width(arch)
     scratch = PROCESS_BYTES + 4 * (rows * widths + logit_rows * (arch.vocab + 2 * arch.hidden))
     left = memory.available - weights - scratch
     tables = TABLES * 4 * arch.head_dim  # bytes of the cosines and sines of a position
@@ -99,6 +99,19 @@ def plan_memory(
     if plan.needed > memory.available:
         raise ResourceError(_too_much(plan, memory), hint=_way_out(fits))
     return plan
+
+
+def _feed_forward_width(arch: Arch) -> int:
+    """Return the floats of a row between a layer's norm and the end of its feed-forward part.
+
+    With experts each row lies there once for each that it takes: as it came, in the kernels' form,
+    and as it goes.
+    """
+    if arch.experts is None:
+        return arch.intermediate
+    each = arch.experts.taken + (arch.experts.shared is not None)
+    highest = max(arch.experts.intermediate, arch.experts.shared or 0)
+    return each * (3 * arch.hidden + highest) + arch.experts.count
 
 
 def _too_much(plan: MemoryPlan, memory: Memory) -> str:

@@ -83,6 +83,7 @@ class Cost:
     """
 
     weight_bytes: int  # packed bytes that a step reads, the head included
+    resident_bytes: int  # packed bytes of all, experts too
     body_operations: int  # per token, without the head
     head_operations: int  # per row of logits
 
@@ -90,10 +91,17 @@ class Cost:
     def of(cls, model: Decoder) -> Cost:
         """Add up the matrices of `model`."""
         *body, head = (linear.weight for linear in model.linears)
+        idle = 0
         for block in model.weights.blocks:
-            body += block.mlp.active if isinstance(block.mlp, ExpertMLP) else []
+            if isinstance(block.mlp, ExpertMLP):
+                active = block.mlp.active
+                body += active
+                every = (w for pair in block.mlp.experts.parts for w in pair)
+                idle += sum(w.bytes for w in every) - sum(w.bytes for w in active)
+        read = sum(w.bytes for w in body) + head.bytes
         return cls(
-            weight_bytes=sum(w.bytes for w in body) + head.bytes,
+            weight_bytes=read,
+            resident_bytes=read + idle,
             body_operations=2 * sum(w.n * w.k for w in body),
             head_operations=2 * head.n * head.k,
         )

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from qwick.errors import ConfigError, UnsupportedError, shown
-from qwick.family import MODEL_TYPES
+from qwick.errors import ConfigError, FormatError, UnsupportedError, shown
+from qwick.family import MODEL_TYPES, ModelType
 from qwick.formats.checkpoint import (
     Checkpoint,
     Tensor,
@@ -25,7 +25,7 @@ from qwick.formats.checkpoint import (
     check_known,
     closed,
 )
-from qwick.formats.gguf import GgufFile, Value
+from qwick.formats.gguf import MAX_TENSORS, GgufFile, Value
 from qwick.formats.gguf_split import part_name, read_parts
 from qwick.formats.mapped import damaged, give_back
 from qwick.formats.strings import StringArray
@@ -61,7 +61,6 @@ _EXPERTS = {
 }
 _OF_EXPERTS = re.compile(r"blk\.(0|[1-9][0-9]{0,4})\.([a-z_]+)\.weight")
 _EXPERT = re.compile(r"model\.layers\.([0-9]+)\.mlp\.experts\.([0-9]+)\.([a-z_]+)\.weight")
-MOST_EXPERTS = 4096
 _NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,4})\.)?([a-z_]+)\.(weight|bias)")
 
 # GGUF key after the architecture's name -> Hugging Face key and type. "!" marks a required key.
@@ -76,13 +75,13 @@ CONFIG_KEYS: dict[str, tuple[str, type]] = {
     "attention.layer_norm_rms_epsilon!": ("rms_norm_eps", float),
     "rope.freq_base": ("rope_theta", float),
 }
+# Where there are experts. Files from before mid-2024 lack the lengths, which the tensors tell too.
 EXPERT_KEYS: dict[str, tuple[str, type]] = {
+    "feed_forward_length": ("intermediate_size", int),  # of no use then
     "expert_count!": ("num_experts", int),
     "expert_used_count!": ("num_experts_per_tok", int),
-    "expert_feed_forward_length!": ("moe_intermediate_size", int),
-}
-SHARED_KEYS: dict[str, tuple[str, type]] = {
-    "expert_shared_feed_forward_length!": ("shared_expert_intermediate_size", int),
+    "expert_feed_forward_length": ("moe_intermediate_size", int),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size", int),
 }
 ROPE_KEYS: dict[str, tuple[str, type]] = {
     "type": ("rope_type", str),
@@ -120,6 +119,8 @@ def open_gguf(path: Path) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors.update(_tensors(file, arch))
+        if len(tensors) > MAX_TENSORS:
+            raise too_many(path, len(tensors))
     config = _config(meta, arch, tensors)
     part = part_name(path.name) if len(files) > 1 else None
 
@@ -152,10 +153,25 @@ def open_gguf(path: Path) -> Checkpoint:
     )
 
 
+def _type_of(arch: str) -> tuple[str, ModelType]:
+    """Return the model type that GGUF calls so, and what is known of it."""
+    return next((name, kind) for name, kind in MODEL_TYPES.items() if kind.gguf == arch)
+
+
 def keys_of(arch: str) -> dict[str, tuple[str, type]]:
     """Return the config keys of an architecture, under GGUF's name for it."""
-    sparse = EXPERT_KEYS if arch.endswith("moe") else {}
-    return {**CONFIG_KEYS, **sparse, **(SHARED_KEYS if arch == "qwen2moe" else {})}
+    if not _type_of(arch)[1].experts:
+        return CONFIG_KEYS
+    dense = {key: told for key, told in CONFIG_KEYS.items() if key != "feed_forward_length!"}
+    return {**dense, **EXPERT_KEYS}
+
+
+def too_many(path: Path, count: int) -> FormatError:
+    """Return the error of a file whose experts, counted one by one, are too many tensors."""
+    return FormatError(
+        f"{path}: {count} tensors, each expert's counted; allowed: {MAX_TENSORS}",
+        hint="use another file of this model",
+    )
 
 
 class _Metadata:
@@ -203,10 +219,14 @@ def _shortest(value: float) -> float:
 def _tensors(file: GgufFile, arch: str) -> dict[str, Tensor]:
     raw = np.frombuffer(file.data, np.uint8)
     out: dict[str, Tensor] = {}
+    sparse = _type_of(arch)[1].experts
     for info in file.tensors.values():
-        experts = _OF_EXPERTS.fullmatch(info.name)
+        experts = _OF_EXPERTS.fullmatch(info.name) if sparse else None
         if experts is not None and experts[2] in _EXPERTS:
-            out.update(_cut(file.path, Tensor.at(info, raw, info.name), experts[1], experts[2]))
+            tensor = Tensor.at(info, raw, info.name)
+            if len(tensor.shape) == 3 and len(out) + tensor.shape[0] > MAX_TENSORS:
+                raise too_many(file.path, len(out) + tensor.shape[0])
+            out.update(_cut(file.path, tensor, experts[1], experts[2]))
             continue
         name = hf_name(info.name)
         if name is None:
@@ -222,8 +242,11 @@ def _tensors(file: GgufFile, arch: str) -> dict[str, Tensor]:
 
 def _cut(path: Path, tensor: Tensor, layer: str, part: str) -> Iterator[tuple[str, Tensor]]:
     """Yield the experts of a tensor [experts, n, k], by name."""
-    if len(tensor.shape) != 3 or tensor.shape[0] > MOST_EXPERTS:
-        raise damaged(path, f"{shown(tensor.name)} has the shape {list(tensor.shape)}")
+    if len(tensor.shape) != 3:
+        raise damaged(
+            path,
+            f"{shown(tensor.name)} has the shape {list(tensor.shape)}; experts have three axes",
+        )
     count, *shape = tensor.shape
     size = tensor.data.size // count
     for i in range(count):
@@ -243,6 +266,11 @@ def hf_name(name: str) -> str | None:
     return f"model.layers.{layer}.{_LAYER[part]}.{suffix}" if part in _LAYER else None
 
 
+def is_expert(name: str) -> bool:
+    """Whether a Hugging Face tensor belongs to one of several experts."""
+    return _EXPERT.fullmatch(name) is not None
+
+
 def gguf_name(name: str) -> str | None:
     """Return the GGUF name of a Hugging Face tensor; None when the family has no such tensor.
 
@@ -260,19 +288,20 @@ def gguf_name(name: str) -> str | None:
 
 
 def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    model_type = next(name for name, kind in MODEL_TYPES.items() if kind.gguf == arch)
+    model_type, kind = _type_of(arch)
     config: dict[str, Any] = {
         "model_type": model_type,
-        "architectures": [MODEL_TYPES[model_type].architecture],
+        "architectures": [kind.architecture],
         "hidden_act": "silu",
         "use_sliding_window": False,
         "rope_theta": 10000.0,
     }
-    if model_type == "qwen3_moe":  # which llama.cpp takes for granted (src/models/qwen3moe.cpp)
-        config["norm_topk_prob"] = True
-    for key, (name, kind) in keys_of(arch).items():
+    if kind.experts:
+        config["norm_topk_prob"] = weights_sum_to_one(kind)
+        config.update(_expert_sizes(tensors))
+    for key, (name, of) in keys_of(arch).items():
         full = f"{arch}.{key.rstrip('!')}"
-        value = meta.get(full, kind, *([] if key.endswith("!") else [None]))
+        value = meta.get(full, of, *([] if key.endswith("!") else [None]))
         if value is not None:
             config[name] = value
     config.setdefault("num_key_value_heads", config["num_attention_heads"])
@@ -286,6 +315,27 @@ def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[s
     _refuse_unknown(meta, arch)
     _check_repeats(meta, arch, config)
     return config
+
+
+def weights_sum_to_one(kind: ModelType) -> bool:
+    """Whether the weights of the experts taken do: llama.cpp takes it for granted by architecture.
+
+    Source: its src/models/qwen2moe.cpp and qwen3moe.cpp, the call of build_moe_ffn.
+    """
+    return not kind.shared
+
+
+def _expert_sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return how high the experts are by their tensors, for what the metadata do not say."""
+    found: dict[str, int] = {}
+    for key, part in (
+        ("moe_intermediate_size", "experts.0"),
+        ("shared_expert_intermediate_size", "shared_expert"),
+    ):
+        tensor = tensors.get(f"model.layers.0.mlp.{part}.gate_proj.weight")
+        if tensor is not None:
+            found[key] = tensor.shape[0]
+    return found
 
 
 def _vocab_size(path: Path, tensors: Mapping[str, Tensor]) -> int:

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from qwick.errors import ParameterError, UnsupportedError
 from qwick.family import MODEL_TYPES
 from qwick.formats.checkpoint import TokenizerData, check_known
-from qwick.formats.gguf_checkpoint import ROPE_KEYS, gguf_name, keys_of
+from qwick.formats.gguf_checkpoint import (
+    ROPE_KEYS,
+    gguf_name,
+    is_expert,
+    keys_of,
+    weights_sum_to_one,
+)
 from qwick.formats.hf_folder import INDEX, SINGLE
 from qwick.quant.encode import encode
 from qwick.quant.types import StoredType
@@ -59,6 +65,11 @@ def write_gguf(
     writer = gguf.GGUFWriter(path, arch, split_max_tensors=part_tensors, split_max_size=part_bytes)
     for key, value in (metadata or {}).items():
         writer.add_string(key, value)
+    kind = MODEL_TYPES[str(config["model_type"])]
+    if kind.experts and bool(config.get("norm_topk_prob")) is not weights_sum_to_one(kind):
+        raise UnsupportedError(
+            f"GGUF has no key for norm_topk_prob={config.get('norm_topk_prob')} of a {arch}"
+        )
     _add_config(writer, arch, config)
     if tokenizer is not None:
         _add_tokenizer(writer, tokenizer)
@@ -66,8 +77,11 @@ def write_gguf(
         writer.add_string("tokenizer.chat_template", chat_template)
     for theirs, names in _named(path, tensors).items():
         raw, stored = _encode(names[0], tensors[names[0]], types)
-        if ".mlp.experts." in names[0]:  # one tensor of three axes
-            raw = np.stack([raw, *(_encode(n, tensors[n], types)[0] for n in names[1:])])
+        if is_expert(names[0]):  # one tensor of three axes
+            parts = [_encode(name, tensors[name], types) for name in _in_order(path, names)]
+            if len({of for _, of in parts}) > 1:
+                raise UnsupportedError(f"{path}: the experts of {theirs} have several types")
+            raw = np.stack([part for part, _ in parts])
         # The package derives the stored row from uint8 shapes; a vector is one row.
         rows = raw if tensors[names[0]].ndim > 1 else raw.reshape(-1)
         writer.add_tensor(theirs, rows, raw_dtype=gguf.GGMLQuantizationType(stored.ggml_id))
@@ -88,6 +102,14 @@ def _named(path: Path, tensors: Mapping[str, F32]) -> dict[str, list[str]]:
             raise UnsupportedError(f"{path}: GGUF has no name for the tensor {name!r}")
         found.setdefault(theirs, []).append(name)
     return found
+
+
+def _in_order(path: Path, names: list[str]) -> list[str]:
+    """Return the names of a layer's experts by number, which must run from 0 without a gap."""
+    by_number = {int(name.split(".experts.")[1].partition(".")[0]): name for name in names}
+    if sorted(by_number) != list(range(len(names))):
+        raise UnsupportedError(f"{path}: the experts {sorted(by_number)} do not run from 0")
+    return [by_number[number] for number in range(len(names))]
 
 
 def _encode(name: str, values: F32, types: Types) -> tuple[NDArray[np.uint8], StoredType]:

@@ -56,11 +56,14 @@ _READ = frozenset(
 _READ_WITH_EXPERTS = frozenset(
     [
         *("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"),
-        *("shared_expert_intermediate_size", "decoder_sparse_step", "mlp_only_layers", "qkv_bias"),
+        *("shared_expert_intermediate_size", "decoder_sparse_step", "mlp_only_layers"),
+        *("qkv_bias", "use_qk_norm"),  # expected to say what the model type says
         "num_local_experts",  # what transformers 5 calls them
         *("router_aux_loss_coef", "output_router_logits"),  # of training
     ]
 )
+MAX_EXPERTS = 4096  # of a layer; the largest published has 160
+MAX_EXPERT_UNITS = 1 << 16  # matrices of experts in all: twice those of the largest published
 # A key that is in neither list and looks like one of these may change what is computed.
 _SUSPECT = re.compile(
     r"rope|rotary|atten|attn|scal|multipl|factor|softcap|clip|window|sparse|norm|bias|residual|"
@@ -249,18 +252,23 @@ def _check_layer_types(config: _Config, layers: int) -> None:
         raise ConfigError(f"the config says layer_types has {len(kinds)} entries; {allowed}")
 
 
-def _experts(config: _Config, *, shared: bool) -> ExpertArch:
+def _experts(config: _Config, layers: int, *, shared: bool) -> ExpertArch:
     """Read the experts of a model in which every layer has them, as in each that was published."""
     config.expect("decoder_sparse_step", 1)
     if config.values.get("mlp_only_layers"):
         raise _refused("mlp_only_layers", config.values["mlp_only_layers"], "implemented: []")
-    if not shared and config.values.get("shared_expert_intermediate_size"):
-        size = config.values["shared_expert_intermediate_size"]
-        raise _refused("shared_expert_intermediate_size", size, "implemented in qwen2_moe only")
-    local = config.values.get("num_local_experts")
-    count = config.count("num_experts", 4096, local)
-    if local is not None and local != count:
-        raise _refused("num_local_experts", local, f"there are {count} in num_experts")
+    size = config.values.get("shared_expert_intermediate_size")
+    if not shared and size not in (None, 0):  # Qwen3-Coder says 0
+        raise _refused("shared_expert_intermediate_size", size, "implemented: 0")
+    named = [key for key in ("num_experts", "num_local_experts") if key in config.values]
+    counts = {config.count(key, MAX_EXPERTS) for key in named or ["num_experts"]}
+    if len(counts) > 1:
+        local = config.values["num_local_experts"]
+        raise _refused("num_local_experts", local, "allowed: the number in num_experts")
+    count = counts.pop()
+    if 3 * layers * count > MAX_EXPERT_UNITS:
+        most = MAX_EXPERT_UNITS // 3 // layers
+        raise _refused("num_experts", count, f"allowed with {layers} layers: up to {most}")
     return ExpertArch(
         count=count,
         taken=config.count("num_experts_per_tok", count),
@@ -308,11 +316,14 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
         raise _refused("model_type", model_type, f"implemented: {known}")
     config.expect("hidden_act", "silu")
     config.expect("use_sliding_window", False)
-    biased = model_type in ("qwen2", "qwen2_moe")
-    sparse = model_type.endswith("_moe")
-    config.expect("qkv_bias" if model_type == "qwen2_moe" else "attention_bias", biased)
-    _refuse_unknown(values, _READ | _READ_WITH_EXPERTS if sparse else _READ)
-    experts = _experts(config, shared=model_type == "qwen2_moe") if sparse else None
+    kind, biased = MODEL_TYPES[model_type], model_type.startswith("qwen2")
+    config.expect("attention_bias", biased)
+    if kind.experts:
+        config.expect("qkv_bias", biased)
+        config.expect("use_qk_norm", not biased)
+    _refuse_unknown(values, _READ | _READ_WITH_EXPERTS if kind.experts else _READ)
+    layers = config.count("num_hidden_layers", 1024)
+    experts = _experts(config, layers, shared=kind.shared) if kind.experts else None
     hidden = config.count("hidden_size", 1 << 16)
     heads = config.count("num_attention_heads", 1024)
     arch = Arch(
@@ -321,7 +332,7 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
         intermediate=config.count(
             "intermediate_size", 1 << 20, None if experts is None else experts.intermediate
         ),
-        layers=config.count("num_hidden_layers", 1024),
+        layers=layers,
         heads=heads,
         kv_heads=config.count("num_key_value_heads", 1024, heads),
         head_dim=_head_dim(config, hidden, heads),

@@ -154,28 +154,39 @@ class _Loader:
             bias = np.concatenate([self._vector(f"{attn}{name}_proj.bias") for name in "qkv"])
         if self.arch.qk_norm:
             norms = (self._vector(attn + "q_norm.weight"), self._vector(attn + "k_norm.weight"))
-        qkv, out, *rest = (self.packed[names] for names in _matrices(self.arch, layer))
+        qkv, out, *units = (self.packed[names] for names in _matrices(self.arch, layer))
         return Block(
             attention_norm=self._norm(layer + "input_layernorm.weight"),
             attention=Attention(Linear(qkv, bias), norms, Linear(out)),
             mlp_norm=self._norm(layer + "post_attention_layernorm.weight"),
-            mlp=self._mlp(rest),
+            mlp=self._mlp(layer, units),
         )
 
-    def _mlp(self, packed: list[ops.Packed]) -> MLP | ExpertMLP:
-        """Make a feed-forward part of its matrices, in the order of `_matrices`."""
+    def _mlp(self, layer: str, units: list[ops.Packed]) -> MLP | ExpertMLP:
+        """Make a feed-forward part; units: gate and up, and down, of each."""
         experts = self.arch.experts
-        if experts is None:
-            gate_up, down = packed
-            return MLP(Linear(gate_up), Linear(down))
-        router, *units = packed
         pairs = list(zip(units[::2], units[1::2], strict=True))
+        if experts is None:
+            ((gate_up, down),) = pairs
+            return MLP(Linear(gate_up), Linear(down))
         return ExpertMLP(
-            router=Linear(router),
+            router=self._router(layer, shared=experts.shared is not None),
             experts=ops.Experts(pairs, shared=experts.shared is not None),
             taken=experts.taken,
             renormalize=experts.renormalize,
         )
+
+    def _router(self, layer: str, *, shared: bool) -> Linear:
+        """Make the router, with a shared expert's gate as its last row.
+
+        In float32 however it is stored: what a token takes may depend on no rounding that its
+        company decides, as that of a matrix unit is. It is small.
+        """
+        gates = ["mlp.gate.weight", "mlp.shared_expert_gate.weight"][: 1 + shared]
+        tensors = [self.tensors[layer + gate] for gate in gates]
+        self._count(*tensors)
+        rows = np.concatenate([decode(t.type, t.data.reshape(t.shape[0], -1)) for t in tensors])
+        return Linear(ops.pack([("f32", rows.reshape(-1).view(np.uint8), *rows.shape)]))
 
     def _norm(self, name: str) -> RMSNorm:
         return RMSNorm(self._vector(name), self.arch.rms_eps)
@@ -229,19 +240,15 @@ class _Loader:
 
 
 def _matrices(arch: Arch, layer: str) -> list[tuple[str, ...]]:
-    """Return the tensors of a layer's matrices.
+    """Return the tensors of a layer's matrices but for routers.
 
-    Query, key and value; output; of experts the router, a shared one's gate below it; then gate and
-    up, and down, of each unit.
+    Query, key and value; output; gate and up, and down, of each unit.
     """
     attn = layer + "self_attn."
     found: list[tuple[str, ...]] = [
         tuple(f"{attn}{name}_proj.weight" for name in "qkv"),
         (attn + "o_proj.weight",),
     ]
-    if arch.experts is not None:
-        gates = ["mlp.gate.weight", "mlp.shared_expert_gate.weight"]
-        found.append(tuple(layer + gate for gate in gates[: 1 + (arch.experts.shared is not None)]))
     for part, _ in feed_forward_parts(arch):
         unit = f"{layer}{part}."
         found.append((unit + "gate_proj.weight", unit + "up_proj.weight"))

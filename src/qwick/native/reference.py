@@ -7,6 +7,7 @@ inside.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,7 @@ def swiglu(gate_up: F32, out: NDArray[Any]) -> None:
 
 
 def route(logits: F32, top: int, *, renormalize: bool, shared: bool) -> tuple[I32, F64]:
-    """Return the experts that each row takes, the largest first, and their weights.
+    """Return the experts that each row takes, the largest weight first, and their weights.
 
     logits: F32[m, experts] -> I32[m, top (+ 1 if shared)], F64 of the same shape.
     """
@@ -148,6 +149,28 @@ def route(logits: F32, top: int, *, renormalize: bool, shared: bool) -> tuple[I3
         gate = 1 / (1 + np.exp(-logits[:, -1:].astype(np.float64)))
         chosen, weights = np.hstack([chosen, last]), np.hstack([weights, gate])
     return chosen, weights
+
+
+def experts(
+    logits: F32,
+    top: int,
+    one: Callable[[int, NDArray[Any]], NDArray[Any]],
+    out: NDArray[Any],
+    *,
+    renormalize: bool,
+    shared: bool,
+) -> None:
+    """out = sum over the experts that a row takes: weight * what it makes of the row.
+
+    one(expert, rows): what an expert makes of these rows, [rows, n].
+    """
+    chosen, weights = route(logits, top, renormalize=renormalize, shared=shared)
+    wide = np.zeros(out.shape)
+    for expert in range(logits.shape[1]):
+        rows, places = np.nonzero(chosen == expert)
+        if len(rows):
+            wide[rows] += weights[rows, places, None] * one(expert, rows)
+    out[...] = wide
 
 
 def _rotate(x: F64, cos: F32, sin: F32) -> F64:
