@@ -168,6 +168,11 @@ struct ExpertSet {
   std::vector<Expert> all;                       // the same, as the driver takes them
   bool shared;
   Uses uses;
+
+  ExpertSet(std::vector<std::pair<Packed, Packed>> kept, bool shared) : parts(std::move(kept)), shared(shared), uses(parts.size()) {
+    for (const auto& [gate_up, down] : parts) all.push_back({&gate_up, &down});
+  }
+  ExpertSet(const ExpertSet&) = delete;  // `all` points into `parts`
 };
 
 void make_experts(ExpertSet* self, const std::vector<std::pair<const Packed*, const Packed*>>& parts, bool shared) {
@@ -179,10 +184,7 @@ void make_experts(ExpertSet* self, const std::vector<std::pair<const Packed*, co
     require(gate_up->k() == parts[0].first->k() && down->n() == parts[0].second->n(), "experts must be of one width");
     kept.emplace_back(*gate_up, *down);
   }
-  std::vector<Expert> all;
-  for (const auto& [gate_up, down] : kept) all.push_back({&gate_up, &down});
-  const size_t count = all.size();
-  new (self) ExpertSet{std::move(kept), std::move(all), shared, Uses(count)};
+  new (self) ExpertSet(std::move(kept), shared);
 }
 
 void py_experts(ExpertSet& set, int top, bool renormalize, Array<const float, 2> x, Array<const float, 2> logits,
