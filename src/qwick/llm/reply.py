@@ -255,6 +255,7 @@ class Assembler:
         reason = event.reason
         if reason is FinishReason.LENGTH and self._router.stop is not None:
             reason = FinishReason.STOP  # what the reader of calls held back ended with it
+        last = event.stop_logprob
         called = self._calls and reason is FinishReason.STOP and not self._router.cut
         reply = Reply(
             text="".join(self._text),
@@ -272,7 +273,7 @@ class Assembler:
             tool_calls=tuple(ToolCall(id, name, "".join(a)) for id, name, a in self._calls),
             troubles=tuple(self._troubles),
             prompt_logprobs=self._prompt_logprobs,
-            stop_logprob=event.stop_logprob and self._named(event.stop_logprob, self._characters),
+            stop_logprob=None if last is None else self._named(last, self._characters),
         )
         return chunk, reply
 
