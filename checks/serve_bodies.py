@@ -91,6 +91,10 @@ SOUND: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         COMPLETE,
+        {"model": MODEL, "prompt": "1 + 1 = 2", "max_tokens": 1, "logprobs": 3, "echo": True},
+    ),
+    (
+        COMPLETE,
         {"model": MODEL, "prompt": [[1, 2], [3]], "max_tokens": 1, "n": 2, "temperature": 0},
     ),
     (

@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 import threading
@@ -36,6 +37,13 @@ from server.live import Server, chat_body
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 CLIENTS = 8
 PATIENCE = 20.0  # seconds for the last answers to be let go of
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "sort",
+        "parameters": {"type": "object", "properties": {"by": {"type": "string"}}},
+    },
+}
 GROWTH = 64 << 20  # bytes that either process may grow by once the cache is full
 # All of the cache is used in time, for prompts that may be found again: few pages are full soon.
 OPTIONS = ["--ctx", "1024"]
@@ -65,6 +73,9 @@ def state(server: Server, client: httpx.Client) -> dict[str, Any]:
             break
         time.sleep(0.25)
     time.sleep(1.5)  # idle connections are let go of, threads of pools stay
+    metrics = client.get("/metrics").text
+    gauges = re.findall(r"^qwick:(num_requests_\w+|kv_cache_\w+_perc)\{.*\} (\S+)$", metrics, re.M)
+    assert len(gauges) == 3, metrics
     (engine,) = server.engines()
     return {
         "running": model["running"],
@@ -72,6 +83,7 @@ def state(server: Server, client: httpx.Client) -> dict[str, Any]:
         "under_way": report["server"]["under_way"],
         "cache_used": model["cache_used"],
         "restarts": model["restarts"],
+        "metrics": {name: float(value) for name, value in gauges},
         "server": process_state(server.process.pid),
         "engine": process_state(engine),
     }
@@ -91,9 +103,15 @@ def one(server: Server, number: int, seed: int) -> str:
             COMPLETE,
             {**fields, "model": body["model"], "prompt": prompt, "stream": stream},
         )
+        if rng.random() < 0.5:
+            body |= {"echo": True, "logprobs": rng.randint(0, 5)}
+    elif rng.random() < 0.2:
+        body |= {"tools": [TOOL], "tool_choice": "required"}
+    elif rng.random() < 0.2:
+        body |= {"logprobs": True, "top_logprobs": rng.randint(0, 5)}
     if rng.random() < 0.15:
         body["n"] = 3
-    if rng.random() < 0.1:
+    if rng.random() < 0.1 and "tools" not in body:
         body["guided_regex"] = "[a-z ]{1,60}"
     leaves = number % 2 == 1
     timeout = httpx.Timeout(120, read=rng.random() * 0.5 if leaves and not stream else 120)
@@ -154,6 +172,7 @@ def left(before: dict[str, Any], after: dict[str, Any], ends: Counter[str], most
         for name in ("running", "waiting", "under_way", "cache_used", "restarts")
         if after[name]
     ]
+    found += [f"{name} is {value} in /metrics" for name, value in after["metrics"].items() if value]
     for process in ("server", "engine"):
         for name in ("threads", "files"):
             was, now = before[process][name], after[process][name]

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from qwick.server.audit import read_all
+from qwick.server.guard import SECURITY_HEADERS
 from qwick.server.keys import KeyRing
 from qwick.server.limits import Limits, Rate
 from qwick.server.options import ServeOptions
@@ -385,8 +386,16 @@ def asked(server: Server, key: str, body: dict[str, Any], statuses: list[int]) -
 def test_what_is_turned_away_has_the_headers_of_all(door: Server) -> None:
     for data in (b"hello\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 40_000):
         answer = raw(door, data).lower()
-        for name in (b"x-request-id: req_", b"x-content-type-options: nosniff", b"cache-control"):
-            assert name in answer
+        for name, value in ((b"x-request-id", b"req_"), *SECURITY_HEADERS):
+            assert name + b": " + value.lower() in answer
+
+
+def test_answers_have_the_headers_too(door: Server, good: str) -> None:
+    with door.client(good) as client:
+        for path in ("/health", "/v1/models", "/v1/nothing", "/openapi.json"):
+            answer = client.get(path)
+            for name, value in SECURITY_HEADERS:
+                assert answer.headers[name.decode()] == value.decode(), path
 
 
 def test_no_redirect_to_the_host_of_a_request(door: Server, admin: str) -> None:
