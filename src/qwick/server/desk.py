@@ -45,7 +45,7 @@ from qwick.server.waiting import FairThreads
 T = TypeVar("T")
 
 TICK_SECONDS = 0.5
-MOST_TOLD = 100_000  # log probabilities of prompts in an answer: half a second of writing them
+MOST_TOLD = 100_000  # log probabilities of prompts in an answer: 2.6 MB of JSON
 READING_THREADS = 2  # they take turns with the interpreter: more would only make each wait longer
 
 
