@@ -66,6 +66,61 @@ struct Part {
         outer(forms_of(*gate_up, many)), in(*down, many), both(*gate_up), tiles(*down, many, threads) {}
 };
 
+// The rows by expert, and within one as they came: place[i] is where the row of entry i of `taken` lies, source[j] which row
+// lies at j.
+struct Order {
+  std::vector<int> starts, place, source;
+
+  Order(const Routes& routes, size_t experts) : starts(experts + 1), place(routes.taken.size()), source(place.size()) {
+    for (int e : routes.taken) ++starts[e + 1];
+    std::partial_sum(starts.begin(), starts.end(), starts.begin());
+    std::vector<int> next(starts.begin(), starts.end() - 1);
+    for (size_t i = 0; i < place.size(); ++i) source[place[i] = next[routes.taken[i]]++] = static_cast<int>(i) / routes.each;
+  }
+};
+
+// Room for the rows side by side, their forms, what lies between, and the results; given to the parts.
+struct Room {
+  float *gathered, *results;
+  Panels panels;
+
+  Room(Pool& pool, std::vector<Part>& parts, size_t total, int k, int n)
+      : gathered(static_cast<float*>(pool.scratch(kGathered, sizeof(float) * total * k))),
+        results(static_cast<float*>(pool.scratch(kResults, sizeof(float) * total * n))), panels(make_panels(pool, parts, k)) {
+    size_t forms = 0, inner = 0, cells = 0;
+    for (const Part& part : parts) {
+      forms += form_bytes(part.m, k, part.outer);
+      inner += form_bytes(part.m, part.down->k(), part.in.forms);
+      cells += part.in.direct ? 0 : static_cast<size_t>(part.m) * part.down->k();
+    }
+    auto* at_forms = static_cast<uint8_t*>(pool.scratch(kActivations, forms));
+    auto* at_inner = static_cast<uint8_t*>(pool.scratch(kInner, inner));
+    auto* at_cells = cells ? static_cast<float*>(pool.scratch(kInnerFloats, cells * sizeof(float))) : nullptr;
+    for (Part& part : parts) {
+      part.rows = place_rows(at_forms, gathered + static_cast<size_t>(part.first) * k, part.m, k, part.outer);
+      at_forms += form_bytes(part.m, k, part.outer);
+      const int width = part.down->k();
+      if (!part.in.direct) part.floats = at_cells, at_cells += static_cast<size_t>(part.m) * width;
+      part.inner = place_rows(at_inner, part.floats, part.m, width, part.in.forms);
+      at_inner += form_bytes(part.m, width, part.in.forms);
+    }
+  }
+
+ private:
+  static Panels make_panels(Pool& pool, const std::vector<Part>& parts, int k) {
+    int most = 0, widest = k;
+    bool many = false;
+    size_t own = 0;
+    for (const Part& part : parts) {
+      most = std::max(most, part.m);
+      widest = std::max(widest, part.down->k());
+      many |= part.many;
+      own = std::max(own, GateAndUp::own_bytes(part.m, part.many));
+    }
+    return Panels(pool, many, most, widest, own);
+  }
+};
+
 // job(thread, part, items of it) over the items of all parts together: small experts keep all threads busy.
 template <class Count, class Job>
 void over_parts(Pool& pool, const std::vector<Part>& parts, const Count& count, const Job& job) {
@@ -80,6 +135,22 @@ void over_parts(Pool& pool, const std::vector<Part>& parts, const Count& count, 
   });
 }
 
+// Each row's results, weighted and summed in the order in which it took its experts, so that company changes nothing.
+void join(Pool& pool, const Routes& routes, const Order& order, const float* results, int m, int n, float* y) {
+  const bool share = routes.taken.size() * n >= kWorthSharing;
+  pool.run(m, share ? std::max(1, m / (4 * pool.threads())) : m, [&](int, Range mine) {
+    for (int r = mine.begin; r < mine.end; ++r) {
+      float* out = y + static_cast<size_t>(r) * n;
+      memset(out, 0, sizeof(float) * n);
+      for (int i = r * routes.each; i < (r + 1) * routes.each; ++i) {
+        const float* one = results + static_cast<size_t>(order.place[i]) * n;
+        const float weight = routes.weights[i];
+        for (int c = 0; c < n; ++c) out[c] += weight * one[c];
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void experts(const std::vector<Expert>& all, const Routing& routing, const float* x, int m, const float* logits, float* y,
@@ -89,89 +160,39 @@ void experts(const std::vector<Expert>& all, const Routing& routing, const float
   Pool& pool = *use;
   const int k = all[0].gate_up->k(), n = all[0].down->n();
   const Routes routes = route(routing, static_cast<int>(all.size()), logits, m);
-  const int each = routes.each, total = m * each;
-
-  // By expert, and within one by row: place[i] is where the row of entry i of `taken` lies.
-  std::vector<int> starts(all.size() + 1), place(total), source(total);
-  for (int e : routes.taken) ++starts[e + 1], ++uses[e];
-  std::partial_sum(starts.begin(), starts.end(), starts.begin());
-  {
-    std::vector<int> next(starts.begin(), starts.end() - 1);
-    for (int i = 0; i < total; ++i) source[place[i] = next[routes.taken[i]]++] = i / each;
-  }
+  const Order order(routes, all.size());
   std::vector<Part> parts;
-  for (size_t e = 0; e < all.size(); ++e)
-    if (starts[e] < starts[e + 1]) parts.emplace_back(all[e], starts[e], starts[e + 1] - starts[e], prompt, pool.threads());
-
   double bytes = sizeof(float) * static_cast<double>(m) * (k + n), operations = 0;
-  for (const Part& part : parts) {
-    bytes += part.gate_up->bytes() + part.down->bytes();
-    operations += product_operations(*part.gate_up, part.m) + product_operations(*part.down, part.m);
+  for (size_t e = 0; e < all.size(); ++e) {
+    const int first = order.starts[e], rows = order.starts[e + 1] - first;
+    if (!rows) continue;
+    parts.emplace_back(all[e], first, rows, prompt, pool.threads());
+    uses[e] += rows;
+    bytes += all[e].gate_up->bytes() + all[e].down->bytes();
+    operations += product_operations(*all[e].gate_up, rows) + product_operations(*all[e].down, rows);
   }
   const Timed timed([&] { return label_of("experts", *all[0].gate_up); }, bytes, operations);
-
-  // Room for everything: rows side by side, their forms, what lies between, the results.
-  size_t forms = 0, inner = 0, cells = 0;
-  int most = 0;
-  bool many = false;
-  size_t own = 0;
-  for (const Part& part : parts) {
-    forms += form_bytes(part.m, k, part.outer);
-    inner += form_bytes(part.m, part.down->k(), part.in.forms);
-    cells += part.in.direct ? 0 : static_cast<size_t>(part.m) * part.down->k();
-    most = std::max(most, part.m);
-    many |= part.many;
-    own = std::max(own, GateAndUp::own_bytes(part.m, part.many));
-  }
-  auto* gathered = static_cast<float*>(pool.scratch(kGathered, sizeof(float) * total * k));
-  auto* results = static_cast<float*>(pool.scratch(kResults, sizeof(float) * total * n));
-  auto* at_forms = static_cast<uint8_t*>(pool.scratch(kActivations, forms));
-  auto* at_inner = static_cast<uint8_t*>(pool.scratch(kInner, inner));
-  auto* at_cells = cells ? static_cast<float*>(pool.scratch(kInnerFloats, cells * sizeof(float))) : nullptr;
-  int widest = k;
-  for (Part& part : parts) {
-    part.rows = place_rows(at_forms, gathered + static_cast<size_t>(part.first) * k, part.m, k, part.outer);
-    at_forms += form_bytes(part.m, k, part.outer);
-    const int width = part.down->k();
-    if (!part.in.direct) part.floats = at_cells, at_cells += static_cast<size_t>(part.m) * width;
-    part.inner = place_rows(at_inner, part.floats, part.m, width, part.in.forms);
-    at_inner += form_bytes(part.m, width, part.in.forms);
-    widest = std::max(widest, width);
-  }
-  const Panels panels(pool, many, most, widest, own);
+  const Room room(pool, parts, order.place.size(), k, n);
 
   over_parts(pool, parts, [](const Part& part) { return row_blocks(part.rows); }, [&](int, const Part& part, Range mine) {
     const int r0 = mine.begin * kRowBlock, r1 = std::min(mine.end * kRowBlock, part.m);
     for (int r = part.first + r0; r < part.first + r1; ++r)
-      memcpy(gathered + static_cast<size_t>(r) * k, x + static_cast<size_t>(source[r]) * k, sizeof(float) * k);
+      memcpy(room.gathered + static_cast<size_t>(r) * k, x + static_cast<size_t>(order.source[r]) * k, sizeof(float) * k);
     if (part.outer) prepare_blocks(part.rows, mine.begin, mine.end, part.outer);
   });
   over_parts(pool, parts, [](const Part& part) { return part.both.count(); }, [&](int t, const Part& part, Range mine) {
-    part.both.items({part.rows, part.many, panels}, t, mine, part.inner, part.floats);
+    part.both.items({part.rows, part.many, room.panels}, t, mine, part.inner, part.floats);
   });
   const auto rounds = [](const Part& part) { return part.in.direct || !part.in.forms ? 0 : row_blocks(part.inner); };
   over_parts(pool, parts, rounds, [&](int, const Part& part, Range mine) {
     prepare_blocks(part.inner, mine.begin, mine.end, part.in.forms);
   });
   over_parts(pool, parts, [](const Part& part) { return part.tiles.count(); }, [&](int t, const Part& part, Range mine) {
-    const Output out{results + static_cast<size_t>(part.first) * n, n, nullptr};
-    const Product product{part.inner, part.many, panels};
+    const Output out{room.results + static_cast<size_t>(part.first) * n, n, nullptr};
+    const Product product{part.inner, part.many, room.panels};
     part.tiles.each(mine, [&](const Segment& s, int t0, int t1) { product.tiles(t, s, t0, t1, 0, part.m, out); });
   });
-
-  // In the order in which the row took them, so that company changes nothing.
-  const bool share = static_cast<size_t>(total) * n >= kWorthSharing;
-  pool.run(m, share ? std::max(1, m / (4 * pool.threads())) : m, [&](int, Range mine) {
-    for (int r = mine.begin; r < mine.end; ++r) {
-      float* out = y + static_cast<size_t>(r) * n;
-      memset(out, 0, sizeof(float) * n);
-      for (int i = r * each; i < (r + 1) * each; ++i) {
-        const float* one = results + static_cast<size_t>(place[i]) * n;
-        const float weight = routes.weights[i];
-        for (int c = 0; c < n; ++c) out[c] += weight * one[c];
-      }
-    }
-  });
+  join(pool, routes, order, room.results, m, n, y);
 }
 
 }  // namespace qwick
