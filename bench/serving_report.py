@@ -49,7 +49,7 @@ class ServingReport:
     rows: Mapping[str, Sequence[Row]]  # server -> levels
 
     @property
-    def failed(self) -> int:
+    def own_failed(self) -> int:
         """Requests that qwick did not answer; peers' are in their rows."""
         return sum(row["failed"] for server in OWN for row in self.rows.get(server, ()))
 
@@ -80,7 +80,7 @@ class ServingReport:
             "machine": dict(self.machine),
             "rows": {server: list(map(dict, rows)) for server, rows in self.rows.items()},
             "ratios": self.ratios(),
-            "own_failed": self.failed,
+            "own_failed": self.own_failed,
             "idle": self.idle,
             "passed": self.passed,
         }
@@ -88,7 +88,7 @@ class ServingReport:
     @property
     def passed(self) -> bool:
         """Whether qwick answered every request, and its engine was not idle beyond its floor."""
-        return not self.failed and (self.idle is None or self.idle <= IDLE_FLOOR)
+        return not self.own_failed and (self.idle is None or self.idle <= IDLE_FLOOR)
 
     def markdown(self) -> str:
         """Return serving.md."""

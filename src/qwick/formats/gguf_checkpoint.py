@@ -120,7 +120,7 @@ def open_gguf(path: Path) -> Checkpoint:
     for file in files:
         tensors.update(_tensors(file, arch))
         if len(tensors) > MAX_TENSORS:
-            raise too_many(path, len(tensors))
+            raise _too_many(path, len(tensors))
     config = _config(meta, arch, tensors)
     part = part_name(path.name) if len(files) > 1 else None
 
@@ -166,7 +166,7 @@ def keys_of(arch: str) -> dict[str, tuple[str, type]]:
     return {**dense, **EXPERT_KEYS}
 
 
-def too_many(path: Path, count: int) -> FormatError:
+def _too_many(path: Path, count: int) -> FormatError:
     """Return the error of a file whose experts, counted one by one, are too many tensors."""
     return FormatError(
         f"{path}: {count} tensors, each expert's counted; allowed: {MAX_TENSORS}",
@@ -225,7 +225,7 @@ def _tensors(file: GgufFile, arch: str) -> dict[str, Tensor]:
         if experts is not None and experts[2] in _EXPERTS:
             tensor = Tensor.at(info, raw, info.name)
             if len(tensor.shape) == 3 and len(out) + tensor.shape[0] > MAX_TENSORS:
-                raise too_many(file.path, len(out) + tensor.shape[0])
+                raise _too_many(file.path, len(out) + tensor.shape[0])
             out.update(_cut(file.path, tensor, experts[1], experts[2]))
             continue
         name = hf_name(info.name)

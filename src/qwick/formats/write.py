@@ -58,27 +58,29 @@ def write_gguf(
     """
     import gguf
 
-    arch = MODEL_TYPES[check_known(path, "model_type", config.get("model_type"))].gguf
+    kind = MODEL_TYPES[check_known(path, "model_type", config.get("model_type"))]
+    arch = kind.gguf
     for limit, most in {"part_tensors": part_tensors, "part_bytes": part_bytes}.items():
         if most < 0:
             raise ParameterError(f"{limit} is {most}; allowed: 0 (no limit) and more")
-    writer = gguf.GGUFWriter(path, arch, split_max_tensors=part_tensors, split_max_size=part_bytes)
-    for key, value in (metadata or {}).items():
-        writer.add_string(key, value)
-    kind = MODEL_TYPES[str(config["model_type"])]
     if kind.experts and bool(config.get("norm_topk_prob")) is not weights_sum_to_one(kind):
         raise UnsupportedError(
             f"GGUF has no key for norm_topk_prob={config.get('norm_topk_prob')} of a {arch}"
         )
+    writer = gguf.GGUFWriter(path, arch, split_max_tensors=part_tensors, split_max_size=part_bytes)
+    for key, value in (metadata or {}).items():
+        writer.add_string(key, value)
     _add_config(writer, arch, config)
     if tokenizer is not None:
         _add_tokenizer(writer, tokenizer)
     if chat_template is not None:
         writer.add_string("tokenizer.chat_template", chat_template)
     for theirs, names in _named(path, tensors).items():
-        raw, stored = _encode(names[0], tensors[names[0]], types)
-        if is_expert(names[0]):  # one tensor of three axes
-            parts = [_encode(name, tensors[name], types) for name in _in_order(path, names)]
+        several = is_expert(names[0])
+        ordered = _in_order(path, names) if several else names
+        parts = [_encode(name, tensors[name], types) for name in ordered]
+        raw, stored = parts[0]
+        if several:  # one tensor of three axes
             if len({of for _, of in parts}) > 1:
                 raise UnsupportedError(f"{path}: the experts of {theirs} have several types")
             raw = np.stack([part for part, _ in parts])

@@ -52,7 +52,8 @@ def routes(desk: Desk) -> APIRouter:
         """Answer a conversation; with stream, piece by piece as server-sent events."""
         body = await read_body(request, ChatBody, REFUSED)
         caller: Caller = request.state.caller
-        headers = _inert(desk, body)
+        _check_policy(desk, body)
+        headers = _inert(body)
         hosted = _hosted(desk, caller, body.model)
         ask = await desk.read(caller, partial(chat_ask, body, caller))
         writer = ChatWriter(body, caller.request_id)
@@ -66,7 +67,8 @@ def routes(desk: Desk) -> APIRouter:
         """Continue a raw text, or fill in between two; with stream, as server-sent events."""
         body = await read_body(request, CompletionBody, {})
         caller: Caller = request.state.caller
-        headers = _inert(desk, body)
+        _check_policy(desk, body)
+        headers = _inert(body)
         hosted = _hosted(desk, caller, body.model)
         said = list_of_prompts(body.prompt)
         texts: Any = None
@@ -135,7 +137,7 @@ def routes(desk: Desk) -> APIRouter:
         caller: Caller = request.state.caller
         with desk.small(caller, hosted, _characters(body)) as limits:
             found = await desk.read(caller, answered)
-        return JSONResponse(found, headers={**limits, **_inert(desk, body)})
+        return JSONResponse(found, headers={**limits, **_inert(body)})
 
     @router.post("/detokenize", **takes(DetokenizeBody), **answers(replies.Detokenized))
     async def detokenize(request: Request) -> Response:
@@ -164,8 +166,8 @@ def _piece(data: bytes) -> str | list[int]:
         return list(data)
 
 
-def _inert(desk: Desk, body: BaseModel) -> dict[str, str]:
-    """Return the header that names fields without effect; refuse what passes by the policy."""
+def _check_policy(desk: Desk, body: BaseModel) -> None:
+    """Refuse the fields by which texts would pass the content policy, where there is one."""
     for name in PAST_POLICY if desk.options.policy else ():
         given = getattr(body, name, None)
         if given is not None and given is not False:
@@ -174,6 +176,9 @@ def _inert(desk: Desk, body: BaseModel) -> dict[str, str]:
                     f"{name} tells texts as they were written, and there is a content policy here",
                     hint="leave it out, or ask a server without --policy",
                 )
+
+
+def _inert(body: BaseModel) -> dict[str, str]:
     found = inert_fields(body)
     return {INERT_HEADER: ", ".join(found)} if found else {}
 
