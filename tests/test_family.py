@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from qwick.errors import UnsupportedError
-from qwick.family import FAMILIES, Thinking, ToolFormat, family_of
+from qwick.family import (
+    FAMILIES,
+    MODEL_TYPES,
+    ModelType,
+    SamplingDefaults,
+    Thinking,
+    ToolFormat,
+    family_of,
+    is_named,
+)
+
+CATALOG = Path(__file__).parents[2] / "shared" / "data" / "qwen-family.json"
 
 NAMES = [
     ("qwen2", "Qwen2.5 Coder 0.5B Instruct AWQ", "qwen2.5-coder"),
@@ -21,6 +37,22 @@ NAMES = [
     ("qwen2", "Qwen2-Math-7B-Instruct", "qwen2-math"),
     ("qwen2", "Qwen2.5-Math-1.5B", "qwen2.5-math-base"),
     ("qwen2", "QwQ-32B", "qwq"),
+    ("qwen2", "QwQ-32B-Preview", "qwq-preview"),
+    ("qwen2", "Qwen2.5-7B-Instruct-1M", "qwen2.5-1m"),
+    ("qwen2", "qwen1_5-0_5b-chat-q4_0.gguf", "qwen1.5"),  # as Qwen names its own files
+    ("qwen2", "qwen2_5-32b-q4_k_m.gguf", "qwen2.5-base"),
+    ("qwen2", "qwen2.5-7b-q4_k_m-mytune", "qwen2.5"),
+    ("qwen2", "Qwen-7B-Chat", "qwen2.5"),  # Ollama's name for Qwen1.5: of another generation
+    ("qwen2", "DeepSeek-R1-Distill-Qwen-1.5B", "qwen2.5"),
+    ("qwen", "Qwen/Qwen-7B-Chat", "qwen"),
+    ("qwen", "Qwen-1_8B-Chat", "qwen"),
+    ("qwen", "Qwen-1_8B", "qwen-base"),
+    ("qwen", "qwen-72b-q4_0.gguf", "qwen-base"),
+    ("qwen", "Qwen1-14B-Chat", "qwen"),
+    ("qwen", "Qwen1.5-7B-Chat", "qwen"),
+    ("qwen", None, "qwen"),
+    ("qwen3", "Qwen3Guard-Gen-4B", "qwen3guard-gen"),
+    ("qwen3", "qwen3_8b.gguf", "qwen3"),
     ("qwen2_moe", "Qwen1.5-MoE-A2.7B", "qwen1.5-base"),
     ("qwen2_moe", "Qwen1.5-MoE-A2.7B-Chat", "qwen1.5"),
     ("qwen2_moe", "Qwen2-57B-A14B", "qwen2-base"),
@@ -40,9 +72,27 @@ NAMES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _qwen1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The families must be right whether or not the computation of Qwen1 runs."""
+    monkeypatch.setitem(MODEL_TYPES, "qwen", ModelType("QWenLMHeadModel", "qwen", "qwen"))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("model_type", "name", "family"), NAMES)
 def test_recognised(model_type: str, name: str | None, family: str) -> None:
     assert family_of({"model_type": model_type}, name).name == family
+
+
+def test_a_name_tells_or_it_does_not() -> None:
+    for model_type, name, told in (
+        ("qwen2", "Qwen2.5-7B-Instruct", True),
+        ("qwen2", "Qwen2.5-7B", True),
+        ("qwen3", "Qwen2.5-7B-Instruct", False),
+        ("qwen2", "Qwen-7B-Chat", False),
+        ("qwen2", "my-model", False),
+        ("qwen3", None, False),
+    ):
+        assert is_named({"model_type": model_type}, name) is told
 
 
 def test_default_checkpoint() -> None:
@@ -85,3 +135,69 @@ def test_consistent(family) -> None:
             assert sampling.source
     if thinks:  # the publisher warns against greedy decoding while thinking
         assert family.thinking_sampling.temperature > 0
+    assert bool(family.fim) is bool(family.fim_stops)
+    assert len(family.fim) in (0, 3)
+
+
+# What the catalogue of facts and this table say differently, on purpose.
+IN_THE_ANSWER = "qwq-32b-preview"  # it thinks, but in no block, so there is none to switch or cut
+# The template of the 1M checkpoints, known from three copies, is that of the base models.
+OTHER_PROMPT = ("qwen2.5-7b-instruct-1m", "qwen2.5-14b-instruct-1m")
+KINDS = {"none": Thinking.NONE, "hybrid": Thinking.HYBRID, "only": Thinking.ALWAYS}
+FORMATS = (
+    ("<function=", ToolFormat.XML),
+    ("Hermes", ToolFormat.HERMES),
+    ("Qwen-Agent", ToolFormat.QWEN_AGENT),
+    ("ReAct", ToolFormat.REACT),
+)
+
+
+def test_the_catalogue_of_facts() -> None:
+    """Every checkpoint that can be run, against what its publisher says of it."""
+    if not CATALOG.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"{CATALOG} is not there; CI may not skip this test")
+        pytest.skip(f"{CATALOG} is not there")
+    entries = json.loads(CATALOG.read_text("utf-8"))["models"]
+    writing = ("base", "instruct", "thinking")  # embeddings and rerankers write nothing
+    known = [
+        entry
+        for entry in entries
+        if entry["model_type"] in MODEL_TYPES
+        and entry["variant"] in writing
+        and entry["modalities_in"] == ["text"]
+    ]
+    assert len(known) >= 102
+    for entry in known:
+        for name in (entry["hf_repo"], entry["id"]):
+            _agrees(entry, name)
+
+
+def _agrees(entry: dict[str, Any], name: str) -> None:
+    assert is_named(entry, name), name
+    family = family_of(entry, name)
+    assert family.base is (entry["variant"] == "base"), name
+    if entry["id"] != IN_THE_ANSWER:
+        assert family.thinking is KINDS[entry["thinking"]], name
+    for kind, told in (entry["recommended_sampling"] or {}).items():
+        ours = family.thinking_sampling if kind == "thinking" else family.sampling
+        assert ours is not None, name
+        _agrees_to_draw(ours, told, name)
+    prompt = entry["default_system_prompt"]
+    if prompt is not None and entry["id"] not in OTHER_PROMPT:
+        assert family.system_prompt == prompt, name
+    stops = (entry["prompting"] or {}).get("stop_strings") or ()
+    assert set(stops) <= set(family.stops), name
+    told = entry["tool_call_format"]
+    if told is not None:
+        assert family.tools is next(kind for word, kind in FORMATS if word in told), name
+
+
+def _agrees_to_draw(ours: SamplingDefaults, told: dict[str, Any], name: str) -> None:
+    for field in ("temperature", "top_p", "top_k", "min_p", "presence_penalty"):
+        if told[field] is not None:
+            assert getattr(ours, field) == told[field], (name, field)
+    # The docs say 1.05 of all sizes; the files of the smallest, which come later, say 1.1.
+    small = "generation_config.json of the 0.5B and 1.5B" in ours.source
+    if told["repetition_penalty"] is not None:
+        assert ours.repetition_penalty == (1.1 if small else told["repetition_penalty"]), name

@@ -123,7 +123,12 @@ def random_tensors(config: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
 
 
 def write_small(
-    path: Path, *, name: str | None = "Small Random", part_tensors: int = 0, **config: Any
+    path: Path,
+    *,
+    name: str | None = "Small Random",
+    part_tensors: int = 0,
+    template: str | None = TEMPLATE,
+    **config: Any,
 ) -> Path:
     """Write a whole random checkpoint as a GGUF file: real kernels, loaded in milliseconds.
 
@@ -135,7 +140,7 @@ def write_small(
         whole,
         random_tensors(whole),
         tokenizer=STORED_TOKENIZER_DATA,
-        chat_template=TEMPLATE,
+        chat_template=template,
         metadata={} if name is None else {"general.name": name},
         part_tensors=part_tensors,
     )[0]

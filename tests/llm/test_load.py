@@ -18,7 +18,7 @@ from llm.small import small_qwen, write_small
 from qwick import hub
 from qwick.choose.memory import plan_memory
 from qwick.engine.engine import LOGIT_ROWS, TOKEN_BUDGET
-from qwick.errors import ConfigError, EngineError, ParameterError
+from qwick.errors import ConfigError, EngineError, ParameterError, UsageError
 from qwick.formats.mapped import map_file
 from qwick.formats.open import open_checkpoint
 from qwick.llm import Qwen
@@ -42,9 +42,13 @@ def threads() -> Iterator[None]:
 class Ears(hub.SilentListener):
     def __init__(self) -> None:
         self.heard: list[tuple[str, int, int]] = []
+        self.notices: list[str] = []
 
     def progress(self, what: str, done: int, total: int) -> None:
         self.heard.append((what, done, total))
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
 
 
 def test_a_random_checkpoint_answers(checkpoint: Path) -> None:
@@ -100,6 +104,31 @@ def test_the_name_is_the_checkpoints_own_or_the_files(tmp_path: Path) -> None:
         assert qwen.chat("x", max_tokens=1).model == qwen.name == "Small Random"
     with Qwen.load(write_small(tmp_path / "b.gguf", name=None)) as qwen:
         assert qwen.chat("x", max_tokens=1).model == qwen.name == "b"
+
+
+def test_a_file_without_a_template_has_that_of_its_family_if_its_name_says_which(
+    tmp_path: Path,
+) -> None:
+    file = write_small(tmp_path / "a.gguf", name="Qwen1.5 0.5B Chat", template=None)
+    ears = Ears()
+    with Qwen.load(file, listener=ears) as qwen:
+        assert qwen.render("Hi.") == (
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+            "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n"
+        )
+        assert qwen.chat("Hi.", max_tokens=2, temperature=0).usage.completion_tokens == 2
+    assert ears.notices == [
+        "Qwen1.5 0.5B Chat comes without a chat template: that of qwen1.5 is used"
+    ]
+    for name in ("Small Random", "Qwen1.5 0.5B"):  # nobody's, and a base model
+        file = write_small(tmp_path / "b.gguf", name=name, template=None)
+        ears = Ears()
+        with Qwen.load(file, listener=ears) as qwen:
+            with pytest.raises(UsageError, match="no chat template") as caught:
+                qwen.chat("Hi.")
+            assert "whose name says its family" in (caught.value.hint or "")
+            assert qwen.complete("Hi.", max_tokens=2, temperature=0).usage.completion_tokens == 2
+        assert not ears.notices
 
 
 def test_the_catalogues_own_file_has_the_catalogues_name(

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from qwick.errors import FormatError, TemplateError, UsageError
+from llm.small import TOKENIZER
+from qwick.errors import FormatError, TemplateError, UnsupportedError, UsageError
+from qwick.family import FAMILIES, Family, Thinking, ToolFormat, family_of
+from qwick.text.chat import encode_chat
+from qwick.text.published import published_template
 from qwick.text.template import ChatTemplate
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "data" / "templates"
@@ -39,6 +43,90 @@ def test_every_case(name: str) -> None:
         except TemplateError:
             text = None
         assert text == case["expected"], case["name"]
+
+
+@pytest.mark.parametrize("name", NAMES or [pytest.param(None, marks=pytest.mark.skip("no files"))])
+def test_every_case_as_a_conversation(name: str) -> None:
+    """The same through the checks that a caller's messages pass.
+
+    Two kinds differ. Arguments in JSON text reach every template as the object that they are, in
+    which form it was trained: left as text they would be quoted a second time by some, and others
+    raise. Pictures and sounds are refused by name: no checkpoint that runs here takes any.
+    """
+    record = json.loads((FOLDER / f"{name}.cases.json").read_text("utf-8"))
+    template = ChatTemplate((FOLDER / f"{name}.jinja").read_text("utf-8"))
+    for case in record["cases"]:
+        messages, given = case["messages"], {**case["kwargs"], "tools": case["tools"]}
+        expected = case["expected"]
+        if case["name"] == "tools_arguments_as_json_string":
+            function = messages[1]["tool_calls"][0]["function"]
+            text = function["arguments"]
+            function["arguments"] = json.loads(text)
+            expected = template.render(messages, **given)
+            function["arguments"] = text
+        parts = [p for m in messages if isinstance(m["content"], list) for p in m["content"]]
+        if any(part["type"] != "text" for part in parts):
+            with pytest.raises(UnsupportedError, match=r"content\[\d\]\.type is '(image|audio)'"):
+                encode_chat(TOKENIZER, template, messages, **given)
+        elif expected is None:
+            with pytest.raises(TemplateError):
+                encode_chat(TOKENIZER, template, messages, **given)
+        else:
+            prompt = encode_chat(TOKENIZER, template, messages, **given)
+            assert prompt.text == expected, case["name"]
+
+
+# -- templates for checkpoints without one ---------------------------------------------------
+
+# What each family's is among the recorded ones. (None is recorded for Qwen2-Math.)
+RECORDED_AS = {
+    **dict.fromkeys(("qwen", "qwen1.5", "codeqwen1.5", "qwen2"), "qwen2-instruct"),
+    **dict.fromkeys(("qwen2.5", "qwen2.5-coder"), "qwen2.5-instruct"),
+    "qwen2.5-1m": "qwen2.5-base",
+    "qwen2.5-math": "qwen2.5-math-instruct",
+    "qwq-preview": "qwq-32b-preview",
+    "qwq": "qwq-32b",
+    **{
+        name: name
+        for name in ("qwen3", "qwen3-instruct-2507", "qwen3-thinking-2507", "qwen3-coder")
+    },
+}
+WITHOUT = ("qwen3guard-gen",)  # its question is its template, and its files bring it
+CHATS = [family for family in FAMILIES.values() if family.name not in WITHOUT]
+
+
+@pytest.mark.skipif(not NAMES, reason="no files")
+def test_published_templates_are_the_recorded_ones() -> None:
+    for family, name in RECORDED_AS.items():
+        source = published_template(FAMILIES[family])
+        assert source == (FOLDER / f"{name}.jinja").read_bytes().decode("utf-8"), family
+    assert {*RECORDED_AS, "qwen2-math", *WITHOUT} == {*FAMILIES}
+
+
+@pytest.mark.parametrize("family", CHATS, ids=lambda family: family.name)
+def test_a_published_template_does_what_its_family_says(family: Family) -> None:
+    source = published_template(family)
+    assert source is not None
+    template = ChatTemplate(source)
+    text = template.render([{"role": "user", "content": "Hi."}])
+    said = "" if family.system_prompt is None else family.system_prompt
+    system = f"<|im_start|>system\n{said}<|im_end|>\n" if said else ""
+    opened = "<think>\n" if family.thinking is Thinking.ALWAYS else ""
+    question = "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n"
+    assert text == f"{system}{question}{opened}"
+    assert ("enable_thinking" in template.variables) is (family.thinking is Thinking.HYBRID)
+    told = family.tools in (ToolFormat.HERMES, ToolFormat.XML) or family.name == "qwen2.5-math"
+    assert ("tools" in template.variables) is told
+    assert ("<function=" in source) is (family.tools is ToolFormat.XML)
+
+
+def test_none_is_published_for_base_models_and_what_makes_its_own_question() -> None:
+    for config, name in (("qwen2", "Qwen2.5-7B"), ("qwen3", "Qwen3-8B-Base")):
+        assert published_template(family_of({"model_type": config}, name)) is None
+    assert published_template(FAMILIES["qwen3guard-gen"]) is None
+
+
+# -- the renderer ----------------------------------------------------------------------------
 
 
 def test_raise_exception_keeps_the_words() -> None:

@@ -21,7 +21,7 @@ from qwick.formats import open as formats_open
 from qwick.llm import Qwen
 from qwick.machine import cgroup, cpu, limits
 from qwick.quant import decode, encode, types
-from qwick.text import chat, messages, stops, template, thinking
+from qwick.text import chat, messages, published, stops, template, thinking
 from qwick.text.grammar import Grammar
 from values.kinds import (
     CONVERSATION,
@@ -53,7 +53,7 @@ MODULES = (
     *("qwick.machine.cpu", "qwick.machine.cgroup", "qwick.machine.limits"),
     *("qwick.quant.decode", "qwick.quant.encode", "qwick.quant.types"),
     *("qwick.text.tokenizer", "qwick.text.template", "qwick.text.chat", "qwick.text.messages"),
-    "qwick.text.grammar.grammar",
+    *("qwick.text.grammar.grammar", "qwick.text.published"),
     *(
         "qwick.text.stops",
         "qwick.text.thinking",
@@ -419,6 +419,14 @@ TABLE: dict[str, Case] = {
     "family.family_of": Case(
         lambda _: family.family_of,
         {"config": mapping({"model_type": "qwen2"}), "name": or_none(text("qwen2.5-7b"))},
+    ),
+    "family.is_named": Case(
+        lambda _: family.is_named,
+        {"config": mapping({"model_type": "qwen2"}), "name": or_none(text("qwen2.5-7b"))},
+    ),
+    "text.published.published_template": Case(
+        lambda _: published.published_template,
+        {"family": instance(family.FAMILIES["qwen2"])},
     ),
     "settings.Setting.get": Case(lambda _: settings.KV.get),
     "settings.Setting.changed": Case(

@@ -17,10 +17,11 @@ from qwick import settings
 from qwick.engine.engine import LOGIT_ROWS, TOKEN_BUDGET, Engine
 from qwick.engine.model import Model
 from qwick.errors import ConfigError, FormatError
-from qwick.family import family_of
+from qwick.family import Family, family_of, is_named
 from qwick.llm.defaults import Defaults, stop_ids_of
 from qwick.llm.steers import SteerFactory
 from qwick.llm.texts import Texts
+from qwick.text.published import published_template
 from qwick.text.template import ChatTemplate
 from qwick.text.tokenizer import Tokenizer
 from qwick.values import check_kind, whole
@@ -106,7 +107,7 @@ def start_process(
         on_loading=partial(listener.progress, hub.LOADING),
     )
     try:
-        texts = load_texts(path)  # while it loads
+        texts = load_texts(path, listener)  # while it loads
         engine.wait_ready()
     except BaseException:
         engine.close()
@@ -114,12 +115,14 @@ def start_process(
     return engine, texts
 
 
-def load_texts(path: Path) -> Texts:
+def load_texts(path: Path, listener: Listener) -> Texts:
     """Read what of a checkpoint on disk needs none of its weights."""
     from qwick.formats.open import open_checkpoint
 
     with open_checkpoint(path) as checkpoint:
-        return _load_texts(checkpoint, _name_of(checkpoint, path))
+        texts = _load_texts(checkpoint, _name_of(checkpoint, path))
+        _tell_template(checkpoint, texts, listener)
+    return texts
 
 
 def load(
@@ -162,6 +165,7 @@ def load(
             progress=partial(listener.progress, hub.LOADING),
         )
         texts = texts_later.result()
+        _tell_template(checkpoint, texts, listener)
     tokenizer = texts.tokenizer
     if tokenizer.n_tokens > decoder.arch.vocab:
         raise FormatError(
@@ -187,9 +191,11 @@ def _name_of(checkpoint: Checkpoint, path: Path) -> str:
 
 def _load_texts(checkpoint: Checkpoint, name: str) -> Texts:
     tokenizer = Tokenizer.from_data(checkpoint.tokenizer)
-    source = checkpoint.chat_template
-    template = None if source is None else ChatTemplate(source)
     family = family_of(checkpoint.config, name)
+    source = checkpoint.chat_template
+    if source is None:
+        source = _template_of_family(checkpoint, name, family)
+    template = None if source is None else ChatTemplate(source)
     named = stop_ids_of(checkpoint.generation)
     if named and max(named) >= tokenizer.n_tokens:
         raise ConfigError(
@@ -199,3 +205,23 @@ def _load_texts(checkpoint: Checkpoint, name: str) -> Texts:
     stop_ids = tuple(dict.fromkeys((*tokenizer.stop_ids(family.stops), *named)))
     defaults = Defaults(family, checkpoint.generation, stop_ids)
     return Texts(tokenizer, template, defaults, name)
+
+
+def _template_of_family(checkpoint: Checkpoint, name: str, family: Family) -> str | None:
+    """Return the published template where the files have none, and it is known whose they are.
+
+    Files of Qwen1 never have one, so its name need not say more. Where it does not, its
+    generation_config.json tells a base model by a key that nothing else reads.
+    """
+    known = is_named(checkpoint.config, name) or family.name == "qwen"
+    if not known or checkpoint.generation.get("chat_format") == "raw":
+        return None
+    return published_template(family)
+
+
+def _tell_template(checkpoint: Checkpoint, texts: Texts, listener: Listener) -> None:
+    if checkpoint.chat_template is None and texts.template is not None:
+        listener.notice(
+            f"{texts.name} comes without a chat template: that of {texts.defaults.family.name} "
+            "is used"
+        )

@@ -2,6 +2,7 @@
 
     tokenizer.py   a checkpoint's byte-level BPE: encode, decode, bytes of an id; `Detokenizer`
     template.py    the chat template: real Jinja2, sandboxed, equal to the reference renderer
+    published.py   the family's templates, for checkpoints that bring none
     messages.py    the shape of a conversation: checked, made plain for templates
     chat.py        a conversation rendered and encoded; control tokens in caller text stay text
     stops.py       stop strings over streamed text, with hold-back

@@ -60,7 +60,8 @@ def encode_chat(
     if template is None:
         raise UsageError(
             "the checkpoint has no chat template: it is a base model, or its template is missing",
-            hint="use complete(prompt) for plain continuation, or an instruct checkpoint",
+            hint="use complete(prompt) for plain continuation, or an instruct checkpoint; one whose"
+            " name says its family, as published, is given that family's template",
         )
     check_switch("add_generation_prompt", add_generation_prompt)
     checked, definitions = check_messages(messages), check_tools(tools)
