@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from engine.toy import ToyModel
 from llm.small import HYBRID, OPENED, PLAIN, TOKENIZER, small_qwen
 from qwick.errors import UnsupportedError
+from qwick.family import FAMILIES, Thinking
 from qwick.llm import Qwen, Reply
 from qwick.text.grammar import Grammar
+from qwick.text.published import published_template
 from qwick.text.thinking import EARLY_END
 
 END = TOKENIZER.id_of("<|im_end|>")
@@ -38,22 +40,28 @@ class Scripted(ToyModel):
 
 
 def asked(
-    script: str, family: str, template: str, *, stream: bool = False, **keywords: Any
+    script: str,
+    family: str,
+    template: str,
+    *,
+    stream: bool = False,
+    question: str = "Hi.",
+    **keywords: Any,
 ) -> tuple[Reply, Sequence[str]]:
-    """Return a reply, and its streamed pieces: thinking and text apart."""
+    """Return a reply, and its streamed pieces, a byte or more each: thinking and text apart."""
     with small_qwen(
         family=family, template=template, model=Scripted(script), context=2048, cache_tokens=4096
     ) as qwen:
         given = {"temperature": 0, **keywords}
         if not stream:
-            reply = qwen.chat("Hi.", **given)
+            reply = qwen.chat(question, **given)
             return reply, (reply.thinking, reply.text)
-        return streamed(qwen, given)
+        return streamed(qwen, question, given)
 
 
-def streamed(qwen: Qwen, given: dict[str, Any]) -> tuple[Reply, Sequence[str]]:
+def streamed(qwen: Qwen, question: str, given: dict[str, Any]) -> tuple[Reply, Sequence[str]]:
     thinking, text = "", ""
-    with qwen.stream("Hi.", **given) as stream:
+    with qwen.stream(question, **given) as stream:
         for chunk in stream:
             assert not (chunk.thinking and text), "thinking after the answer began"
             thinking += chunk.thinking
@@ -253,3 +261,148 @@ def test_a_turn_does_not_end_in_the_thinking_where_a_grammar_waits() -> None:
     assert reply.thinking.startswith("I ponder.")
     assert len(reply.text) == 2
     assert reply.text.isdigit()
+
+
+# -- every family with its own template ------------------------------------------------------
+
+OWN = {
+    name: source
+    for name, family in FAMILIES.items()
+    if (source := published_template(family)) is not None
+}
+THINKERS = [name for name in OWN if FAMILIES[name].thinking is not Thinking.NONE]
+OTHERS = [name for name in OWN if FAMILIES[name].thinking is Thinking.NONE]
+
+
+def opened(family: str, script: str) -> str:
+    """The script without a beginning that the template has written."""
+    always = FAMILIES[family].thinking is Thinking.ALWAYS
+    return script.removeprefix("<think>\n") if always else script
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("family", THINKERS)
+def test_thinkers(family: str, stream: bool) -> None:
+    script = opened(family, "<think>\nI pönder, 思考.\n</think>\n\nYes: 是 <think>.\n")
+    _, pieces = asked(script, family, OWN[family], stream=stream, stop=["ponder"])
+    assert pieces == ("I pönder, 思考.", "Yes: 是 <think>.\n")
+
+
+@pytest.mark.parametrize("family", THINKERS)
+def test_thinkers_keep_to_a_budget(family: str) -> None:
+    script = opened(family, "<think>\n" + "x" * 40 + "</think>\n\nYes.")
+    reply, _ = asked(script, family, OWN[family], stream=True, thinking_budget=20, max_tokens=400)
+    thought, early, _ = reply.thinking.partition("\n\nConsidering the limited time")
+    assert early
+    assert 10 < len(thought) <= 20
+    assert reply.text.endswith("x</think>\n\nYes.")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("family", OTHERS)
+def test_who_does_not_think_may_speak_of_it(family: str, stream: bool) -> None:
+    script = "<think>\nso it goes</think> is markup."
+    reply, pieces = asked(script, family, OWN[family], stream=stream)
+    assert pieces == ("", script)
+    assert reply.usage.reasoning_tokens == 0
+
+
+@pytest.mark.parametrize("family", OWN)
+def test_what_a_family_cannot_is_refused(family: str) -> None:
+    kind = FAMILIES[family].thinking
+    refused: dict[Thinking, list[tuple[dict[str, Any], str]]] = {
+        Thinking.NONE: [
+            ({"enable_thinking": True}, "enable_thinking is True; small has no thinking"),
+            ({"thinking_budget": 9}, "thinking_budget is 9; this answer has no thinking"),
+        ],
+        Thinking.ALWAYS: [({"enable_thinking": False}, "small always thinks")],
+        Thinking.HYBRID: [],
+    }
+    for keywords, words in refused[kind]:
+        with pytest.raises(UnsupportedError, match=words):
+            asked("x", family, OWN[family], **keywords)
+    with small_qwen(family=family, template=OWN[family]) as qwen:
+        assert qwen.texts.thinking is kind
+        for wanted in (True, False):
+            if kind is Thinking.HYBRID or wanted is (kind is Thinking.ALWAYS):
+                qwen.render("Hi.", enable_thinking=wanted)
+
+
+TWO_TURNS: list[dict[str, Any]] = [
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "b", "reasoning_content": "earlier"},
+    {"role": "user", "content": "c"},
+    {"role": "assistant", "content": "<think>\nlater\n</think>\n\nd"},
+]
+CALLED: list[dict[str, Any]] = [
+    {"role": "user", "content": "a"},
+    {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "I look.",
+        "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}],
+    },
+    {"role": "tool", "content": "5"},
+]
+
+
+def test_a_history_is_cleaned_as_each_template_demands() -> None:
+    for family, source in OWN.items():
+        with small_qwen(family=family, template=source) as qwen:
+            past = qwen.render([*TWO_TURNS, {"role": "user", "content": "e"}])
+            last = qwen.render(TWO_TURNS, add_generation_prompt=False)
+            calls = qwen.render(CALLED) if "tool_calls" in source else ""
+        thinks = family in THINKERS
+        assert "assistant\nb<|im_end|>" in past
+        # Thinking is dropped when the next question comes; who does not think has none to drop.
+        assert ("assistant\nd<|im_end|>" in past) is thinks
+        assert ("<think>\nlater\n</think>\n\nd<|im_end|>" in past) is not thinks
+        assert "<think>\nlater\n</think>\n\nd<|im_end|>" in last
+        # Qwen3 goes on with its thinking over the results of its calls, QwQ begins anew.
+        kept = family in ("qwen3", "qwen3-thinking-2507")
+        assert ("<think>\nI look.\n</think>" in calls) is kept
+        assert "earlier" not in past + last
+
+
+# -- templates and switches that say more than the family ------------------------------------
+
+CLOSED = PLAIN + "<think>\n\n</think>\n\n"  # qwen3_nonthinking.jinja of QwenLM/Qwen3, its docs
+
+
+def test_a_template_that_opens_or_closes_every_block_decides() -> None:
+    assert asked("I ponder.</think>Yes.", "qwen2.5", OPENED)[1] == ("I ponder.", "Yes.")
+    with pytest.raises(UnsupportedError, match="small always thinks"):
+        asked("x", "qwen2.5", OPENED, enable_thinking=False)
+    assert asked("<think> is a tag.", "qwen3", CLOSED)[1] == ("", "<think> is a tag.")
+    with pytest.raises(UnsupportedError, match="small has no thinking"):
+        asked("x", "qwen3", CLOSED, enable_thinking=True)
+    with small_qwen(family="qwen3", template=CLOSED) as qwen:
+        asking = qwen.texts.chat("Hi.", None, {}, context=qwen.context)
+        assert asking.request.sampling.temperature == 0.7
+    picky = "{{ raise_exception('a system message first') if messages[0].role != 'system' }}"
+    with small_qwen(family="qwen3", template=picky + HYBRID) as qwen:
+        assert qwen.texts.thinking is Thinking.HYBRID
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_empty_block_behind_a_soft_switch_is_no_answer(stream: bool) -> None:
+    """No stop string is met in it, and a grammar begins behind it."""
+    script = "<think>\n\n</think>\n\nYes.\n\nNo."
+    soft: dict[str, Any] = {"question": "Hi. /no_think", "stream": stream}
+    reply, pieces = asked(script, "qwen3", OWN["qwen3"], stop=["\n\n"], **soft)
+    assert pieces == ("", "Yes.")
+    assert reply.stop == "\n\n"
+    script = "<think>\n\n</think>42"
+    number = Grammar.regex("[0-9]{2}")
+    assert asked(script, "qwen3", OWN["qwen3"], grammar=number, **soft)[1] == ("", "42")
+    script = "<think>\n" + "x" * 60  # it does not listen
+    reply, _ = asked(script, "qwen3", OWN["qwen3"], thinking_budget=9, max_tokens=300, **soft)
+    assert reply.thinking.startswith("x" * 5 + "x" * 2 + "\n\nConsidering")
+
+
+def test_a_budget_of_nothing_where_the_template_has_no_switch() -> None:
+    with small_qwen(family="qwen3", template=PLAIN, context=2048) as qwen:
+        asking = qwen.texts.chat("Hi.", None, {"thinking_budget": 0}, context=qwen.context)
+        prompt = qwen.tokenizer.decode(asking.request.ids)
+    assert prompt.endswith("<|im_start|>assistant<think>\n\n</think>\n\n")  # as PLAIN ends
+    assert asked("Yes.", "qwen3", PLAIN, thinking_budget=0)[1] == ("", "Yes.")

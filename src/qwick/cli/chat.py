@@ -233,7 +233,7 @@ class Chat:
         """Return what the template is told."""
         from qwick.family import Thinking
 
-        hybrid = self.qwen.defaults.family.thinking is Thinking.HYBRID
+        hybrid = self.qwen.texts.thinking is Thinking.HYBRID
         if session.think is None or not hybrid:
             return {}
         return {"enable_thinking": session.think}
@@ -247,7 +247,7 @@ class Chat:
         """
         from qwick.family import Thinking
 
-        kind, name = self.qwen.defaults.family.thinking, self.qwen.name
+        kind, name = self.qwen.texts.thinking, self.qwen.name
         if kind is Thinking.NONE and session.think is True:
             raise UnsupportedError(f"{name} never thinks", hint="use a model that does")
         if kind is Thinking.ALWAYS and session.think is False:
@@ -271,7 +271,7 @@ class Chat:
         """Return the sampling of the next reply, as far as it does not depend on its prompt."""
         from qwick.family import Thinking
 
-        kind = self.qwen.defaults.family.thinking
+        kind = self.qwen.texts.thinking
         thinking = kind is Thinking.ALWAYS or (
             kind is Thinking.HYBRID and session.think is not False
         )

@@ -192,14 +192,14 @@ def _shown_field(name: str, value: Any) -> str:
 def _can_switch(chat: Chat) -> bool:
     from qwick.family import Thinking
 
-    return chat.qwen.defaults.family.thinking is Thinking.HYBRID
+    return chat.qwen.texts.thinking is Thinking.HYBRID
 
 
 def _thinking(chat: Chat) -> str:
     from qwick.family import Thinking
 
     if not _can_switch(chat):
-        always = chat.qwen.defaults.family.thinking is Thinking.ALWAYS
+        always = chat.qwen.texts.thinking is Thinking.ALWAYS
         return f"{'always' if always else 'never'} (this model)"
     return {True: "on", False: "off", None: "on (the default)"}[chat.session.think]
 

@@ -5,12 +5,13 @@ Needs no weights and no engine: a server has these in one process and the engine
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qwick.engine.request import SEED_BITS, Request, Sampling
-from qwick.errors import ParameterError, UnsupportedError
+from qwick.errors import ParameterError, TemplateError, UnsupportedError
 from qwick.family import Thinking, ToolFormat
 from qwick.llm.reply import Assembler
 from qwick.llm.steers import Guide
@@ -19,7 +20,7 @@ from qwick.text.chat import Prompt, encode_chat
 from qwick.text.messages import check_messages, check_tools
 from qwick.text.router import Router
 from qwick.text.stops import StopMatcher
-from qwick.text.thinking import EARLY_END, OPEN, ThinkingSplitter, soft_switch
+from qwick.text.thinking import CLOSE, EARLY_END, OPEN, ThinkingSplitter, soft_switch
 from qwick.values import check_kind
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ Messages = str | Sequence[Mapping[str, Any]]
 RawPrompt = str | Sequence[int]
 Tools = Sequence[Mapping[str, Any]]
 
-FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 SWITCH = "enable_thinking"  # the variable by which templates of hybrid checkpoints are told
+EMPTY_BLOCK = f"{OPEN}\n\n{CLOSE}\n\n"  # as those templates write it where thinking is off
 THINKING_SHARE = 0.75  # of max_tokens may be thinking, unless the caller sets a budget
 LEAST_ANSWER = 16  # tokens that are left behind a thinking which is ended early
 
@@ -98,18 +99,21 @@ class Texts:
         """Make a request of a conversation; context: the tokens that a sequence may have."""
         wishes = read_wishes(keywords, self._options)
         called = _Called.of(self.defaults.family.tools, self.template, tools, wishes)
-        prompt, thinks = self._prompt(messages, called, wishes)
+        messages = _listed(messages)
+        begins, thinks = self._thinks(messages, wishes)
+        prompt = self._prompt(messages, called, wishes)
         text, ids = prompt.text, prompt.ids
-        if thinks and wishes.thinking_budget == 0:  # of a checkpoint that cannot be told not to
-            text += EARLY_END
-            ids = ids + self.tokenizer.encode(EARLY_END, parse_special=True)
+        if begins and wishes.thinking_budget == 0:  # of a checkpoint that cannot be told not to
+            end = EARLY_END if text.rstrip().endswith(OPEN) else EMPTY_BLOCK
+            text, thinks = text + end, False
+            ids = ids + self.tokenizer.encode(end, parse_special=True)
         sampling = self._sampling(wishes, ids, context, thinks=thinks, stops=called.stops)
         grammar = _grammar(wishes, called)
         strict = called.strict if grammar is None else {}
         stops = bool(called.tools) and sampling.stop != called.stops  # the caller's own
         guide = Guide(
-            prompt_end=text[-64:] if thinks else None,
-            thinking_budget=self._budget(wishes, sampling, context - len(ids)) if thinks else None,
+            prompt_end=text[-64:] if begins else None,
+            thinking_budget=self._budget(wishes, sampling, context - len(ids)) if begins else None,
             grammar=grammar,
             jump=sampling.logprobs is None,
             calls=(called.format, called.tools) if called.one or strict or stops else None,
@@ -121,12 +125,12 @@ class Texts:
             ids,
             sampling=sampling,
             namespace=wishes.namespace,
-            guide=guide if guide.acts or (thinks and sampling.stop) else None,
+            guide=guide if guide.acts or (begins and sampling.stop) else None,
             progress=wishes.progress,
             prompt_logprobs=wishes.prompt_logprobs,
         )
         held = grammar is not None
-        return Asked(request, self, text if thinks or self._knows_blocks else None, called, held)
+        return Asked(request, self, text if begins or self._knows_blocks else None, called, held)
 
     def raw(self, prompt: RawPrompt, keywords: Mapping[str, Any], *, context: int) -> Asked:
         """Make a request of a raw prompt, text or ids; control tokens written in it are such."""
@@ -137,8 +141,9 @@ class Texts:
         else:
             ids = Request(prompt).ids  # which refuses what is no list of ids
         extra: tuple[int, ...] = ()
-        if self.tokenizer.id_of(FIM[2]) in ids:
-            extra = self.tokenizer.stop_ids(self.defaults.family.fim_stops)
+        family = self.defaults.family
+        if any(self.tokenizer.id_of(mark) in ids for mark in family.fim[-1:]):
+            extra = self.tokenizer.stop_ids(family.fim_stops)
         sampling = self._sampling(wishes, ids, context, thinks=False, fim_stop_ids=extra)
         guide = None
         if wishes.grammar is not None:
@@ -156,16 +161,16 @@ class Texts:
     def fill_in(self, prefix: str, suffix: str) -> list[int]:
         """Return the raw prompt that asks for what is between two texts, which stay text.
 
-        UnsupportedError for a checkpoint that has not learned it. The format is that of
-        QwenLM/Qwen2.5-Coder, README.
+        UnsupportedError for a checkpoint that has not learned it. The order is that of
+        QwenLM/Qwen2.5-Coder and CodeQwen1.5, README.
         """
-        marks = [id for id in map(self.tokenizer.id_of, FIM) if id is not None]
-        if not self.defaults.family.fim_stops or len(marks) < len(FIM):
+        marks = [self.tokenizer.id_of(mark) for mark in self.defaults.family.fim]
+        if not marks or None in marks:
             raise UnsupportedError(
                 f"{self.name} cannot fill in between two texts (suffix)",
                 hint="leave the suffix out, or take a Coder checkpoint",
             )
-        before, behind, between = marks
+        before, behind, between = (id for id in marks if id is not None)
         encode = self.tokenizer.encode
         return [
             *(before, *encode(prefix, parse_special=False)),
@@ -184,23 +189,35 @@ class Texts:
         """Return a conversation as the model sees it."""
         wishes = read_wishes(given, self._options)
         called = _Called.of(self.defaults.family.tools, self.template, tools, wishes)
-        return self._prompt(messages, called, wishes, add_generation_prompt)[0]
+        messages = _listed(messages)
+        self._thinks(messages, wishes)  # which refuses what cannot be
+        return self._prompt(messages, called, wishes, add_generation_prompt)
 
     # -- thinking ------------------------------------------------------------------------------
 
     @property
     def thinking(self) -> Thinking:
-        """Whether this checkpoint thinks: by its family, or because its template can switch it."""
-        if SWITCH in self._options and self.defaults.family.thinking is Thinking.NONE:
-            return Thinking.HYBRID
-        return self.defaults.family.thinking
+        """Whether this checkpoint thinks: by its template where that says so, else its family."""
+        kind = self.defaults.family.thinking
+        if self.template is None:
+            return kind
+        if SWITCH in self._options:
+            return Thinking.HYBRID if kind is Thinking.NONE else kind
+        end = _prompt_end(self.template)
+        if end.endswith((OPEN, CLOSE)):  # a block that every answer goes on with, or that is over
+            return Thinking.ALWAYS if end.endswith(OPEN) else Thinking.NONE
+        return kind
 
     @property
     def _knows_blocks(self) -> bool:
         return self.template is not None and OPEN in self.template.source
 
-    def _thinks(self, messages: Sequence[Mapping[str, Any]], wishes: Wishes) -> bool:
-        """Return whether the answer may begin with thinking; refuse what cannot be switched."""
+    def _thinks(self, messages: Sequence[Mapping[str, Any]], wishes: Wishes) -> tuple[bool, bool]:
+        """Return whether the answer may begin with thinking, and whether it is sampled so.
+
+        Refuses what cannot be switched. Behind `/no_think` a block comes all the same, though an
+        empty one (QwenLM/Qwen3, quickstart).
+        """
         wanted, can = wishes.enable_thinking, self.thinking
         if wanted is True and can is Thinking.NONE:
             raise UnsupportedError(
@@ -217,17 +234,18 @@ class Texts:
                 hint="leave it out",
             )
         if can is not Thinking.HYBRID:
-            return can is Thinking.ALWAYS
-        if wanted is not None and SWITCH not in self._options:
+            always = can is Thinking.ALWAYS
+            return always, always
+        switched = SWITCH in self._options
+        if wanted is not None and not switched:
             raise UnsupportedError(
                 f"{SWITCH} is {wanted}; the chat template of {self.name} has no such switch",
                 hint="write /think or /no_think into the message",
             )
-        if wanted is False or wishes.thinking_budget == 0:
-            return False
-        if not self.defaults.family.soft_switch:
-            return True
-        return soft_switch(check_messages(messages)) is not False
+        if wanted is False or (wishes.thinking_budget == 0 and switched):
+            return False, False
+        softly = self.defaults.family.soft_switch and soft_switch(check_messages(messages)) is False
+        return True, not softly
 
     def _budget(self, wishes: Wishes, sampling: Sampling, room: int) -> int | None:
         """Return the tokens that thinking may take, so that there are some left to answer.
@@ -252,23 +270,18 @@ class Texts:
 
     def _prompt(
         self,
-        messages: Messages,
+        messages: Sequence[Mapping[str, Any]],
         called: _Called,
         wishes: Wishes,
         add_generation_prompt: bool = True,
-    ) -> tuple[Prompt, bool]:
-        if isinstance(messages, str):
-            if not messages:
-                raise ParameterError("the prompt is empty; allowed: 1 character or more")
-            messages = [{"role": "user", "content": messages}]
-        thinks = self._thinks(messages, wishes)
+    ) -> Prompt:
         variables = dict(wishes.variables)
         if SWITCH in self._options:
             if wishes.enable_thinking is False or wishes.thinking_budget == 0:
                 variables[SWITCH] = False
             elif wishes.enable_thinking:
                 variables[SWITCH] = True
-        prompt = encode_chat(
+        return encode_chat(
             self.tokenizer,
             self.template,
             called.messages(messages),
@@ -276,7 +289,6 @@ class Texts:
             add_generation_prompt=add_generation_prompt,
             **variables,
         )
-        return prompt, thinks
 
     def _sampling(
         self,
@@ -375,6 +387,23 @@ class _Called:
 
         demanded = self.choice.mode == "required"
         return ToolReader(self.format, self.tools, held=held, demanded=demanded, one=self.one)
+
+
+def _listed(messages: Messages) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(messages, str):
+        return messages
+    if not messages:
+        raise ParameterError("the prompt is empty; allowed: 1 character or more")
+    return [{"role": "user", "content": messages}]
+
+
+@functools.lru_cache(maxsize=64)
+def _prompt_end(template: ChatTemplate) -> str:
+    """Return the end of what a template makes of a question, without line ends."""
+    try:
+        return template.render([{"role": "user", "content": "?"}]).rstrip()[-len(CLOSE) :]
+    except TemplateError:  # it wants to be told more
+        return ""
 
 
 _NO_TOOLS = _Called(ToolFormat.NONE, (), ToolChoice(), True)
