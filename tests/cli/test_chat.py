@@ -232,7 +232,7 @@ def test_switching_thinking() -> None:
 @pytest.mark.parametrize(
     ("family", "template", "wish", "said"),
     [
-        ("qwen2.5", THINKING, "on", "small never thinks"),
+        ("qwen2.5", None, "on", "small never thinks"),
         ("qwen3-thinking-2507", THINKING, "off", "small always thinks"),
         ("qwen3", None, "off", "has no such switch"),
     ],
@@ -509,9 +509,11 @@ def test_no_turns_are_to_be_dropped_where_another_limit_is_met() -> None:
 
 
 def test_what_a_model_does_anyway_is_not_kept_as_a_wish() -> None:
-    with Talk(family="qwen2.5", template=THINKING) as talk:
+    with Talk(family="qwen2.5") as talk:
         assert talk.say("/think off") == "think is never (this model)\n"
         assert talk.chat.session.think is None
+    with Talk(family="qwen2.5", template=THINKING) as talk:  # what a fine-tune learned to do
+        assert talk.say("/think off") == "think is off\n"
     with Talk(family="qwen3-thinking-2507", template=THINKING) as talk:
         assert talk.say("/think on") == "think is always (this model)\n"
         assert talk.chat.session.think is None
