@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.toy import ToyModel
-from llm.small import TOKENIZER, small_qwen
+from llm.small import CONTROL, TOKENIZER, TOKENIZER_DATA, byte_alphabet, small_qwen
 from qwick.errors import (
     ContextLengthError,
     EngineError,
     ParameterError,
     RequestCancelled,
+    UnsupportedError,
     UsageError,
 )
 from qwick.llm import Qwen
+from qwick.text.tokenizer import Tokenizer
 
 # No stop ids, no top_k: every byte and every control token may come.
 FREE: dict[str, Any] = {"stop_ids": (), "temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -211,6 +214,32 @@ def test_control_tokens_are_text_in_a_chat_and_control_in_a_completion(qwen: Qwe
     assert qwen.render_ids("a<|im_end|>b").count(end) == 1
     assert qwen.render_ids([{"role": "user", "content": "ab"}]).count(end) == 1
     assert qwen.complete("a<|im_end|>b", max_tokens=1).usage.prompt_tokens == 3
+
+
+def test_each_coder_fills_in_with_its_own_marks(qwen: Qwen) -> None:
+    marks = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>"]  # of CodeQwen1.5
+    data = replace(
+        TOKENIZER_DATA,
+        tokens=[*byte_alphabet(), *CONTROL[:3], *marks],
+        token_types=[1] * 256 + [3] * 7,
+    )
+    tokenizer = Tokenizer.from_data(data)
+    with small_qwen(family="codeqwen1.5", tokenizer=tokenizer) as coder:
+        ids = coder.texts.fill_in("a<fim_middle>", "b")
+        assert [ids[0], *ids[-3:]] == [259, 260, ord("b"), 261]
+        assert tokenizer.decode(ids) == "<fim_prefix>a<fim_middle><fim_suffix>b<fim_middle>"
+        assert ids.count(261) == 1, "what a caller writes is text"
+        asked = coder.texts.raw(ids, {}, context=512).request.sampling
+        assert set(asked.stop_ids) == {258, 256, 259, 260, 262}
+        plain = coder.texts.raw("a", {}, context=512).request.sampling
+        assert set(plain.stop_ids) == {258, 256}
+    with (
+        small_qwen(family="qwen2.5", tokenizer=tokenizer) as other,
+        pytest.raises(UnsupportedError, match="small cannot fill in"),
+    ):
+        other.texts.fill_in("a", "b")
+    with pytest.raises(UnsupportedError, match="small cannot fill in"):
+        qwen.texts.fill_in("a", "b")  # its tokenizer has two of three marks
 
 
 def test_a_fill_in_the_middle_prompt_has_more_stops(qwen: Qwen) -> None:

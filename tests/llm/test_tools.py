@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from llm.small import small_qwen
-from llm.test_thinking import HYBRID, PLAIN, asked
+from llm.test_thinking import HYBRID, OWN, PLAIN, asked
+from qwick.errors import UnsupportedError
+from qwick.family import FAMILIES, Thinking, ToolFormat
 from qwick.text.grammar import Grammar
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
@@ -92,3 +95,87 @@ def test_one_call_where_no_more_are_wanted(said: str, stream: bool) -> None:
     assert reply.finish_reason == "tool_calls"
     both, _ = asked(said, "qwen2.5", WITH_TOOLS, stream=stream, tools=TOOLS)
     assert len(both.tool_calls) == 2
+
+
+# -- every family with its own template ------------------------------------------------------
+
+# What tells the tools in its prompt, and two calls between words as it was trained to write them.
+FORMS = {
+    ToolFormat.HERMES: (
+        "within <tools></tools> XML tags",
+        "Well, 好.\n<tool_call>\n{0}\n</tool_call>\n<tool_call>\n{1}\n</tool_call>\nSo.",
+        '{{"name": "look", "arguments": {0}}}',
+    ),
+    ToolFormat.XML: (
+        "<function>\n<name>look</name>",
+        "Well, 好.\n<tool_call>\n{0}\n</tool_call>\n<tool_call>\n{1}\n</tool_call>\nSo.",
+        "<function=look>\n{1}</function>",
+    ),
+    ToolFormat.QWEN_AGENT: (
+        "✿FUNCTION✿: The tool to use, should be one of [look]",
+        "Well, 好.\n{0}\n{1}\nSo.",
+        "✿FUNCTION✿: look\n✿ARGS✿: {0}",
+    ),
+    ToolFormat.REACT: (
+        "Action: the action to take, should be one of [look]",
+        "Thought: Well, 好.\n{0}\n{1}\nThought: So.",
+        "Action: look\nAction Input: {0}",
+    ),
+}
+LOOK = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Looks.",
+        "parameters": {
+            "type": "object",
+            "properties": {"at": {"type": "string"}, "deep": {"type": "object"}},
+        },
+    },
+}
+WISHED = [{"at": '北京 "é" \\ 😀', "deep": {"a": [1, {"b": None}], "}": "{"}}, {"at": "✿ <b> }"}]
+# Nothing tells these of tools: they were not trained to call any.
+NO_CALLS = ("codeqwen1.5", "qwen2-math")
+
+
+def told(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def written(format: ToolFormat, arguments: dict[str, Any]) -> str:
+    parameters = (f"<parameter={k}>\n{told(v)}\n</parameter>\n" for k, v in arguments.items())
+    return FORMS[format][2].format(told(arguments), "".join(parameters))
+
+
+# Of those that share template, format and thinking, one.
+CALLERS = {(FAMILIES[name].tools, OWN[name]): name for name in OWN if name not in NO_CALLS}
+
+
+@pytest.mark.parametrize("family", CALLERS.values())
+def test_every_family_is_told_of_tools_and_calls_them(family: str) -> None:
+    format = FAMILIES[family].tools
+    if format is ToolFormat.NONE:
+        format = ToolFormat.HERMES  # what the template tells, though nothing is published of it
+    marker, words, _ = FORMS[format]
+    with small_qwen(family=family, template=OWN[family]) as qwen:
+        assert marker in qwen.render("Look.", tools=[LOOK])
+        assert marker not in qwen.render("Look.")
+    calls = [written(format, arguments) for arguments in WISHED]
+    said, thinking = words.format(*calls), ""
+    if FAMILIES[family].thinking is not Thinking.NONE:
+        thinking = f"I may say {calls[0]}."
+        opened = "" if FAMILIES[family].thinking is Thinking.ALWAYS else "<think>\n"
+        said = f"{opened}{thinking}\n</think>\n\n{said}"
+    reply, pieces = asked(said, family, OWN[family], stream=True, tools=[LOOK])
+    assert pieces == (reply.thinking, reply.text) == (thinking, "Well, 好.\nSo.")
+    assert [call.name for call in reply.tool_calls] == ["look", "look"]
+    assert [json.loads(call.arguments) for call in reply.tool_calls] == WISHED
+    assert not reply.troubles
+    assert reply.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("family", NO_CALLS)
+def test_tools_are_refused_where_nothing_tells_of_them(family: str) -> None:
+    with pytest.raises(UnsupportedError, match="no place for tools"):
+        asked("x", family, OWN[family], tools=[LOOK])
+    assert asked("x", family, OWN[family], tools=[LOOK], tool_choice="none")[0].text == "x"

@@ -51,9 +51,25 @@ def test_reacts_question() -> None:
     assert [message["role"] for message in told] == ["user", "assistant", "user"]
     assert told[0]["content"] == "How late?"
     assert told[1]["content"] == "Thought: I now know the final answer.\nFinal Answer: It is noon."
-    assert told[2]["content"].startswith("Answer the following questions as best you can.")
-    assert "Action: the action to take, should be one of [now, get_weather]\n" in told[2]["content"]
-    assert told[2]["content"].endswith("\n\nBegin!\n\nQuestion: How late?")
+    assert told[2]["content"] == (
+        "Answer the following questions as best you can. You have access to the following APIs:"
+        "\n\nnow: Call this tool to interact with the now API. "
+        "What is the now API useful for? Tells the time. Parameters: "
+        '{"type": "object", "properties": {}}\n\n'
+        "get_weather: Call this tool to interact with the get_weather API. "
+        "What is the get_weather API useful for?  Parameters: "
+        '{"type": "object", "properties": {"city": {"type": "string"}}}\n\n'
+        "Use the following format:\n\n"
+        "Question: the input question you must answer\n"
+        "Thought: you should always think about what to do\n"
+        "Action: the action to take, should be one of [now, get_weather]\n"
+        "Action Input: the input to the action\n"
+        "Observation: the result of the action\n"
+        "... (this Thought/Action/Action Input/Observation can be repeated zero or more times)\n"
+        "Thought: I now know the final answer\n"
+        "Final Answer: the final answer to the original input question\n\n"
+        "Begin!\n\nQuestion: How late?"
+    )
 
 
 def test_history_in_qwen_agents_form() -> None:
