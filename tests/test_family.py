@@ -139,6 +139,21 @@ def test_consistent(family) -> None:
     assert len(family.fim) in (0, 3)
 
 
+def test_the_table_of_the_docs() -> None:
+    def drawn(s: SamplingDefaults | None) -> str:
+        if s is None:
+            return ""
+        return f"{s.temperature:g}, {s.top_p:g}, {s.top_k}, {s.repetition_penalty:g}"
+
+    text = (Path(__file__).parents[1] / "docs" / "reference" / "families.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `") and line.count("|") == 7]
+    assert rows == [
+        f"| `{f.name}` | {f.thinking.value} | {f.tools.value} | {'yes' if f.fim else ''} | "
+        f"{drawn(f.sampling)} | {drawn(f.thinking_sampling)} |"
+        for f in FAMILIES.values()
+    ]
+
+
 # What the catalogue of facts and this table say differently, on purpose.
 IN_THE_ANSWER = "qwq-32b-preview"  # it thinks, but in no block, so there is none to switch or cut
 # The template of the 1M checkpoints, known from three copies, is that of the base models.

@@ -217,6 +217,12 @@ def test_the_last_soft_switch_in_the_messages_decides_what_is_sampled() -> None:
         assert temperature("a") == temperature("a /no_think", "b /think") == 0.6
         assert temperature("a /no_think") == temperature("a /think", "b /no_think") == 0.7
         assert temperature("see src/no_think.py") == 0.6
+        silent = {"role": "system", "content": "Be brief. /no_think"}
+        for text, expected in (("a", 0.7), ("a /think", 0.6), ("a /think /no_think", 0.7)):
+            asking = qwen.texts.chat(
+                [silent, {"role": "user", "content": text}], None, {}, context=qwen.context
+            )
+            assert asking.request.sampling.temperature == expected
 
 
 @pytest.mark.parametrize("stream", [False, True])
