@@ -245,8 +245,25 @@ void py_rope_store(Array<float, 2> qkv, int heads, Array<const float, 2> cos, Ar
   if (k_norm) shape_is(*k_norm, 0, d, "k_norm");
   values_within(positions, cos.shape(0), "positions");
   values_within(slots, keys.shape(0) * kPage, "slots");
-  const RopeStore args{qkv.data(), heads, kv_heads, d, cos.data(), sin.data(), positions.data(), slots.data(),
+  const RopeStore args{qkv.data(), qkv.shape(1), heads, kv_heads, d, cos.data(), sin.data(), positions.data(), slots.data(),
                        pointer(q_norm), pointer(k_norm), eps, keys.data(), values.data(), kv};
+  const int rows = static_cast<int>(qkv.shape(0));
+  nb::gil_scoped_release release;
+  rope_store(args, rows);
+}
+
+void py_rotate(Array<float, 2> qkv, int heads, Array<const float, 2> cos, Array<const float, 2> sin,
+               Array<const int32_t, 1> positions, Maybe<const float, 1> norm, float eps) {
+  const size_t d = 2 * cos.shape(1);
+  require(heads > 0 && d > 0 && d <= kMaxHeadDim && d % 16 == 0, "heads or cos do not fit");
+  require(heads * d <= qkv.shape(1), "qkv has no room for so many heads");
+  shape_is(sin, 0, cos.shape(0), "sin");
+  shape_is(sin, 1, cos.shape(1), "sin");
+  shape_is(positions, 0, qkv.shape(0), "positions");
+  if (norm) shape_is(*norm, 0, d, "norm");
+  values_within(positions, cos.shape(0), "positions");
+  const RopeStore args{qkv.data(), qkv.shape(1), heads, 0, static_cast<int>(d), cos.data(), sin.data(),
+                       positions.data(), nullptr, pointer(norm), nullptr, eps, nullptr, nullptr, KV::F32};
   const int rows = static_cast<int>(qkv.shape(0));
   nb::gil_scoped_release release;
   rope_store(args, rows);
@@ -254,12 +271,13 @@ void py_rope_store(Array<float, 2> qkv, int heads, Array<const float, 2> cos, Ar
 
 void py_attention(Array<const float, 2> qkv, int heads, Pages keys, Pages values,
                   Array<const int32_t, 2> pages, Array<const int32_t, 1> starts,
-                  Array<const int32_t, 1> positions, Array<float, 2> out) {
+                  Array<const int32_t, 1> positions, Array<float, 2> out, Maybe<float, 2> sums) {
   const auto [kv, kv_heads, d] = check_pages(keys, values, heads, qkv.shape(1));
   const int n = static_cast<int>(qkv.shape(0)), sequences = static_cast<int>(pages.shape(0));
   shape_is(out, 0, n, "out");
   shape_is(out, 1, static_cast<size_t>(heads) * d, "out");
   shape_is(positions, 0, n, "positions");
+  if (sums) shape_is(*sums, 0, n, "sums"), shape_is(*sums, 1, heads, "sums");
   shape_is(starts, 0, sequences + 1, "starts");
   values_within(pages, keys.shape(0), "pages");
   values_within(positions, static_cast<int64_t>(pages.shape(1)) * kPage, "positions");
@@ -268,7 +286,7 @@ void py_attention(Array<const float, 2> qkv, int heads, Pages keys, Pages values
     require(starts.data()[s] <= starts.data()[s + 1], "starts must ascend");
   const Attention args{qkv.data(), static_cast<int>(qkv.shape(1)), out.data(), heads, kv_heads, d, keys.data(),
                        values.data(), kv, pages.data(), static_cast<int>(pages.shape(1)), starts.data(),
-                       positions.data(), 1.0f / std::sqrt(static_cast<float>(d))};
+                       positions.data(), 1.0f / std::sqrt(static_cast<float>(d)), pointer(sums)};
   nb::gil_scoped_release release;
   attention(args, sequences);
 }
@@ -326,7 +344,10 @@ NB_MODULE(_native, m) {
         nb::arg("keys").noconvert(), nb::arg("values").noconvert());
   m.def("attention", &py_attention, nb::arg("qkv").noconvert(), nb::arg("heads"), nb::arg("keys").noconvert(),
         nb::arg("values").noconvert(), nb::arg("pages").noconvert(), nb::arg("starts").noconvert(),
-        nb::arg("positions").noconvert(), nb::arg("out").noconvert());
+        nb::arg("positions").noconvert(), nb::arg("out").noconvert(), nb::arg("sums").noconvert().none());
+  m.def("rotate", &py_rotate, nb::arg("qkv").noconvert(), nb::arg("heads"), nb::arg("cos").noconvert(),
+        nb::arg("sin").noconvert(), nb::arg("positions").noconvert(), nb::arg("norm").noconvert().none(),
+        nb::arg("eps"));
   m.def("isa", [] { return std::string(kernels().name); });
   m.def("available", &available);
   m.def("force", &force_kernels, nb::arg("name"));

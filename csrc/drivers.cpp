@@ -169,7 +169,7 @@ void add_rms_norm(float* x, const float* delta, const float* weight, float eps, 
 
 void rope_store(const RopeStore& args, int rows) {
   const int width = (args.heads + 2 * args.kv_heads) * args.head_dim;
-  const Timed timed(label("rope_store"), kFloat * rows * 2.0 * width, 6.0 * rows * width);
+  const Timed timed(label(args.kv_heads ? "rope_store" : "rotate"), kFloat * rows * 2.0 * width, 6.0 * rows * width);
   // Keys go to places all over their pages, which are rarely in the cache: that is slow enough to share a few rows.
   over_rows(rows, width, [&](int begin, int end) { kernels().rope_store(args, begin, end); }, kWorthSharing / 4);
 }

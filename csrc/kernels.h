@@ -103,6 +103,7 @@ struct Attention {
   const int32_t* starts;   // [s + 1]
   const int32_t* positions;  // [n]
   float scale;             // 1 / sqrt(head_dim)
+  float* sums;             // [n][heads] ln of the sum of e^score, or null
 };
 
 // Queries q0..q1-1 (rows of the batch, all of one sequence) against one key head, over some segments of its tokens.
@@ -114,8 +115,9 @@ struct AttentionItem {
 };
 
 struct RopeStore {
-  float* qkv;              // [n][(heads + 2 * kv_heads) * head_dim]; q and k are rotated in place
-  int heads, kv_heads, head_dim;
+  float* qkv;              // [n][stride]: heads, then keys, then values; q and k are rotated in place
+  size_t stride;
+  int heads, kv_heads, head_dim;  // no kv_heads: queries alone, and nothing is stored
   const float *cos, *sin;  // [positions][head_dim / 2]
   const int32_t *positions, *slots;  // [n]
   const float *q_norm, *k_norm;      // [head_dim] or null

@@ -36,14 +36,13 @@ class Own(Peer):
 
     def __init__(self, asked: Asked) -> None:
         from qwick import hub
-        from qwick.llm.load import load
+        from qwick.llm.load import Options, load
         from qwick.model.decoder import Decoder
         from qwick.native import ops
 
         listener = hub.SilentListener()
-        self.loaded = load(
-            asked.model, threads=asked.threads, ctx=asked.positions, kv=None, listener=listener
-        )
+        options = Options(threads=asked.threads, ctx=asked.positions)
+        self.loaded = load(asked.model, options, listener)
         assert isinstance(self.loaded.model, Decoder)
         self.model = self.loaded.model
         self.version = ops.isa()

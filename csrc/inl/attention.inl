@@ -163,8 +163,10 @@ QWICK_INLINE void join(float& total_top, float& total_sum, float* total, float t
   for (int i = 0; i < d; i += 16) store(total + i, fma(load(acc + i), b, mul(load(total + i), a)));
 }
 
-QWICK_INLINE void put_row(const Attention& a, int token, int head, const float* total, float sum) {
-  float* out = a.out + (static_cast<size_t>(token) * a.heads + head) * a.head_dim;
+QWICK_INLINE void put_row(const Attention& a, int token, int head, const float* total, float top, float sum) {
+  const size_t row = static_cast<size_t>(token) * a.heads + head;
+  if (a.sums) a.sums[row] = (top + __builtin_log2f(sum)) / kLog2E;
+  float* out = a.out + row * a.head_dim;
   const F32 inverse = set1(1.0f / sum);
   for (int i = 0; i < a.head_dim; i += 16) store(out + i, mul(load(total + i), inverse));
 }
@@ -219,7 +221,7 @@ static void attention_item(const Attention& a, const AttentionItem& work, Item& 
   if (work.partial) return;
   for (int r = 0; r < rows; ++r)
     put_row(a, work.q0 + r / group, work.kv_head * group + r % group, item.total + static_cast<size_t>(r) * d,
-            item.total_sum[r]);
+            item.total_top[r], item.total_sum[r]);
 }
 
 static void attention(const Attention& a, const AttentionItem& work, void* scratch) {
@@ -240,6 +242,6 @@ static void attention_join(const Attention& a, const AttentionItem& work) {
       const float* from = work.partial + (static_cast<size_t>(segment) * rows + r) * (d + 16);
       join(top, sum, total, from[d], from[d + 1], from, d);
     }
-    put_row(a, work.q0 + r / group, work.kv_head * group + r % group, total, sum);
+    put_row(a, work.q0 + r / group, work.kv_head * group + r % group, total, top, sum);
   }
 }

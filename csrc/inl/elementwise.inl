@@ -168,9 +168,8 @@ static void store_key_value(const RopeStore& a, int slot, int head, const float*
 
 static void rope_store(const RopeStore& a, int r0, int r1) {
   const int d = a.head_dim, half = d / 2;
-  const size_t stride = static_cast<size_t>(a.heads + 2 * a.kv_heads) * d;
   for (int r = r0; r < r1; ++r) {
-    float* row = a.qkv + r * stride;
+    float* row = a.qkv + r * a.stride;
     const float* cos = a.cos + static_cast<size_t>(a.positions[r]) * half;
     const float* sin = a.sin + static_cast<size_t>(a.positions[r]) * half;
     for (int h = 0; h < a.heads + a.kv_heads; ++h) {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qwick.engine.engine import Engine
 from qwick.engine.request import Event, Finished, Request, Sampling, TokenLogprob, Tokens
 from qwick.model.batch import Batch
+from qwick.model.positions import Rotations
 
 F32 = NDArray[np.float32]
 U64 = NDArray[np.uint64]
@@ -50,6 +51,7 @@ class ToyModel:
         self.n_vocab = n_vocab
         self.width = n_vocab + 7
         self.context = context
+        self.rotations = Rotations((context,))
         self.page_size = page_size
         self.exact_rows = exact_rows
         self.scale = scale

@@ -22,7 +22,7 @@ from qwick.formats.checkpoint import TokenizerData
 from qwick.formats.write import write_gguf
 from qwick.llm import Qwen
 from qwick.llm.defaults import Defaults, stop_ids_of
-from qwick.llm.load import Loaded
+from qwick.llm.load import Loaded, Options
 from qwick.llm.texts import Texts
 from qwick.model.arch import read_arch
 from qwick.model.decoder import tensor_table
@@ -92,7 +92,7 @@ def small_qwen(
         ),
         cache_tokens,
     )
-    return Qwen(EngineThread(loaded.engine(prefix_reuse=prefix_reuse)), loaded.texts)
+    return Qwen(EngineThread(loaded.engine(Options(prefix_reuse=prefix_reuse))), loaded.texts)
 
 
 ARCH: dict[str, Any] = {

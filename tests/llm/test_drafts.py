@@ -17,7 +17,7 @@ from qwick.engine.thread import EngineThread
 from qwick.errors import ParameterError
 from qwick.evaluate.editing import TASK
 from qwick.llm import Qwen, Reply
-from qwick.llm.load import Loaded, load
+from qwick.llm.load import Loaded, Options, load
 from qwick.model.decoder import Decoder
 from qwick.text.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.model
 
 @pytest.fixture(scope="module")
 def loaded(default_checkpoint: Path) -> Loaded:
-    return load(default_checkpoint, threads=None, ctx=2048, kv=None, listener=None)
+    return load(default_checkpoint, Options(ctx=2048))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def both(loaded: Loaded) -> Iterator[tuple[Qwen, Qwen]]:
     """The same model in two engines, the first without drafts."""
 
     def started(drafts: bool) -> Qwen:
-        return Qwen(EngineThread(loaded.engine(drafts=drafts)), loaded.texts)
+        return Qwen(EngineThread(loaded.engine(Options(drafts=drafts))), loaded.texts)
 
     with started(False) as plain, started(True) as drafting:
         yield plain, drafting

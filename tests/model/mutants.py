@@ -65,15 +65,19 @@ def change_block(subject: Subject, change: Callable[[Block], Block]) -> None:
 @mutant()
 def no_rotation(subject: Subject) -> None:
     def still(model: Decoder) -> None:
-        model.rope.cos.fill(1)
-        model.rope.sin.fill(0)
+        model.rope.tables[0].cos.fill(1)
+        model.rope.tables[0].sin.fill(0)
 
     subject.after.append(still)
 
 
 @mutant()
 def rotation_backwards(subject: Subject) -> None:
-    subject.after.append(lambda model: np.negative(model.rope.sin, out=model.rope.sin))
+    def backwards(model: Decoder) -> None:
+        sin = model.rope.tables[0].sin
+        np.negative(sin, out=sin)
+
+    subject.after.append(backwards)
 
 
 @mutant()
@@ -109,10 +113,10 @@ def _mask_moved(subject: Subject, by: int) -> None:
     true = ops.attention
 
     def moved(qkv: Any, heads: int, *rest: Any) -> None:
-        *cache, starts, at, out = rest
+        *cache, starts, at, out, sums = rest
         last = np.repeat(at[starts[1:] - 1], np.diff(starts))  # nothing beyond is written yet
         seen = np.clip(at + by, 0, last).astype(np.int32)
-        true(qkv, heads, *cache, starts, seen, out)
+        true(qkv, heads, *cache, starts, seen, out, sums)
 
     subject.patch.setattr(ops, "attention", moved)
 

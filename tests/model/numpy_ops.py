@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwick.model import decoder, layers
+from qwick.model import attention, decoder, layers
 from qwick.native import ops, reference
 from qwick.quant.decode import decode
 from qwick.quant.types import StoredType
@@ -38,6 +38,7 @@ class Definitions:
     add_rms_norm = staticmethod(reference.add_rms_norm)
     rope_store = staticmethod(reference.rope_store)
     attention = staticmethod(reference.attention)
+    rotate = staticmethod(reference.rotate)
 
     def __init__(self, isa: str) -> None:
         self.isa = isa
@@ -226,17 +227,29 @@ class Checked:
             size = np.abs(expected[~unwritten]).max()
             self.note("rope_store", found[~unwritten], expected[~unwritten], 2e-6 * size)
 
+    def rotate(
+        self, qkv: np.ndarray, heads: int, cos: Any, sin: Any, positions: Any, norm: Any, eps: float
+    ) -> None:
+        theirs = qkv.copy()
+        ops.rotate(qkv, heads, cos, sin, positions, norm, eps)
+        reference.rotate(theirs, heads, cos, sin, positions, norm, eps)
+        self.note("rotate", qkv, theirs, 2e-6 * np.abs(theirs).max())
+
     def attention(
         self, qkv: np.ndarray, heads: int, keys: np.ndarray, values: np.ndarray, pages: Any,
-        starts: Any, positions: Any, out: np.ndarray,
+        starts: Any, positions: Any, out: np.ndarray, sums: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         expected = np.empty(out.shape)
-        ops.attention(qkv, heads, keys, values, pages, starts, positions, out)
-        reference.attention(qkv, heads, keys, values, pages, starts, positions, expected)
+        theirs = None if sums is None else np.empty(sums.shape)
+        ops.attention(qkv, heads, keys, values, pages, starts, positions, out, sums)
+        reference.attention(qkv, heads, keys, values, pages, starts, positions, expected, theirs)
         self.note("attention", out, expected, 1e-5 * np.abs(expected).max())
+        if sums is not None and theirs is not None:
+            self.note("sums", sums, theirs, 1e-5 * np.abs(theirs) + 1e-5)
 
 
 def substitute(patch: pytest.MonkeyPatch, instead: Definitions | Checked) -> None:
     """Let every Decoder compute with `instead` of `ops` until the patch is undone."""
     patch.setattr(layers, "ops", instead)
     patch.setattr(decoder, "ops", instead)
+    patch.setattr(attention, "ops", instead)

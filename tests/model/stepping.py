@@ -6,7 +6,7 @@ pass. Knows nothing of what the logits should be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -67,7 +67,13 @@ SCHEDULES: dict[str, Schedule] = {f.__name__: f for f in (prefill, stepwise, chu
 class Session:
     """Sequences in a cache with scattered pages."""
 
-    def __init__(self, model: Decoder, ids: list[np.ndarray], seed: int = 3) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        ids: list[np.ndarray],
+        seed: int = 3,
+        rotations: Sequence[int] | None = None,
+    ) -> None:
         size = model.page_size
         self.model, self.ids = model, ids
         counts = [-(-len(x) // size) for x in ids]
@@ -77,6 +83,7 @@ class Session:
         for array in (*self.cache.keys, *self.cache.values):
             array.fill(NAN_OF[array.dtype])
         self.done = [0] * len(ids)
+        self.rotations = list(rotations or [0] * len(ids))
 
     def batch(self, plan: Plan, wanted: np.ndarray | None = None) -> Batch:
         """The arrays of a step; `wanted`: rows of the batch, default all."""
@@ -100,6 +107,7 @@ class Session:
             lengths=np.array([self.done[i] + n for i, n in plan], np.int32),
             pages=pages,
             logit_rows=np.arange(starts[-1], dtype=np.int32) if wanted is None else wanted,
+            rotations=tuple(self.rotations[i] for i, _ in plan),
             # Several rows of a sequence are of its prompt, one is of its answer.
             runs=tuple(
                 Run(int(begin), int(begin) + n, prompt=n > 1)
@@ -116,9 +124,14 @@ class Session:
         return logits
 
 
-def run(model: Decoder, ids: list[np.ndarray], schedule: Schedule) -> list[np.ndarray | None]:
+def run(
+    model: Decoder,
+    ids: list[np.ndarray],
+    schedule: Schedule,
+    rotations: Sequence[int] | None = None,
+) -> list[np.ndarray | None]:
     """Logits F32[n, vocab] of every sequence that the schedule feeds; None for the others."""
-    session = Session(model, ids)
+    session = Session(model, ids, rotations=rotations)
     parts: list[list[np.ndarray]] = [[] for _ in ids]
     for plan in schedule([len(x) for x in ids]):
         logits = session.step(plan)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from model.wild import BLOCKED, CONFIGS, model_class
 from qwick.errors import ConfigError
 from qwick.model.arch import Arch, ExpertArch, read_arch
+from qwick.model.positions import Positions
 
 QWEN2, QWEN3 = CONFIGS["qwen2-tied"], CONFIGS["qwen3-tied"]
 MOE2, MOE3 = CONFIGS["qwen1.5-moe"], CONFIGS["qwen3-moe"]
@@ -36,9 +37,8 @@ def test_every_field_is_read() -> None:
         kv_heads=2,
         head_dim=128,
         vocab=503,
-        context=256,
+        positions=Positions(theta=1e6, native=256, longest=256),
         rms_eps=1e-5,
-        rope_theta=1e6,
         tied=True,
         qkv_bias=False,
         qk_norm=True,
@@ -137,7 +137,11 @@ def test_a_wrong_number_is_named(key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("base", "changes", "message"),
     [
-        (QWEN2, {"model_type": "llama"}, "model_type='llama'; implemented: 'qwen2', 'qwen2_moe'"),
+        (
+            QWEN2,
+            {"model_type": "llama"},
+            "model_type='llama'; implemented: 'qwen', 'qwen2', 'qwen2_moe'",
+        ),
         (QWEN2, {"model_type": None}, "model_type=None; implemented"),
         (QWEN2, {"model_type": ["qwen2"]}, "model_type=['qwen2']; implemented"),
         (QWEN2, {"hidden_act": "gelu"}, "hidden_act='gelu'; implemented: 'silu'"),
@@ -174,21 +178,21 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 @pytest.mark.parametrize(
     "scaling",
     [
-        YARN,
-        {"type": "yarn", "factor": 4.0},
         {"type": "linear", "factor": 1.0},
         {"rope_type": "default", "mrope_section": [16, 24, 24]},
         {"type": "mrope"},
         {"rope_type": "default", "type": "dynamic"},
-        {"rope_type": None},
         {"factor": 2.0},
+        {"rope_type": "yarn", "type": "default", "factor": 4.0},
+        {**YARN, "long_factor": [1.0]},
         {"full_attention": {"rope_type": "default"}},
     ],
 )
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
-def test_scaled_rotations_are_refused(key: str, scaling: dict[str, Any]) -> None:
+def test_other_rotations_are_refused(key: str, scaling: dict[str, Any]) -> None:
     message = refused(QWEN2, **{key: scaling})
-    assert f"the config says {key}={scaling!r:.100}; only the plain rotation" in message
+    said = f"the config says {key}={scaling!r:.100}; implemented: the plain rotation and yarn"
+    assert said in message
     assert f"remove {key}" in message
 
 
@@ -196,13 +200,13 @@ def test_the_base_of_the_rotation_may_stand_in_three_places() -> None:
     bare = {k: v for k, v in QWEN2.items() if k != "rope_theta"}
     for key in ("rope_scaling", "rope_parameters"):
         table = {"rope_type": "default", "rope_theta": 5e5}
-        assert read_arch({**bare, key: table}).rope_theta == 5e5
-        assert read_arch({**bare, key: table, "rope_theta": 500000}).rope_theta == 5e5
+        assert read_arch({**bare, key: table}).positions.theta == 5e5
+        assert read_arch({**bare, key: table, "rope_theta": 500000}).positions.theta == 5e5
         message = refused(QWEN2, **{key: table})
         assert "1e+06 in rope_theta" in message
         assert f"500000 in {key}" in message
     for empty in (None, {}, {"rope_type": "default"}, {"type": "default"}):
-        assert read_arch({**QWEN2, "rope_scaling": empty}).rope_theta == 1e6
+        assert read_arch({**QWEN2, "rope_scaling": empty}).positions.theta == 1e6
     for wrong in ("yarn", 1, [], True):
         assert f"rope_scaling={wrong!r}; allowed: an object" in refused(QWEN2, rope_scaling=wrong)
 
@@ -223,7 +227,6 @@ def test_the_base_of_the_rotation_may_stand_in_three_places() -> None:
         ("num_experts", 60),
         ("moe_intermediate_size", 1408),
         ("use_mrope", True),
-        ("dual_chunk_attention_config", {"chunk_size": 262144}),
         ("no_rope_layers", [1, 1, 0]),
         ("num_nextn_predict_layers", 1),
         ("quantization_config", {"quant_method": "awq"}),
@@ -299,7 +302,7 @@ def require_valid(arch: Arch) -> None:
     assert 16 <= arch.head_dim <= 256
     assert min(arch.hidden, arch.intermediate, arch.layers, arch.vocab, arch.context) >= 1
     assert 0 <= arch.rms_eps <= 1
-    assert 1 <= arch.rope_theta <= 1e12
+    assert 1 <= arch.positions.theta <= 1e12
     assert type(arch.tied) is bool
 
 

@@ -25,8 +25,8 @@ from qwick.formats.write import write_folder
 from qwick.model.arch import KV_DTYPES, read_arch
 from qwick.model.cache import KVCache, page_bytes
 from qwick.model.decoder import tensor_table
-from qwick.model.layers import Rope
 from qwick.model.load import load_model, weight_bytes
+from qwick.model.rope import Rope
 from qwick.quant.types import StoredType
 
 NAME = "qwen3-tied"
@@ -138,7 +138,7 @@ def test_a_folder_with_the_rotation_where_newer_transformers_write_it(tmp_path: 
     rope = {"rope_type": "default", "rope_theta": 12345.0}
     write_folder(tmp_path, {**bare, "rope_parameters": rope}, tensors())
     with open_checkpoint(tmp_path) as checkpoint:
-        assert load_model(checkpoint).arch.rope_theta == 12345.0
+        assert load_model(checkpoint).arch.positions.theta == 12345.0
 
 
 def test_nothing_is_packed_before_all_is_checked() -> None:
@@ -270,7 +270,7 @@ def test_the_context_bounds_positions(samples: Samples) -> None:
 def test_rotation_tables_grow_with_the_positions_in_use() -> None:
     """Growing in steps gives the very numbers of one table, and never passes the context."""
     config = {**CONFIG, "max_position_embeddings": 5000}
-    stepped, once = (load_model(in_memory(config, tensors())).rope for _ in range(2))
+    stepped, once = (load_model(in_memory(config, tensors())).rope.tables[0] for _ in range(2))
     assert len(stepped.cos) < 5000
     for positions in (1, 1024, 1025, 1500, 4999):
         stepped.cover(positions)
@@ -314,7 +314,7 @@ def test_a_cache_beyond_memory_is_our_error() -> None:
 
 
 def test_a_rotation_that_finds_no_memory_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    rope = Rope(read_arch(CONFIG), 4096)
+    rope = Rope(read_arch(CONFIG), 4096).tables[0]
     before = len(rope.cos)
     with monkeypatch.context() as patched:
         patched.setattr(np, "sin", out_of_memory)

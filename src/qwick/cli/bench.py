@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwick.cli.load import load_options
 from qwick.cli.offline import offline_option
 from qwick.cli.progress import listening
 from qwick.cli.show import json_option, print_json, size_text
 from qwick.cli.visible import one_line
-from qwick.settings import MAX_THREADS
 
 if TYPE_CHECKING:
     from qwick.evaluate.speed import Measured
@@ -45,8 +45,7 @@ _streams = _numbers(512)
 @click.option("--generate", "-n", callback=_lengths, default="128", help="Answer lengths [128].")
 @click.option("--batch", "-b", callback=_streams, default="8,32", help="Streams at once [8,32].")
 @click.option("--repeat", "-r", type=click.IntRange(1, 100), default=3, help="Repetitions [3].")
-@click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Kernel threads.")
-@click.option("--ctx", type=click.IntRange(1), help="Context in tokens.")
+@load_options
 @click.option("--profile", is_flag=True, help="Show each kernel's time, GB/s and GFLOP/s.")
 @offline_option
 @json_option
@@ -56,8 +55,7 @@ def bench(
     generate: tuple[int, ...],
     batch: tuple[int, ...],
     repeat: int,
-    threads: int | None,
-    ctx: int | None,
+    loading: dict[str, Any],
     profile: bool,
     as_json: bool,
 ) -> None:
@@ -70,7 +68,7 @@ def bench(
     from qwick import hub
     from qwick.evaluate.speed import Plan, measure
     from qwick.formats.open import open_checkpoint
-    from qwick.llm.load import load
+    from qwick.llm.load import Options, load
     from qwick.machine import limits
     from qwick.model.decoder import Decoder
     from qwick.native import ops
@@ -78,7 +76,9 @@ def bench(
     wanted = max([*prompt, *generate, 64]) + 2
     with listening() as listener:
         path = hub.resolve(model, listener)
-        loaded = load(path, threads=threads, ctx=ctx or wanted, kv=None, listener=listener)
+        if loading["yarn"] is None:
+            loading["ctx"] = loading["ctx"] or wanted
+        loaded = load(path, Options(**loading), listener)
     decoder = loaded.model
     assert isinstance(decoder, Decoder)
     with open_checkpoint(path) as checkpoint:

@@ -59,8 +59,7 @@ def chat(
     model: str | None,
     system: str | None,
     file: str | None,
-    threads: int | None,
-    ctx: int | None,
+    loading: dict[str, Any],
     **options: Any,
 ) -> None:
     """Hold a conversation with MODEL (a name, a folder or a .gguf file; without one: the default).
@@ -76,7 +75,7 @@ def chat(
     if system is not None:
         session = dataclasses.replace(session, system=valid_text("--system", system))
     history = settings.HISTORY.get()
-    with load(model, threads, ctx, drafts=True) as qwen:
+    with load(model, loading, drafts=True) as qwen:
         from qwick.cli.chat_reply import Interrupts
         from qwick.cli.chat_screen import Screen
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -19,20 +20,42 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def load_options(command: F) -> F:
-    """Add --threads and --ctx to a click command; they arrive as keywords for `load`."""
-    command = click.option(
-        "--ctx",
-        type=click.IntRange(1),
-        help="Context in tokens; default: what model and memory allow.",
-    )(command)
-    return click.option(
+    """Add --threads, --ctx and --yarn to a click command, which gets them as `loading`.
+
+    That is a dict of keywords of `Qwen.load`.
+    """
+
+    @functools.wraps(command)
+    def told(**given: Any) -> Any:
+        loading = {name: given.pop(name) for name in ("threads", "ctx", "yarn")}
+        return command(loading=loading, **given)
+
+    for option in reversed(_OPTIONS):
+        told = option(told)
+    return cast(F, told)
+
+
+_OPTIONS = (
+    click.option(
         "--threads",
         type=click.IntRange(1, MAX_THREADS),
         help="Kernel threads; default: the cores that may be used.",
-    )(command)
+    ),
+    click.option(
+        "--ctx",
+        type=click.IntRange(1),
+        help="Context in tokens; default: what model and memory allow.",
+    ),
+    click.option(
+        "--yarn",
+        type=float,
+        metavar="FACTOR",
+        help="Stretch positions so many times, for requests beyond the native context.",
+    ),
+)
 
 
-def load(model: str | None, threads: int | None, ctx: int | None, *, drafts: bool) -> Qwen:
+def load(model: str | None, loading: dict[str, Any], *, drafts: bool) -> Qwen:
     """Return the loaded model, fetched when the store lacks it; progress is shown for both."""
     from qwick import hub
 
@@ -40,4 +63,4 @@ def load(model: str | None, threads: int | None, ctx: int | None, *, drafts: boo
         path = hub.resolve(model, listener)
         from qwick.llm import Qwen  # after the model's name is known to be right
 
-        return Qwen.load(path, threads=threads, ctx=ctx, drafts=drafts, listener=listener)
+        return Qwen.load(path, **loading, drafts=drafts, listener=listener)

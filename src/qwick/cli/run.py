@@ -47,8 +47,7 @@ def run(
     words: tuple[str, ...],
     system: str | None,
     n: int,
-    threads: int | None,
-    ctx: int | None,
+    loading: dict[str, Any],
     no_drafts: bool,
     raw: bool,
     as_json: bool,
@@ -71,7 +70,7 @@ def run(
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": valid_text("--system", system)})
-    with load(model, threads, ctx, drafts=not no_drafts) as qwen:
+    with load(model, loading, drafts=not no_drafts) as qwen:
         if n > 1:
             _run_choices(qwen, prompt if raw else messages, n, sampling, as_json=as_json)
             return

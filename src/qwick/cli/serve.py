@@ -205,6 +205,7 @@ def serve(models: tuple[str, ...], **given: Any) -> None:
     (`qwick keys create`).
     """
     from qwick import __version__
+    from qwick.llm.load import Options
     from qwick.monitor.health import Thresholds
     from qwick.server.options import Bounds, ServeOptions, Tls
     from qwick.values import a_path
@@ -218,9 +219,7 @@ def serve(models: tuple[str, ...], **given: Any) -> None:
         models=models,
         host=given["host"],
         port=given["port"],
-        threads=given["threads"],
-        ctx=given["ctx"],
-        drafts=not given["no_drafts"],
+        loading=Options(**given["loading"], drafts=not given["no_drafts"]),
         places=given["places"],
         waiting=given["waiting"],
         memory=None if given["memory"] is None else parse_bytes("--memory", given["memory"]),

@@ -54,6 +54,7 @@ def build(chunks: tuple[Chunk, ...], page_size: int) -> tuple[Batch, list[Wanted
         row += chunk.count
         starts[i + 1] = row
         lengths[i] = end
+    rotations = tuple(chunk.sequence.rotation for chunk in chunks)
     batch = Batch(
         ids=ids,
         positions=positions,
@@ -62,6 +63,7 @@ def build(chunks: tuple[Chunk, ...], page_size: int) -> tuple[Batch, list[Wanted
         lengths=lengths,
         pages=pages,
         logit_rows=np.asarray(logit_rows, np.int32),
+        rotations=rotations if any(rotations) else (),
         runs=tuple(runs) if runs[0].prompt or len(runs) > 1 else (),
     )
     return batch, wanted

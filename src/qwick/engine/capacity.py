@@ -16,25 +16,31 @@ from qwick.errors import (
     UnsupportedError,
     shown,
 )
+from qwick.model.positions import Rotations
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Ids of the vocabulary, positions of one sequence and of the whole cache; steers or none."""
+    """Ids of the vocabulary, positions of one sequence and of the whole cache; steers or none.
+
+    rotations: which one a request gets, by its length; those of one of them end where it does.
+    """
 
     n_vocab: int
     context: int
     cache_tokens: int
     steers: bool
+    rotations: Rotations
 
     def check(self, request: Request) -> int:
         """Return the most ids (prompt and answer) this request may reach.
 
-        Without max_tokens that is the context (or the cache, if smaller), and the answer ends there
-        with "length". A max_tokens that was given is a promise: prompt and max_tokens must fit
-        together or ContextLengthError says by how much they do not. Raises also ParameterError for
-        ids outside the vocabulary, ResourceError for what the whole cache could not hold, and
-        UnsupportedError for stop strings or a guide without a steer factory.
+        Without max_tokens that is the context (or the cache, if smaller; or as far as the rotation
+        goes that the prompt needs), and the answer ends there with "length". A max_tokens that was
+        given is a promise: prompt and max_tokens must fit together or ContextLengthError says by
+        how much they do not. Raises also ParameterError for ids outside the vocabulary,
+        ResourceError for what the whole cache could not hold, and UnsupportedError for stop strings
+        or a guide without a steer factory.
         """
         context, prompt, sampling = self.context, len(request.ids), request.sampling
         self._check_ids(request)
@@ -73,7 +79,12 @@ class Capacity:
             )
         if scoring or sampling.max_tokens is not None:
             return wanted
-        return min(context, self.cache_tokens + 1)
+        rotation = self.rotations.of(prompt, wanted)
+        return min(self.rotations.reach(rotation), self.cache_tokens + 1)
+
+    def rotation(self, request: Request, limit: int) -> int:
+        """Return the rotation for a request that may reach `limit` ids, as `check` says."""
+        return self.rotations.of(len(request.ids), limit)
 
     def _check_ids(self, request: Request) -> None:
         sampling = request.sampling

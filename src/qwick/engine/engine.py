@@ -84,7 +84,11 @@ class Engine:
         self._left: float | None = None  # when a step ended that left work to be done
         pages = pages_for(tokens, model.page_size)
         self.capacity = Capacity(
-            n_vocab, model.context, pages * model.page_size, steer_factory is not None
+            n_vocab,
+            model.context,
+            pages * model.page_size,
+            steer_factory is not None,
+            model.rotations,
         )
         self.page_count = pages
         self._draft_rows = min(MOST_ROWS, model.exact_rows) if drafts else 0
@@ -168,6 +172,7 @@ class Engine:
             request,
             deliver,
             limit=limit,
+            rotation=self.capacity.rotation(request, limit),
             steer=steer,
             submitted=self.clock() if submitted is None else submitted,
             drafts=self._draft_rows > 1,

@@ -34,8 +34,8 @@ DRAWN_SEED_BITS = 53  # a drawn seed is reported, often as JSON: stay exact in a
 class Live:
     """A request from its submission to its last event.
 
-    limit: most ids, prompt and answer together. submitted: the engine's clock at submission.
-    drafts: whether to guess ahead, which a score has no use for.
+    limit: most ids, prompt and answer together. rotation: which of the model's. submitted: the
+    engine's clock at submission. drafts: whether to guess ahead, which a score has no use for.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Live:
         deliver: Deliver,
         *,
         limit: int,
+        rotation: int,
         steer: Steer | None,
         submitted: float,
         drafts: bool,
@@ -54,7 +55,7 @@ class Live:
         self.request = request
         self.deliver = deliver
         self.scoring = request.kind == "score"
-        root = root_key(request.namespace)
+        root = root_key(request.namespace, rotation)
         self._tells_prompt = request.prompt_logprobs is not None
         # Nothing is asked after the last token of a score: it needs no row.
         self.sequence = (
@@ -62,6 +63,7 @@ class Live:
             if self.scoring
             else Sequence(number, list(ids), 0 if self._tells_prompt else len(ids) - 1, root=root)
         )
+        self.sequence.rotation = rotation
         self.steer = steer
         self.drafter = Drafter() if drafts and not self.scoring else None
         self.drafted = self.accepted = 0  # guessed ids that were computed; those that were right

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.model.batch import Batch
+from qwick.model.positions import Rotations
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -22,6 +23,11 @@ class Model(Protocol):
     @property
     def context(self) -> int:
         """Most positions of one sequence."""
+        ...
+
+    @property
+    def rotations(self) -> Rotations:
+        """Which rotation a request gets; the last serves `context` positions."""
         ...
 
     @property

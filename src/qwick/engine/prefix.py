@@ -17,16 +17,15 @@ _ROOT = b"qwick-root"
 _PAGE = b"qwick-page"
 
 
-def root_key(namespace: str) -> bytes:
-    """Return the key before the first page; another namespace, another chain.
+def root_key(namespace: str, rotation: int = 0) -> bytes:
+    """Return the key before the first page; another namespace or rotation, another chain.
 
     Whatever else comes to decide what keys and values a token has (an adapter, the digest of an
     image) enters here, length first, so that two texts never run into one.
     """
     name = namespace.encode()
-    return blake2b(
-        len(name).to_bytes(8, "little") + name, digest_size=KEY_BYTES, person=_ROOT
-    ).digest()
+    parts = len(name).to_bytes(8, "little") + name + rotation.to_bytes(8, "little")
+    return blake2b(parts, digest_size=KEY_BYTES, person=_ROOT).digest()
 
 
 def extend_keys(keys: list[bytes], root: bytes, ids: list[int], pages: int, page_size: int) -> None:

@@ -37,6 +37,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     preemptions: int = 0
     root: bytes = b""
+    rotation: int = 0  # which of the model's its keys turn by
     keys: list[bytes] = field(default_factory=list)
     indexed: int = 0
     draft: list[int] = field(default_factory=list)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,34 @@ from qwick.llm.texts import Texts
 from qwick.text.published import published_template
 from qwick.text.template import ChatTemplate
 from qwick.text.tokenizer import Tokenizer
-from qwick.values import check_kind, whole
+from qwick.values import check_kind, check_switch, whole
 
 if TYPE_CHECKING:
     from qwick.engine.process import EngineProcess
     from qwick.formats.checkpoint import Checkpoint
     from qwick.hub.listener import Listener
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a checkpoint is run: arguments of `Qwen.load`, as they travel to an engine's process."""
+
+    threads: int | None = None
+    ctx: int | None = None
+    yarn: float | None = None
+    kv: str | None = None
+    prefix_reuse: bool = True
+    drafts: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what could not even travel; the rest is checked where it is used."""
+        for name, most in (("threads", settings.MAX_THREADS), ("ctx", 1 << 40)):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1, most)
+        check_kind("yarn", self.yarn, (int, float, type(None)), "a number, or none")
+        check_kind("kv", self.kv, (str, type(None)), "auto, int8, bf16, f32, or none")
+        check_switch("prefix_reuse", self.prefix_reuse)
+        check_switch("drafts", self.drafts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +62,17 @@ class Loaded:
     texts: Texts
     cache_tokens: int
 
-    def engine(self, *, prefix_reuse: bool = True, drafts: bool = True) -> Engine:
+    def engine(self, options: Options | None = None) -> Engine:
         """Return an engine for it."""
+        options = Options() if options is None else options
         return Engine(
             self.model,
             n_vocab=self.texts.tokenizer.n_tokens,
             cache_tokens=self.cache_tokens,
             steer_factory=SteerFactory(self.texts.tokenizer),
-            prefix_reuse=prefix_reuse,
-            drafts=drafts,
+            prefix_reuse=options.prefix_reuse,
+            drafts=options.drafts,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a checkpoint is run: arguments of `Qwen.load`, as they travel to an engine's process."""
-
-    threads: int | None = None
-    ctx: int | None = None
-    kv: str | None = None
-    prefix_reuse: bool = True
-    drafts: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what could not even travel; the rest is checked where it is used."""
-        for name, most in (("threads", settings.MAX_THREADS), ("ctx", 1 << 40)):
-            if getattr(self, name) is not None:
-                whole(name, getattr(self, name), 1, most)
-        check_kind("kv", self.kv, (str, type(None)), "auto, int8, bf16, f32, or none")
 
 
 def build_engine(progress: Callable[[int, int], None], *, path: Path, options: Options) -> Engine:
@@ -80,8 +85,7 @@ def build_engine(progress: Callable[[int, int], None], *, path: Path, options: O
             if what == LOADING:
                 progress(done, total)
 
-    loaded = load(path, threads=options.threads, ctx=options.ctx, kv=options.kv, listener=Told())
-    return loaded.engine(prefix_reuse=options.prefix_reuse, drafts=options.drafts)
+    return load(path, options, Told()).engine(options)
 
 
 def start_process(
@@ -126,12 +130,7 @@ def load_texts(path: Path, listener: Listener) -> Texts:
 
 
 def load(
-    model: str | os.PathLike[str] | None,
-    *,
-    threads: int | None,
-    ctx: int | None,
-    kv: str | None,
-    listener: Listener | None,
+    model: str | os.PathLike[str] | None, options: Options, listener: Listener | None = None
 ) -> Loaded:
     """Load a checkpoint; arguments and errors are those of `Qwen.load`."""
     from qwick import hub
@@ -140,13 +139,14 @@ def load(
     from qwick.machine.cpu import use_threads
     from qwick.model.load import kv_kinds, load_model, weight_bytes
 
-    kv = settings.KV.get() if kv is None else kv
+    kv = settings.KV.get() if options.kv is None else options.kv
     if listener is None:
         listener = hub.StderrListener()
     hub.check_listener(listener)
-    use_threads(threads)
+    use_threads(options.threads)
     path = hub.resolve(model, listener)
-    with open_checkpoint(path) as checkpoint, ThreadPoolExecutor(1) as beside:
+    with open_checkpoint(path) as stored, ThreadPoolExecutor(1) as beside:
+        checkpoint, ctx = _stretched(stored, options)
         plan = plan_memory(
             checkpoint.config,
             weight_bytes(checkpoint),
@@ -173,6 +173,18 @@ def load(
             f"{decoder.arch.vocab}"
         )
     return Loaded(decoder, texts, plan.cache_tokens)
+
+
+def _stretched(checkpoint: Checkpoint, options: Options) -> tuple[Checkpoint, int | None]:
+    """Return a checkpoint as if it asked for YaRN itself, and the context that is wished then."""
+    from qwick.model.arch import read_arch
+    from qwick.model.positions import with_yarn
+
+    if options.yarn is None:
+        return checkpoint, options.ctx
+    checkpoint = replace(checkpoint, config=with_yarn(checkpoint.config, options.yarn))
+    longest = read_arch(checkpoint.config).positions.longest
+    return checkpoint, longest if options.ctx is None else options.ctx
 
 
 def _name_of(checkpoint: Checkpoint, path: Path) -> str:

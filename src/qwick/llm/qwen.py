@@ -75,6 +75,7 @@ class Qwen:
         *,
         threads: int | None = None,
         ctx: int | None = None,
+        yarn: float | None = None,
         kv: str | None = None,
         prefix_reuse: bool = True,
         drafts: bool = True,
@@ -85,7 +86,9 @@ class Qwen:
 
         None is the default checkpoint. threads: kernel threads, of the whole process; default:
         QWICK_THREADS, or the cores that may be used. ctx: tokens of one sequence; default: the
-        model's, at most 32,768 and what memory allows. kv: the cache's numbers, "bf16", "f32" or
+        model's, at most 32,768 and what memory allows. yarn: stretch positions so many times by
+        YaRN, for requests that do not fit into the native context and for no others; ctx is then
+        all of it. kv: the cache's numbers, "bf16", "f32" or
         "int8" (half the memory, quicker where contexts are long, in the layers whose keys bear it;
         bf16 in the others, and in all if heads are no multiple of 32 wide), or "auto": int8 for
         Qwen1.5 to Qwen2.5, bf16 for Qwen3; default: QWICK_KV, or auto.
@@ -99,15 +102,12 @@ class Qwen:
         Raises ModelNotFoundError, DownloadError, FormatError, UnsupportedError, ParameterError, and
         ResourceError when it does not fit into memory.
         """
-        check_switch("prefix_reuse", prefix_reuse)
-        check_switch("drafts", drafts)
         check_switch("own_process", own_process)
+        options = Options(threads, ctx, yarn, kv, prefix_reuse, drafts)
         if own_process:
-            options = Options(threads, ctx, kv, prefix_reuse, drafts)
             return cls(*start_process(model, options, listener))
-        loaded = load(model, threads=threads, ctx=ctx, kv=kv, listener=listener)
-        engine = loaded.engine(prefix_reuse=prefix_reuse, drafts=drafts)
-        return cls(EngineThread(engine), loaded.texts)
+        loaded = load(model, options, listener)
+        return cls(EngineThread(loaded.engine(options)), loaded.texts)
 
     # -- asking --------------------------------------------------------------------------------
 

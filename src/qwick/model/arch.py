@@ -16,6 +16,8 @@ import numpy as np
 
 from qwick.errors import ConfigError, ParameterError, UnsupportedError, shown
 from qwick.family import MODEL_TYPES
+from qwick.model.config import Config, refused_key
+from qwick.model.positions import Positions, read_positions
 from qwick.native.ops import PAGE_SIZE
 
 # What a layer's cache may hold, and how an array holds it (bf16 as uint16; int8 with its scales as
@@ -48,10 +50,13 @@ _READ = frozenset(
         *("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"),
         *("num_attention_heads", "num_key_value_heads", "head_dim", "attention_bias"),
         *("rope_theta", "rope_parameters", "rope_scaling", "max_position_embeddings"),
+        "dual_chunk_attention_config",
         *("rms_norm_eps", "hidden_act", "use_sliding_window", "layer_types"),
         "tie_word_embeddings",
     ]
 )
+# Of Qwen1, beside what its folder's reader makes of the rest.
+_READ_OF_QWEN1 = frozenset(["seq_length", "use_dynamic_ntk", "use_logn_attn"])
 # Of models with experts; in any other config they would be wishes that nobody fulfils.
 _READ_WITH_EXPERTS = frozenset(
     [
@@ -84,7 +89,7 @@ class ExpertArch:
 
 @dataclass(frozen=True)
 class Arch:
-    """A Qwen decoder (Qwen1.5, Qwen2, Qwen2.5, Qwen3), dense or with experts; sizes in elements."""
+    """A Qwen decoder (Qwen1 to Qwen3), dense or with experts; sizes in elements."""
 
     model_type: str
     hidden: int
@@ -94,13 +99,17 @@ class Arch:
     kv_heads: int
     head_dim: int
     vocab: int  # rows of the embedding, padding included
-    context: int  # positions the model was trained for
+    positions: Positions
     rms_eps: float
-    rope_theta: float
     tied: bool  # the head is the embedding
-    qkv_bias: bool  # Qwen1.5 to Qwen2.5
+    qkv_bias: bool  # Qwen1 to Qwen2.5
     qk_norm: bool  # Qwen3: RMSNorm per head before the rotation
     experts: ExpertArch | None = None
+
+    @property
+    def context(self) -> int:
+        """Positions the model was trained for."""
+        return self.positions.native
 
     @property
     def q_dim(self) -> int:
@@ -114,15 +123,24 @@ class Arch:
 
     def check_context(self, context: object) -> None:
         """Raise ParameterError or UnsupportedError unless the model can hold so many positions."""
+        native, longest = self.positions.native, self.positions.longest
         if type(context) is not int or context < 1:
             raise ParameterError(
-                f"ctx is {shown(context)}; allowed: whole numbers from 1 to {self.context}"
+                f"ctx is {shown(context)}; allowed: whole numbers from 1 to {longest}"
             )
-        if context > self.context:
+        if context <= longest:
+            return
+        if longest > native:
             raise UnsupportedError(
-                f"ctx is {shown(context)}; the model was trained for {self.context} tokens",
-                hint=f"ask for at most {self.context}",
+                f"ctx is {shown(context)}; the model was trained for {native} tokens, and "
+                f"stretched to {longest}",
+                hint=f"ask for at most {longest}",
             )
+        raise UnsupportedError(
+            f"ctx is {shown(context)}; the model was trained for {native} tokens",
+            hint=f"ask for at most {native}, or let YaRN stretch positions, four times as far by "
+            "--yarn 4",
+        )
 
     def kv_bytes(self, kinds: Sequence[str]) -> int:
         """Bytes of a token's keys and values in all layers; kinds: of each, as KV_DTYPES."""
@@ -164,87 +182,13 @@ class Arch:
         return tuple("int8" if fits and size <= LARGEST_8_BIT_KEY else "bf16" for size in key_sizes)
 
 
-class _Config:
-    """Reads keys with their type and range; errors name the key, the value and what is allowed.
-
-    A key whose value is null counts as missing, as it does in transformers.
-    """
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = values
-
-    def count(self, key: str, limit: int, default: int | None = None) -> int:
-        value = self._get(key, default)
-        if type(value) is not int or not 1 <= value <= limit:
-            raise _refused(key, value, f"allowed: a whole number from 1 to {limit}")
-        return value
-
-    def number(self, key: str, low: float, high: float) -> float:
-        value = self._get(key, None)
-        if type(value) not in (int, float) or not low <= value <= high:
-            raise _refused(key, value, f"allowed: {low:g} to {high:g}")
-        return float(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self._get(key, default)
-        if type(value) is not bool:
-            raise _refused(key, value, "allowed: true or false")
-        return value
-
-    def expect(self, key: str, implemented: str | bool | int) -> None:
-        value = self._get(key, implemented)
-        if type(value) is not type(implemented) or value != implemented:
-            raise _refused(key, value, f"implemented: {implemented!r}")
-
-    def _get(self, key: str, default: Any) -> Any:
-        value = self.values.get(key)
-        if value is None:
-            value = default
-        if value is None:
-            raise ConfigError(f"the config has no key {key!r}")
-        return value
-
-
-def _refused(key: str, value: object, allowed: str, hint: str | None = None) -> ConfigError:
-    return ConfigError(f"the config says {key}={value!r:.100}; {allowed}", hint=hint)
-
-
-def _rope_theta(config: _Config) -> float:
-    """Read the base of the rotation from any spelling; scaled rotations are refused by name."""
-    found: dict[str, float] = {}
-    for key in ("rope_scaling", "rope_parameters"):  # the second: transformers from 5.0
-        table = config.values.get(key)
-        if table is None:
-            continue
-        if not isinstance(table, Mapping):
-            raise _refused(key, table, "allowed: an object or null")
-        plain = all(table.get(name, "default") == "default" for name in ("rope_type", "type"))
-        if not plain or set(table) - {"rope_type", "type", "rope_theta"}:
-            raise _refused(
-                key,
-                dict(table),
-                "only the plain rotation is implemented",
-                hint=f"remove {key} to run within the native context",
-            )
-        if "rope_theta" in table:
-            found[key] = _Config(table).number("rope_theta", 1.0, 1e12)
-    if config.values.get("rope_theta") is not None or not found:
-        found["rope_theta"] = config.number("rope_theta", 1.0, 1e12)
-    if len(set(found.values())) > 1:
-        raise ConfigError(
-            "the config gives the base of the rotation more than once, and differently: "
-            + ", ".join(f"{value:g} in {key}" for key, value in found.items())
-        )
-    return next(iter(found.values()))
-
-
-def _check_layer_types(config: _Config, layers: int) -> None:
+def _check_layer_types(config: Config, layers: int) -> None:
     kinds = config.values.get("layer_types")
     if kinds is None:
         return
     allowed = f"implemented: 'full_attention', for each of {layers} layers"
     if not isinstance(kinds, (list, tuple)):
-        raise _refused("layer_types", kinds, allowed)
+        raise refused_key("layer_types", kinds, allowed)
     for kind in kinds:
         if kind != "full_attention":
             raise ConfigError(f"the config says layer_types holds {kind!r:.100}; {allowed}")
@@ -252,23 +196,23 @@ def _check_layer_types(config: _Config, layers: int) -> None:
         raise ConfigError(f"the config says layer_types has {len(kinds)} entries; {allowed}")
 
 
-def _experts(config: _Config, layers: int, *, shared: bool) -> ExpertArch:
+def _experts(config: Config, layers: int, *, shared: bool) -> ExpertArch:
     """Read the experts of a model in which every layer has them, as in each that was published."""
     config.expect("decoder_sparse_step", 1)
     if config.values.get("mlp_only_layers"):
-        raise _refused("mlp_only_layers", config.values["mlp_only_layers"], "implemented: []")
+        raise refused_key("mlp_only_layers", config.values["mlp_only_layers"], "implemented: []")
     size = config.values.get("shared_expert_intermediate_size")
     if not shared and size not in (None, 0):  # Qwen3-Coder says 0
-        raise _refused("shared_expert_intermediate_size", size, "implemented: 0")
+        raise refused_key("shared_expert_intermediate_size", size, "implemented: 0")
     named = [key for key in ("num_experts", "num_local_experts") if key in config.values]
     counts = {config.count(key, MAX_EXPERTS) for key in named or ["num_experts"]}
     if len(counts) > 1:
         local = config.values["num_local_experts"]
-        raise _refused("num_local_experts", local, "allowed: the number in num_experts")
+        raise refused_key("num_local_experts", local, "allowed: the number in num_experts")
     count = counts.pop()
     if 3 * layers * count > MAX_EXPERT_UNITS:
         most = MAX_EXPERT_UNITS // 3 // layers
-        raise _refused("num_experts", count, f"allowed with {layers} layers: up to {most}")
+        raise refused_key("num_experts", count, f"allowed with {layers} layers: up to {most}")
     return ExpertArch(
         count=count,
         taken=config.count("num_experts_per_tok", count),
@@ -292,7 +236,7 @@ def _refuse_unknown(values: Mapping[str, Any], read: frozenset[str]) -> None:
         raise ConfigError(f"the config has keys that may change the computation: {shown}")
 
 
-def _head_dim(config: _Config, hidden: int, heads: int) -> int:
+def _head_dim(config: Config, hidden: int, heads: int) -> int:
     if config.values.get("head_dim") is None and hidden % heads:
         raise ConfigError(
             f"the config has no head_dim, and hidden_size={hidden} is no multiple of "
@@ -309,19 +253,20 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
 
     Raises ConfigError for what is missing, wrong or not implemented.
     """
-    config = _Config(values)
+    config = Config(values)
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         known = ", ".join(map(repr, MODEL_TYPES))
-        raise _refused("model_type", model_type, f"implemented: {known}")
+        raise refused_key("model_type", model_type, f"implemented: {known}")
     config.expect("hidden_act", "silu")
     config.expect("use_sliding_window", False)
-    kind, biased = MODEL_TYPES[model_type], model_type.startswith("qwen2")
+    kind, biased = MODEL_TYPES[model_type], not model_type.startswith("qwen3")
     config.expect("attention_bias", biased)
     if kind.experts:
         config.expect("qkv_bias", biased)
         config.expect("use_qk_norm", not biased)
-    _refuse_unknown(values, _READ | _READ_WITH_EXPERTS if kind.experts else _READ)
+    read = _READ | (_READ_WITH_EXPERTS if kind.experts else frozenset())
+    _refuse_unknown(values, read | (_READ_OF_QWEN1 if model_type == "qwen" else frozenset()))
     layers = config.count("num_hidden_layers", 1024)
     experts = _experts(config, layers, shared=kind.shared) if kind.experts else None
     hidden = config.count("hidden_size", 1 << 16)
@@ -337,9 +282,8 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
         kv_heads=config.count("num_key_value_heads", 1024, heads),
         head_dim=_head_dim(config, hidden, heads),
         vocab=config.count("vocab_size", 1 << 24),
-        context=config.count("max_position_embeddings", 1 << 27),
+        positions=read_positions(config, first=model_type == "qwen"),
         rms_eps=config.number("rms_norm_eps", 0.0, 1.0),
-        rope_theta=_rope_theta(config),
         tied=config.flag("tie_word_embeddings", False),
         qkv_bias=biased,
         qk_norm=not biased,

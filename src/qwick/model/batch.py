@@ -37,4 +37,5 @@ class Batch:
     lengths: I32  # [s] tokens of sequence i in the cache once this step is done
     pages: I32  # [s, p] page table of sequence i, in order; padded with 0
     logit_rows: I32  # [r] ascending rows whose logits are wanted
+    rotations: tuple[int, ...] = ()  # of each sequence; empty: the first of all
     runs: tuple[Run, ...] = ()  # every row in turn; empty: all are of answers

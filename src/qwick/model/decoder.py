@@ -1,4 +1,4 @@
-"""The Qwen decoder: Qwen1.5, Qwen2, Qwen2.5 and Qwen3. Read `Decoder.forward` top to bottom.
+"""The Qwen decoder: Qwen1 to Qwen3. Read `Decoder.forward` top to bottom.
 
 The generations differ by switches of `Arch`: `qkv_bias`, `qk_norm`, `tied`, `experts`. Knows layers
 and pages; knows nothing of requests, text or files.
@@ -13,9 +13,12 @@ from itertools import pairwise
 import numpy as np
 
 from qwick.model.arch import Arch
+from qwick.model.attention import Attention
 from qwick.model.batch import Batch, Run
 from qwick.model.cache import KVCache
-from qwick.model.layers import F32, I32, Buffers, Embedding, Linear, RMSNorm, Rope
+from qwick.model.layers import F32, I32, Buffers, Embedding, Linear, RMSNorm
+from qwick.model.positions import Rotations
+from qwick.model.rope import Rope
 from qwick.native import ops
 
 
@@ -65,30 +68,6 @@ def feed_forward_parts(arch: Arch) -> Iterator[tuple[str, int]]:
         yield f"mlp.experts.{i}", arch.experts.intermediate
     if arch.experts.shared is not None:
         yield "mlp.shared_expert", arch.experts.shared
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Grouped-query attention over pages."""
-
-    qkv: Linear
-    norms: tuple[F32, F32] | None  # of queries and keys, per head
-    out: Linear
-
-    def __call__(
-        self, arch: Arch, rope: Rope, batch: Batch, cache: KVCache, layer: int, b: Buffers
-    ) -> None:
-        """b.normed -> b.delta, F32[m, hidden]; this step's keys and values go to the cache."""
-        keys, values = cache.keys[layer], cache.values[layer]
-        self.qkv(b.normed, b.qkv, batch.runs)
-        ops.rope_store(
-            b.qkv, arch.heads, rope.cos, rope.sin, batch.positions, batch.slots,
-            self.norms, arch.rms_eps, keys, values,
-        )  # fmt: skip
-        ops.attention(
-            b.qkv, arch.heads, keys, values, batch.pages, batch.starts, batch.positions, b.attended
-        )
-        self.out(b.attended, b.delta, batch.runs)
 
 
 @dataclass(frozen=True)
@@ -172,6 +151,11 @@ class Decoder:
         self._wanted = np.empty((1, arch.hidden), np.float32)
 
     @property
+    def rotations(self) -> Rotations:
+        """Which rotation a request gets."""
+        return self.rope.rotations
+
+    @property
     def exact_rows(self) -> int:
         """Most rows of a step whose results are, bit for bit, those of a step with one row.
 
@@ -214,15 +198,15 @@ class Decoder:
         if m > self.buffers.m:
             self.buffers = Buffers(self.arch, m)
         b = self.buffers.first(m)
-        self.rope.cover(int(batch.lengths.max(initial=0)))
         if batch.runs and not ops.prompts_differ():  # then all rows go together
             batch = replace(batch, runs=())
+        turns = self.rope.turns(batch)
         w = self.weights
         w.embedding(batch.ids, b.x)
         delta = None
         for layer, block in enumerate(w.blocks):
             block.attention_norm(b.x, delta, b.normed)
-            block.attention(self.arch, self.rope, batch, cache, layer, b)
+            block.attention(self.arch, turns, batch, cache, layer, b)
             block.mlp_norm(b.x, b.delta, b.normed)
             block.mlp(b, batch.runs)
             delta = b.delta

@@ -1,4 +1,4 @@
-"""The pieces of a decoder: linear map, embedding, norm, rotation tables, and their buffers.
+"""The pieces of a decoder: linear map, embedding, norm, and their buffers.
 
 Each does one kernel call. Shapes: m rows (tokens) of a step.
 """
@@ -58,33 +58,6 @@ class RMSNorm:
     def __call__(self, x: F32, delta: F32 | None, out: F32) -> None:
         """X += delta; out = norm(x).  x, delta, out: F32[m, hidden]."""
         ops.add_rms_norm(x, delta, self.weight, self.eps, out)
-
-
-class Rope:
-    """cos, sin of position * theta^(-2i / head_dim), F32[positions, head_dim / 2]: Su et al. 2021.
-
-    The tables grow with the positions in use: for a context of a million they would take half a
-    gigabyte and seconds to fill.
-    """
-
-    def __init__(self, arch: Arch, context: int) -> None:
-        half = arch.head_dim // 2
-        self.context = context
-        self.frequencies = arch.rope_theta ** -(np.arange(half, dtype=np.float64) / half)
-        self.cos: F32 = np.empty((0, half), np.float32)
-        self.sin: F32 = np.empty((0, half), np.float32)
-        self.cover(1024)
-
-    def cover(self, positions: int) -> None:
-        """Let the tables hold at least `positions` rows, but never more than the context."""
-        have = len(self.cos)
-        want = min(max(positions, 2 * have), self.context)
-        if have >= positions or want == have:
-            return
-        angles = np.arange(have, want, dtype=np.float64)[:, None] * self.frequencies
-        cos = np.concatenate([self.cos, np.cos(angles).astype(np.float32)])
-        sin = np.concatenate([self.sin, np.sin(angles).astype(np.float32)])
-        self.cos, self.sin = cos, sin  # both or, if memory runs out, neither
 
 
 class Buffers:

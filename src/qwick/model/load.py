@@ -12,9 +12,9 @@ import numpy as np
 
 from qwick.errors import FormatError, ResourceError, shown
 from qwick.model.arch import Arch, read_arch
+from qwick.model.attention import Attention
 from qwick.model.decoder import (
     MLP,
-    Attention,
     Block,
     Decoder,
     ExpertMLP,

@@ -101,6 +101,16 @@ def attention(
     starts: NDArray[np.int32],
     positions: NDArray[np.int32],
     out: NDArray[np.float32],
+    sums: NDArray[np.float32] | None,
+) -> None: ...
+def rotate(
+    qkv: NDArray[np.float32],
+    heads: int,
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
+    positions: NDArray[np.int32],
+    norm: NDArray[np.float32] | None,
+    eps: float,
 ) -> None: ...
 def isa() -> str: ...
 def available() -> Sequence[tuple[str, str, bool]]: ...

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     F32 = NDArray[np.float32]
     I32 = NDArray[np.int32]
     U8 = NDArray[np.uint8]
+    Array = NDArray[Any]
 
 try:
     from qwick.native import _native as _ext
@@ -244,8 +245,9 @@ def rope_store(
     """Rotate queries and keys in place, and put keys and values into their cache slots.
 
     qkv: F32[m, (heads + 2 kv_heads) * head_dim], queries first · cos, sin: F32[positions,
-    head_dim / 2] · positions, slots: I32[m] · norms: RMSNorm weights F32[head_dim] of queries and
-    keys, applied per head before the rotation (Qwen3) · keys, values: [pages, kv_heads, two
+    head_dim / 2] · positions: I32[m], rows of cos and sin · slots: I32[m] · norms: RMSNorm weights
+    F32[head_dim] of queries and keys, applied per head before the rotation (Qwen3) · keys, values:
+    [pages, kv_heads, two
     dimensions more], laid out as csrc/kernels.h says: float32, keys [head_dim, PAGE_SIZE], values
     [PAGE_SIZE, head_dim]; bf16 as uint16, keys [head_dim / 2, 2 PAGE_SIZE], values [PAGE_SIZE / 2,
     2 head_dim]; 8 bits with scales as uint8, keys [PAGE_SIZE, head_dim + head_dim / 8], values
@@ -265,15 +267,28 @@ def attention(
     starts: I32,
     positions: I32,
     out: F32,
+    sums: F32 | None = None,
 ) -> None:
     """Causal attention of each row over its own sequence's pages, scaled by 1/sqrt(head_dim).
 
     qkv: F32[m, (heads + 2 kv_heads) * head_dim], of which the queries are read · keys, values: as
     rope_store left them · pages: I32[s, p] · starts: I32[s + 1], rows of each sequence ·
     positions: I32[m]; a row sees the positions 0 to its own · out: F32[m, heads * head_dim].
+    sums, if given: F32[m, heads], the logarithm of what the weights are divided by, so that results
+    over several parts of a sequence can be joined.
     8-bit pages meet queries in 8 bits; bf16 pages in bf16 where the CPU multiplies pairs of it.
     """
-    _ext.attention(qkv, heads, keys, values, pages, starts, positions, out)
+    _ext.attention(qkv, heads, keys, values, pages, starts, positions, out, sums)
+
+
+def rotate(
+    qkv: F32, heads: int, cos: F32, sin: F32, positions: I32, norm: F32 | None, eps: float
+) -> None:
+    """Rotate queries in place as `rope_store` does, and nothing else.
+
+    qkv: F32[m, heads * head_dim + any] · norm: RMSNorm weights F32[head_dim] or None.
+    """
+    _ext.rotate(qkv, heads, cos, sin, positions, norm, eps)
 
 
 # ---- text ----------------------------------------------------------------------------------------

@@ -266,6 +266,17 @@ def rope_store(
         write_slot(values, page, offset, stored[row], key=False)
 
 
+def rotate(
+    qkv: NDArray[Any], heads: int, cos: F32, sin: F32, positions: I32, norm: F32 | None, eps: float
+) -> None:
+    """Normalise (Qwen3) and rotate the queries alone."""
+    width = heads * 2 * cos.shape[1]
+    turned = qkv[:, :width].reshape(len(qkv), heads, -1).astype(np.float64)
+    if norm is not None:
+        turned *= norm / np.sqrt((turned**2).mean(axis=2, keepdims=True) + eps)
+    qkv[:, :width] = _rotate(turned, cos[positions], sin[positions]).reshape(len(qkv), width)
+
+
 def read_pages(cache: NDArray[Any], pages: I32, *, key: bool) -> F64:
     """Decode some pages of keys or values to F64[kv_heads, tokens, head_dim]."""
     some = cache[pages]
@@ -314,6 +325,7 @@ def attention(
     starts: I32,
     positions: I32,
     out: NDArray[Any],
+    sums: NDArray[Any] | None = None,
     *,
     isa: str = "",
 ) -> None:
@@ -342,5 +354,7 @@ def attention(
             for h in range(heads):
                 scores = k[h // group] @ queries[row, h] / np.sqrt(head_dim)
                 weights = np.exp(scores - scores.max())
+                if sums is not None:
+                    sums[row, h] = scores.max() + np.log(weights.sum())
                 result = weights @ v[h // group] / weights.sum()
                 out[row, h * head_dim : (h + 1) * head_dim] = result

@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from qwick import hub
 from qwick.errors import EngineError, QwickError
 from qwick.llm import Qwen
-from qwick.llm.load import Options, start_process
+from qwick.llm.load import start_process
 from qwick.llm.steers import Guide
 from qwick.llm.texts import Asked
 from qwick.monitor.health import SILENT
@@ -162,7 +162,7 @@ class Hosted:
             return Qwen(
                 *start_process(
                     self.source,
-                    Options(options.threads, options.ctx, options.kv, drafts=options.drafts),
+                    options.loading,
                     _Logged(self.name),
                     post=loop.call_soon_threadsafe,
                     stuck_seconds=options.stuck_seconds,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwick.errors import UsageError
+from qwick.llm.load import Options
 from qwick.monitor.health import Thresholds
 from qwick.server.limits import Limits
 from qwick.values import check_switch, real, refused, whole
@@ -53,6 +54,7 @@ class ServeOptions:
     """Everything that `qwick serve` can be told; ParameterError or UsageError for what cannot be.
 
     models: names, files or folders, NAME=MODEL to call one otherwise; none: the default checkpoint.
+    loading: how each of them is run.
     places: requests that one engine computes at once. waiting: how many more may wait. memory: the
     bytes that all loaded models may take; None: what the machine has. open_door: listen beyond this
     machine although no key exists.
@@ -61,10 +63,7 @@ class ServeOptions:
     models: Sequence[str] = ()
     host: str = "127.0.0.1"
     port: int = 8000
-    threads: int | None = None
-    ctx: int | None = None
-    kv: str | None = None
-    drafts: bool = True
+    loading: Options = field(default_factory=Options)
     places: int = 64
     waiting: int = 256
     memory: int | None = None
@@ -91,7 +90,7 @@ class ServeOptions:
         real("drain_seconds", self.drain_seconds, 0.0, 3600.0)
         real("keep_alive_seconds", self.keep_alive_seconds, 0.05, 3600.0)
         real("stuck_seconds", self.stuck_seconds, 0.1, 86400.0)
-        for name in ("drafts", "open_door", "policy", "log_content", "metrics_compat"):
+        for name in ("open_door", "policy", "log_content", "metrics_compat"):
             check_switch(name, getattr(self, name))
         if not self.host or any(c.isspace() for c in self.host):
             raise refused("host", self.host, "an address or a name of this machine")
