@@ -249,6 +249,7 @@ _NAMES: tuple[tuple[str, str], ...] = (
 # What runs, by `model_type` in a config.json. The three generations of `qwen2` share sampling and
 # stops; nearly every fine-tune starts from 2.5. (With experts there are Qwen1.5 and Qwen2 only.)
 MODEL_TYPES: Mapping[str, ModelType] = {
+    "qwen": ModelType("QWenLMHeadModel", "qwen", "qwen"),
     "qwen2": ModelType("Qwen2ForCausalLM", "qwen2", "qwen2.5"),
     "qwen2_moe": ModelType("Qwen2MoeForCausalLM", "qwen2moe", "qwen2", experts=True, shared=True),
     "qwen3": ModelType("Qwen3ForCausalLM", "qwen3", "qwen3"),

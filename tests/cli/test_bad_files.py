@@ -125,7 +125,7 @@ def test_parts_of_two_models(ask: Ask, parts: list[Path], tmp_path: Path) -> Non
     [
         (b"GGUF", b"GGUX", 4, "not a GGUF file"),
         (b"GGUF\x03", b"GGUF\x09", 2, "version 9; supported: 2, 3"),
-        (b"qwen2", b"llama", 2, "'llama' is not supported; known: qwen2, qwen2moe"),
+        (b"qwen2", b"llama", 2, "'llama' is not supported; known: qwen, qwen2, qwen2moe"),
     ],
 )
 def test_another_kind_of_file(

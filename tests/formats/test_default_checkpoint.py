@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize
 
-from qwick.formats.gguf_checkpoint import hf_name
+from qwick.formats.gguf_names import hf_name
 from qwick.formats.open import open_checkpoint
 from qwick.quant.decode import decode
 

@@ -37,7 +37,7 @@ from qwick.errors import (
     UsageError,
 )
 from qwick.formats.gguf import read_gguf
-from qwick.formats.gguf_checkpoint import gguf_name, hf_name
+from qwick.formats.gguf_names import gguf_name, hf_name
 from qwick.formats.open import open_checkpoint
 from qwick.formats.write import write_gguf
 from qwick.quant.decode import decode

@@ -163,7 +163,7 @@ UNSUPPORTED: dict[str, tuple[bytes, str]] = {
     "type number": (gguf([], [tensor("a", [32], 77)], bytes(64)), r"stored as number 77"),
     "architecture": (
         gguf([pair("general.architecture", STRING, text("llama"))]),
-        r"architecture 'llama' is not supported; known: qwen2, qwen2moe",
+        r"architecture 'llama' is not supported; known: qwen, qwen2, qwen2moe",
     ),
     "moe": (
         gguf([pair("general.architecture", STRING, text("qwen35moe"))]),

@@ -302,7 +302,7 @@ CONFIGS: dict[str, tuple[str, type[Exception], str]] = {
     "llama": (
         '{"model_type": "llama"}',
         UnsupportedError,
-        r"model_type 'llama' is not supported; known: qwen2, qwen2_moe",
+        r"model_type 'llama' is not supported; known: qwen, qwen2, qwen2_moe",
     ),
     "no text": ('{"model_type": ["qwen2"]}', UnsupportedError, r"model_type \['qwen2'\]"),
     "class": (

@@ -1,13 +1,12 @@
 """GGUF files as a Checkpoint: Hugging Face names for their tensors and keys for the config.
 
-Source of the names: llama.cpp's `gguf-py/gguf/tensor_mapping.py` and `constants.py`. A metadata key
-of the architecture that is not understood is an error, for it may change what is computed; all
-other metadata is free. Knows nothing of how the model is computed.
+The names are those of `gguf_names.py`. A metadata key of the architecture that is not understood is
+an error, for it may change what is computed; all other metadata is free. Knows nothing of how the
+model is computed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from qwick.errors import ConfigError, FormatError, UnsupportedError, shown
-from qwick.family import MODEL_TYPES, ModelType
+from qwick.family import MODEL_TYPES
+from qwick.formats import qwen1
 from qwick.formats.checkpoint import (
     Checkpoint,
     Tensor,
@@ -26,70 +26,20 @@ from qwick.formats.checkpoint import (
     closed,
 )
 from qwick.formats.gguf import MAX_TENSORS, GgufFile, Value
+from qwick.formats.gguf_names import (
+    EXPERT_PARTS,
+    FUSED,
+    OF_EXPERTS,
+    ROPE_KEYS,
+    hf_name,
+    keys_of,
+    type_of,
+    weights_sum_to_one,
+)
 from qwick.formats.gguf_split import part_name, read_parts
 from qwick.formats.mapped import damaged, give_back
 from qwick.formats.strings import StringArray
 
-_TOP = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "ffn_gate_inp": "mlp.gate",
-    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
-    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
-    "ffn_up_shexp": "mlp.shared_expert.up_proj",
-    "ffn_down_shexp": "mlp.shared_expert.down_proj",
-}
-# One tensor of a layer's experts, one below the other; ours are apart, as in a folder.
-_EXPERTS = {
-    "ffn_gate_exps": "gate_proj",
-    "ffn_up_exps": "up_proj",
-    "ffn_down_exps": "down_proj",
-}
-_OF_EXPERTS = re.compile(r"blk\.(0|[1-9][0-9]{0,4})\.([a-z_]+)\.weight")
-_EXPERT = re.compile(r"model\.layers\.([0-9]+)\.mlp\.experts\.([0-9]+)\.([a-z_]+)\.weight")
-_NAME = re.compile(r"(?:blk\.(0|[1-9][0-9]{0,4})\.)?([a-z_]+)\.(weight|bias)")
-
-# GGUF key after the architecture's name -> Hugging Face key and type. "!" marks a required key.
-CONFIG_KEYS: dict[str, tuple[str, type]] = {
-    "block_count!": ("num_hidden_layers", int),
-    "context_length!": ("max_position_embeddings", int),
-    "embedding_length!": ("hidden_size", int),
-    "feed_forward_length!": ("intermediate_size", int),
-    "attention.head_count!": ("num_attention_heads", int),
-    "attention.head_count_kv": ("num_key_value_heads", int),
-    "attention.key_length": ("head_dim", int),
-    "attention.layer_norm_rms_epsilon!": ("rms_norm_eps", float),
-    "rope.freq_base": ("rope_theta", float),
-}
-# Where there are experts. Files from before mid-2024 lack the lengths, which the tensors tell too.
-EXPERT_KEYS: dict[str, tuple[str, type]] = {
-    "feed_forward_length": ("intermediate_size", int),  # of no use then
-    "expert_count!": ("num_experts", int),
-    "expert_used_count!": ("num_experts_per_tok", int),
-    "expert_feed_forward_length": ("moe_intermediate_size", int),
-    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size", int),
-}
-ROPE_KEYS: dict[str, tuple[str, type]] = {
-    "type": ("rope_type", str),
-    "factor": ("factor", float),
-    "original_context_length": ("original_max_position_embeddings", int),
-    "yarn_beta_fast": ("beta_fast", float),
-    "yarn_beta_slow": ("beta_slow", float),
-}
 # Keys that repeat what other keys say; checked against them, or of no effect on what is computed.
 # An attention factor multiplies YaRN's own in GGUF, and replaces it in a Hugging Face config.
 _ATTENTION_FACTORS = ("rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor")
@@ -153,19 +103,6 @@ def open_gguf(path: Path) -> Checkpoint:
     )
 
 
-def _type_of(arch: str) -> tuple[str, ModelType]:
-    """Return the model type that GGUF calls so, and what is known of it."""
-    return next((name, kind) for name, kind in MODEL_TYPES.items() if kind.gguf == arch)
-
-
-def keys_of(arch: str) -> dict[str, tuple[str, type]]:
-    """Return the config keys of an architecture, under GGUF's name for it."""
-    if not _type_of(arch)[1].experts:
-        return CONFIG_KEYS
-    dense = {key: told for key, told in CONFIG_KEYS.items() if key != "feed_forward_length!"}
-    return {**dense, **EXPERT_KEYS}
-
-
 def _too_many(path: Path, count: int) -> FormatError:
     """Return the error of a file whose experts, counted one by one, are too many tensors."""
     return FormatError(
@@ -219,14 +156,19 @@ def _shortest(value: float) -> float:
 def _tensors(file: GgufFile, arch: str) -> dict[str, Tensor]:
     raw = np.frombuffer(file.data, np.uint8)
     out: dict[str, Tensor] = {}
-    sparse = _type_of(arch)[1].experts
+    sparse = type_of(arch)[1].experts
     for info in file.tensors.values():
-        experts = _OF_EXPERTS.fullmatch(info.name) if sparse else None
-        if experts is not None and experts[2] in _EXPERTS:
+        experts = OF_EXPERTS.fullmatch(info.name) if sparse else None
+        if experts is not None and experts[2] in EXPERT_PARTS:
             tensor = Tensor.at(info, raw, info.name)
             if len(tensor.shape) == 3 and len(out) + tensor.shape[0] > MAX_TENSORS:
                 raise _too_many(file.path, len(out) + tensor.shape[0])
             out.update(_cut(file.path, tensor, experts[1], experts[2]))
+            continue
+        fused = FUSED.fullmatch(info.name) if arch == qwen1.MODEL_TYPE else None
+        if fused is not None:
+            tensor = Tensor.at(info, raw, info.name)
+            out.update(qwen1.cut_attention(file.path, tensor, fused[1], fused[2]))
             continue
         name = hf_name(info.name)
         if name is None:
@@ -250,45 +192,13 @@ def _cut(path: Path, tensor: Tensor, layer: str, part: str) -> Iterator[tuple[st
     count, *shape = tensor.shape
     size = tensor.data.size // count
     for i in range(count):
-        name = f"model.layers.{layer}.mlp.experts.{i}.{_EXPERTS[part]}.weight"
+        name = f"model.layers.{layer}.mlp.experts.{i}.{EXPERT_PARTS[part]}.weight"
         data = tensor.data[i * size : (i + 1) * size]
         yield name, replace(tensor, name=name, shape=tuple(shape), data=data)
 
 
-def hf_name(name: str) -> str | None:
-    """Return the Hugging Face name of a GGUF tensor; None when the family has no such tensor."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return None
-    layer, part, suffix = match.groups()
-    if layer is None:
-        return f"{_TOP[part]}.{suffix}" if part in _TOP else None
-    return f"model.layers.{layer}.{_LAYER[part]}.{suffix}" if part in _LAYER else None
-
-
-def is_expert(name: str) -> bool:
-    """Whether a Hugging Face tensor belongs to one of several experts."""
-    return _EXPERT.fullmatch(name) is not None
-
-
-def gguf_name(name: str) -> str | None:
-    """Return the GGUF name of a Hugging Face tensor; None when the family has no such tensor.
-
-    All experts of a layer have one name: they are one tensor there.
-    """
-    expert = _EXPERT.fullmatch(name)
-    if expert is not None:
-        found = [ours for ours, theirs in _EXPERTS.items() if theirs == expert[3]]
-        return f"blk.{expert[1]}.{found[0]}.weight" if found else None
-    stem, _, suffix = name.rpartition(".")
-    match = re.fullmatch(r"model\.layers\.([0-9]+)\.(.+)", stem)
-    table, prefix, part = (_LAYER, f"blk.{match[1]}.", match[2]) if match else (_TOP, "", stem)
-    found = [ours for ours, theirs in table.items() if theirs == part]
-    return f"{prefix}{found[0]}.{suffix}" if found and suffix in ("weight", "bias") else None
-
-
 def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    model_type, kind = _type_of(arch)
+    model_type, kind = type_of(arch)
     config: dict[str, Any] = {
         "model_type": model_type,
         "architectures": [kind.architecture],
@@ -305,6 +215,9 @@ def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[s
         if value is not None:
             config[name] = value
     config.setdefault("num_key_value_heads", config["num_attention_heads"])
+    if model_type == qwen1.MODEL_TYPE:
+        config.update(qwen1.gguf_positions(config))
+        config["intermediate_size"] = qwen1.halved(meta.path, config["intermediate_size"])
     config["rope_scaling"] = _rope_scaling(meta, arch)
     config["vocab_size"] = _vocab_size(meta.path, tensors)
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
@@ -315,14 +228,6 @@ def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[s
     _refuse_unknown(meta, arch)
     _check_repeats(meta, arch, config)
     return config
-
-
-def weights_sum_to_one(kind: ModelType) -> bool:
-    """Whether the weights of the experts taken do: llama.cpp takes it for granted by architecture.
-
-    Source: its src/models/qwen2moe.cpp and qwen3moe.cpp, the call of build_moe_ffn.
-    """
-    return not kind.shared
 
 
 def _expert_sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:

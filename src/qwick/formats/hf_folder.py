@@ -15,6 +15,7 @@ import numpy as np
 
 from qwick.errors import ConfigError, FormatError, UnsupportedError, shown
 from qwick.family import MODEL_TYPES
+from qwick.formats import qwen1
 from qwick.formats.checkpoint import (
     Checkpoint,
     Tensor,
@@ -42,6 +43,9 @@ def open_folder(path: Path) -> Checkpoint:
         raw = np.frombuffer(file.data, np.uint8)
         for info in file.tensors.values():
             tensors[info.name] = Tensor.at(info, raw, info.name)
+    if config["model_type"] == qwen1.MODEL_TYPE:
+        config = qwen1.translate_config(path, config)
+        tensors = qwen1.translate_tensors(path, tensors)
     size = sum(len(file.data) for file in files)
     paths = tuple(file.path for file in files)
     is_open = [True]
@@ -214,6 +218,8 @@ def _tokenizer(
     path: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]
 ) -> TokenizerData:
     file = path / "tokenizer.json"
+    if not exists(file) and exists(path / qwen1.VOCABULARY):
+        return qwen1.read_tokenizer(path, config.get("vocab_size"))
     if not exists(file):
         raise damaged(path, "the folder has no tokenizer.json", "fetch it")
     at = path / "tokenizer_config.json"

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from qwick.errors import ParameterError, UnsupportedError
 from qwick.family import MODEL_TYPES
+from qwick.formats import qwen1
 from qwick.formats.checkpoint import TokenizerData, check_known
-from qwick.formats.gguf_checkpoint import (
+from qwick.formats.gguf_names import (
     ROPE_KEYS,
     gguf_name,
     is_expert,
@@ -75,15 +76,18 @@ def write_gguf(
         _add_tokenizer(writer, tokenizer)
     if chat_template is not None:
         writer.add_string("tokenizer.chat_template", chat_template)
-    for theirs, names in _named(path, tensors).items():
+    for theirs, names in _named(path, tensors, fused=arch == qwen1.MODEL_TYPE).items():
         several = is_expert(names[0])
         ordered = _in_order(path, names) if several else names
         parts = [_encode(name, tensors[name], types) for name in ordered]
         raw, stored = parts[0]
+        if len({of for _, of in parts}) > 1:
+            raise UnsupportedError(f"{path}: the parts of {theirs} have several types")
         if several:  # one tensor of three axes
-            if len({of for _, of in parts}) > 1:
-                raise UnsupportedError(f"{path}: the experts of {theirs} have several types")
             raw = np.stack([part for part, _ in parts])
+        elif len(parts) > 1:  # query, key and value
+            axis = 0 if tensors[names[0]].ndim > 1 else 1
+            raw = np.concatenate([part for part, _ in parts], axis)
         # The package derives the stored row from uint8 shapes; a vector is one row.
         rows = raw if tensors[names[0]].ndim > 1 else raw.reshape(-1)
         writer.add_tensor(theirs, rows, raw_dtype=gguf.GGMLQuantizationType(stored.ggml_id))
@@ -95,11 +99,14 @@ def write_gguf(
     return written
 
 
-def _named(path: Path, tensors: Mapping[str, F32]) -> dict[str, list[str]]:
-    """Return GGUF's names, and which tensors of ours each holds: one, or a layer's experts."""
+def _named(path: Path, tensors: Mapping[str, F32], *, fused: bool) -> dict[str, list[str]]:
+    """Return GGUF's names, and which tensors of ours each holds: one, or a layer's experts.
+
+    fused: or query, key and value, which come in this order.
+    """
     found: dict[str, list[str]] = {}
     for name in tensors:
-        theirs = gguf_name(name)
+        theirs = gguf_name(name, fused=fused)
         if theirs is None:
             raise UnsupportedError(f"{path}: GGUF has no name for the tensor {name!r}")
         found.setdefault(theirs, []).append(name)
@@ -129,7 +136,8 @@ def _add_config(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
 
     for key, (name, kind) in keys_of(arch).items():
         if config.get(name) is not None:
-            add(key, kind, config[name])
+            doubled = arch == qwen1.MODEL_TYPE and name == "intermediate_size"
+            add(key, kind, 2 * config[name] if doubled else config[name])
     scaling = dict(config.get("rope_scaling") or {})
     for key, (name, kind) in ROPE_KEYS.items():
         if name in scaling:
