@@ -24,7 +24,7 @@ from qwick.text.tokenizer import Tokenizer
 
 BYTE_OF = {letter: byte for byte, letter in enumerate(byte_alphabet())}
 TEXTS = (
-    "Hello, world! It's 2024; Wie geht's?\n\n  naïve café 你好，世界 🙂\r\n\tdef f(x):  return x**2",
+    "Hello, world! It's 2024; Wie geht's?\n\n  naïve café 你好，世界 🙂\r\n\tdef f(x): return x**2",
     "<|im_start|>user\n<|extra_7|><|im_end|>",
     "e\u0301 \u1e9b\u0323",  # composed before anything else
     " " * 100 + "\n" * 7 + "1234567",
