@@ -18,6 +18,7 @@ from qwick.errors import ParameterError, shown
 T = TypeVar("T")
 
 MAX_THREADS = 1024  # of the kernels' pool
+MAX_YARN = 64.0  # by which positions may be stretched; the cards of the family say up to 4
 
 
 @dataclass(frozen=True)

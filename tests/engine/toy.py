@@ -47,11 +47,12 @@ class ToyModel:
         page_size: int = 4,
         scale: float = 3.0,
         exact_rows: int = 1 << 20,
+        rotations: Rotations | None = None,
     ) -> None:
         self.n_vocab = n_vocab
         self.width = n_vocab + 7
         self.context = context
-        self.rotations = Rotations((context,))
+        self.rotations = rotations or Rotations((context,))
         self.page_size = page_size
         self.exact_rows = exact_rows
         self.scale = scale

@@ -19,7 +19,7 @@ from model.parity import F32_LIMIT, distance
 from model.stepping import SCHEDULES, Schedule, prefill, run, stepwise
 from model.stored import in_memory
 from model.wild import CONFIGS, Oracle, build, sequences, wild_tensors
-from qwick.errors import ParameterError, UnsupportedError
+from qwick.errors import UnsupportedError
 from qwick.model.arch import read_arch
 from qwick.model.decoder import Decoder
 from qwick.model.load import load_model
@@ -87,7 +87,7 @@ def test_short_requests_are_not_stretched_and_long_ones_are(
         lambda yarn: replace(yarn, magnitude=1.0),
         lambda yarn: replace(yarn, factor=4.4),
         lambda yarn: replace(yarn, whole=False),
-        lambda yarn: replace(yarn, beta_fast=20.0),
+        lambda yarn: replace(yarn, beta_fast=2.0),
         lambda yarn: replace(yarn, beta_slow=2.0),
         lambda yarn: replace(yarn, original=128),
     ],
@@ -242,9 +242,6 @@ def test_yarn_may_be_asked_for() -> None:
     published = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 30000}
     asked = read_arch(with_yarn({**config, "rope_scaling": published}, 2.5)).positions
     assert (asked.native, asked.longest) == (30000, 75000)
-    for wrong in (1, 0, -4, 65, float("nan"), "4", True, None):
-        with pytest.raises(ParameterError, match="yarn is"):
-            with_yarn(config, wrong)
     with pytest.raises(UnsupportedError, match="its own way"):
         with_yarn({**config, "dual_chunk_attention_config": CHUNKS}, 2)
 

@@ -154,6 +154,7 @@ TABLE: dict[str, Case] = {
             "model": path(None, "/nowhere.gguf"),
             "threads": or_none(whole(1)),
             "ctx": or_none(whole(64)),
+            "yarn": or_none(real(2.0, 4)),
             "kv": or_none(text("f32", "int8")),
             "prefix_reuse": SWITCH,
             "drafts": SWITCH,

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from math import nextafter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from qwick.llm.texts import Texts
 from qwick.text.published import published_template
 from qwick.text.template import ChatTemplate
 from qwick.text.tokenizer import Tokenizer
-from qwick.values import check_kind, check_switch, whole
+from qwick.values import check_kind, check_switch, real, whole
 
 if TYPE_CHECKING:
     from qwick.engine.process import EngineProcess
@@ -48,7 +49,11 @@ class Options:
         for name, most in (("threads", settings.MAX_THREADS), ("ctx", 1 << 40)):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1, most)
-        check_kind("yarn", self.yarn, (int, float, type(None)), "a number, or none")
+        if self.yarn is not None:
+            most = settings.MAX_YARN
+            allowed = f"numbers above 1, up to {most:g}"
+            yarn = real("yarn", self.yarn, nextafter(1.0, 2.0), most, allowed)
+            object.__setattr__(self, "yarn", yarn)
         check_kind("kv", self.kv, (str, type(None)), "auto, int8, bf16, f32, or none")
         check_switch("prefix_reuse", self.prefix_reuse)
         check_switch("drafts", self.drafts)
@@ -137,7 +142,7 @@ def load(
     from qwick.choose.memory import plan_memory
     from qwick.formats.open import open_checkpoint
     from qwick.machine.cpu import use_threads
-    from qwick.model.load import kv_kinds, load_model, weight_bytes
+    from qwick.model.load import kv_kinds, load_model, stretched, weight_bytes
 
     kv = settings.KV.get() if options.kv is None else options.kv
     if listener is None:
@@ -146,7 +151,10 @@ def load(
     use_threads(options.threads)
     path = hub.resolve(model, listener)
     with open_checkpoint(path) as stored, ThreadPoolExecutor(1) as beside:
-        checkpoint, ctx = _stretched(stored, options)
+        checkpoint, ctx = stored, options.ctx
+        if options.yarn is not None:
+            checkpoint, longest = stretched(stored, options.yarn)
+            ctx = longest if ctx is None else ctx
         plan = plan_memory(
             checkpoint.config,
             weight_bytes(checkpoint),
@@ -173,18 +181,6 @@ def load(
             f"{decoder.arch.vocab}"
         )
     return Loaded(decoder, texts, plan.cache_tokens)
-
-
-def _stretched(checkpoint: Checkpoint, options: Options) -> tuple[Checkpoint, int | None]:
-    """Return a checkpoint as if it asked for YaRN itself, and the context that is wished then."""
-    from qwick.model.arch import read_arch
-    from qwick.model.positions import with_yarn
-
-    if options.yarn is None:
-        return checkpoint, options.ctx
-    checkpoint = replace(checkpoint, config=with_yarn(checkpoint.config, options.yarn))
-    longest = read_arch(checkpoint.config).positions.longest
-    return checkpoint, longest if options.ctx is None else options.ctx
 
 
 def _name_of(checkpoint: Checkpoint, path: Path) -> str:

@@ -6,6 +6,7 @@ What is missing, unexpected or misshapen is reported in one message, before anyt
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ from qwick.model.decoder import (
     tensor_table,
 )
 from qwick.model.layers import F32, Embedding, Linear, RMSNorm
+from qwick.model.positions import with_yarn
 from qwick.native import ops
 from qwick.quant.decode import decode
 from qwick.quant.types import StoredType
@@ -62,6 +64,15 @@ def load_model(
         _check_copy(checkpoint)
     weights = _Loader(checkpoint, arch, progress).weights()
     return Decoder(arch, weights, context=context, kv_kinds=kinds)
+
+
+def stretched(checkpoint: Checkpoint, factor: float) -> tuple[Checkpoint, int]:
+    """Return the checkpoint as if it asked for YaRN itself, and how many positions it has then.
+
+    Raises as `positions.with_yarn`, and ConfigError.
+    """
+    checkpoint = replace(checkpoint, config=with_yarn(checkpoint.config, factor))
+    return checkpoint, read_arch(checkpoint.config).positions.longest
 
 
 def kv_kinds(checkpoint: Checkpoint, kv: str) -> tuple[str, ...]:

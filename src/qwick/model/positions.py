@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qwick import settings
 from qwick.errors import ConfigError, UnsupportedError
 from qwick.model.config import Config, refused_key
 from qwick.native.ops import PAGE_SIZE
-from qwick.values import real
 
 F64 = NDArray[np.float64]
 
 MAX_POSITIONS = 1 << 27
-MAX_FACTOR = 64.0  # by which YaRN may stretch; the family's cards recommend up to 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +176,8 @@ def read_positions(config: Config, *, first: bool) -> Positions:
         return _dual_chunk(chunks, theta, trained)
     if yarn is None:
         return Positions(theta, trained, trained)
+    if theta == 1.0:  # nothing would turn
+        raise refused_key("rope_theta", theta, "allowed with yarn: numbers above 1")
     scaling = _yarn(Config(yarn), trained)
     longest = int(scaling.original * scaling.factor)
     if longest > MAX_POSITIONS:
@@ -228,7 +229,7 @@ _YARN = {
 
 def _yarn(config: Config, trained: int) -> Yarn:
     """Read the table of a YaRN, by the formulas of transformers' `modeling_rope_utils.py`."""
-    factor = config.number("factor", 1.0, MAX_FACTOR)
+    factor = config.number("factor", 1.0, settings.MAX_YARN)
 
     def growth(scale: float) -> float:
         return 0.1 * scale * math.log(factor) + 1.0
@@ -280,16 +281,14 @@ def _dual_chunk(table: object, theta: float, longest: int) -> Positions:
     return Positions(theta, min(original, longest), longest, scaling)
 
 
-def with_yarn(values: Mapping[str, Any], factor: object) -> dict[str, Any]:
+def with_yarn(values: Mapping[str, Any], factor: float) -> dict[str, Any]:
     """Return a config that asks for YaRN with this factor, as if its publisher had.
 
     Where the config does not say how many positions there were before, they are the largest power
     of two in max_position_embeddings: the family is trained on those (Qwen3's 40,960 are 32,768 and
-    room for an answer). Raises ParameterError for a bad factor, UnsupportedError where the config
-    has another way to go beyond its length.
+    room for an answer). Raises UnsupportedError where the config has another way to go beyond its
+    length.
     """
-    allowed = f"numbers above 1, up to {MAX_FACTOR:g}"
-    wanted = real("yarn", factor, math.nextafter(1.0, 2.0), MAX_FACTOR, allowed)
     if values.get("dual_chunk_attention_config") or values.get("use_dynamic_ntk"):
         raise UnsupportedError(
             "this model has its own way beyond its native context, beside which there is no YaRN",
@@ -299,12 +298,12 @@ def with_yarn(values: Mapping[str, Any], factor: object) -> dict[str, Any]:
     for key in ("rope_scaling", "rope_parameters"):
         table = values.get(key)
         if isinstance(table, Mapping) and "yarn" in (table.get("rope_type"), table.get("type")):
-            out[key] = {**table, "factor": wanted}
+            out[key] = {**table, "factor": factor}
             return out
     trained = Config(values).count("max_position_embeddings", MAX_POSITIONS)
     out["rope_scaling"] = {
         "rope_type": "yarn",
-        "factor": wanted,
+        "factor": factor,
         "original_max_position_embeddings": 1 << (trained.bit_length() - 1),
     }
     return out
