@@ -195,8 +195,10 @@ def _rope(config: Config) -> tuple[float, Mapping[str, Any] | None]:
             continue
         if not isinstance(table, Mapping):
             raise refused_key(key, table, "allowed: an object or null")
-        kinds = {table[name] for name in ("rope_type", "type") if table.get(name) is not None}
-        kind = kinds.pop() if len(kinds) == 1 else "default" if not kinds else None
+        kinds = [table[name] for name in ("rope_type", "type") if table.get(name) is not None]
+        kind = kinds[0] if kinds else "default"
+        if any(other != kind for other in kinds):
+            kind = None
         read = {"rope_type", "type", "rope_theta"} | (_YARN if kind == "yarn" else set())
         if kind not in ("default", "yarn") or set(table) - read:
             raise refused_key(
