@@ -60,7 +60,8 @@ from the tests in tests/model; errors are of the machine that wrote them.
 
 Every tensor of a test checkpoint is random and wild: norms 1 ± 0.3, biases N(0, 0.5), matrices
 scaled so that the logits' standard deviation lies between 1 and 5. An error is the largest of all
-logits, in units of that deviation, in float32; {limit:g} is allowed. Each shape is fed in {schedules}.
+logits, in units of that deviation, in float32; {limit:g} is allowed. Each shape is fed in
+{schedules}.
 A mutant is the same model with one thing wrong; each that fits a shape is run, and must be seen.
 
 Each runs from a Hugging Face folder and from GGUF; [formats](formats.md) has the number formats.
