@@ -24,6 +24,7 @@ __all__ = ["main"]
 VERBS = {
     "run": "qwick.cli.run",
     "chat": "qwick.cli.chat",
+    "jobs": "qwick.cli.jobs",
     "serve": "qwick.cli.serve",
     "keys": "qwick.cli.keys",
     "monitor": "qwick.cli.monitor",

@@ -1,7 +1,7 @@
-"""The progress of a fetch or load on stderr: a bar in a terminal, a line for each tenth elsewhere.
+"""The progress of a fetch, load or batch on stderr: a bar in a terminal, else a line a tenth.
 
 A short load is not spoken of: no bar in its first half second (nor the time to import rich), no
-line in its first five, and its bar leaves nothing behind.
+line in its first five, and its bar leaves nothing behind. So with a batch, in its first two.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from qwick.hub import Listener
 
-__all__ = ["listening"]
+__all__ = ["Counter", "listening"]
 
 PATIENCE = 0.5  # seconds of a load before its bar
+SHORT = 2.0  # seconds of a batch that is not spoken of
 
 
 @contextlib.contextmanager
@@ -101,4 +102,61 @@ def _new_bar(*, transient: bool) -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=transient,
+    )
+
+
+class Counter:
+    """How many of `total` things are done, told once that takes a while. A context manager."""
+
+    def __init__(self, what: str, total: int, done: int) -> None:
+        self._what, self._total, self._first = what, total, done
+        self._begun = time.monotonic()
+        self._bar: tuple[Progress, TaskID] | None = None
+        self._tenth = done * 10 // max(total, 1)  # the last one told
+
+    def tell(self, done: int, note: str) -> None:
+        """Show how many are done, with a note beside them."""
+        if time.monotonic() - self._begun < SHORT or (done >= self._total and not self._bar):
+            return
+        if not sys.stderr.isatty():
+            tenth = done * 10 // max(self._total, 1)
+            if tenth > self._tenth:
+                self._tenth = tenth
+                click.echo(f"{self._what}: {done:,} of {self._total:,} · {note}", err=True)
+            return
+        if self._bar is None:
+            bar = _new_counter()
+            task = bar.add_task(self._what, total=self._total, completed=self._first, note=note)
+            self._bar = bar, task
+            bar.start()
+        bar, task = self._bar
+        bar.update(task, completed=done, note=note)
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()
+            self._bar = None
+
+
+def _new_counter() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
     )

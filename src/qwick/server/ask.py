@@ -12,16 +12,27 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwick.errors import ContextLengthError, EngineError, QwickError, RequestCancelled
+from qwick.errors import (
+    ContextLengthError,
+    EngineError,
+    ParameterError,
+    QwickError,
+    RefusedError,
+    RequestCancelled,
+)
 from qwick.llm import Qwen, Reply
 from qwick.llm.reply import Chunk
 from qwick.llm.stream import AsyncStream
 from qwick.llm.texts import Asked
+from qwick.server.grammars import Grammars
+from qwick.server.options import Bounds
 from qwick.server.problems import of_field
 from qwick.text.messages import strings_of
 from qwick.text.recognise import surely_longer
 
 Piece = tuple[int, Chunk | Reply]
+
+MOST_TOLD = 100_000  # log probabilities of prompts in an answer: 2.6 MB of JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,3 +223,41 @@ class Flight:
         elif tally.last is not None:
             tally.gaps.append(now - tally.last)
         tally.last = now
+
+
+def check_size(ask: Ask, bounds: Bounds) -> None:
+    """Raise RefusedError for more answers or characters than one request may have."""
+    if ask.choices * len(ask.prompts) > bounds.choices:
+        raise RefusedError(
+            f"n is {ask.choices} for {len(ask.prompts)} prompts; allowed: {bounds.choices} "
+            "answers in all",
+            status=400,
+            code="invalid_value",
+        )
+    if ask.characters > bounds.characters:
+        raise RefusedError(
+            f"the request has {ask.characters} characters; allowed: {bounds.characters}",
+            status=413,
+            code="too_many_characters",
+            hint="shorten the messages",
+        )
+
+
+def prepare(ask: Ask, grammars: Grammars, qwen: Qwen) -> Flight:
+    """Return the answers to be, from prompts that are read and grammars that can be compiled."""
+    asked = [question.prepare(qwen) for question in ask.prompts]
+    grammars.check(asked, qwen.tokenizer)
+    told = ask.choices * sum(map(_told, asked))
+    if told > MOST_TOLD:
+        with of_field("logprobs"):
+            raise ParameterError(
+                f"{told} log probabilities of prompts are asked for; allowed: {MOST_TOLD} at once",
+                hint="send fewer prompts or tokens in a request, or set a smaller logprobs",
+            )
+    return Flight(asked, ask.choices)
+
+
+def _told(asked: Asked) -> int:
+    """Return how many log probabilities of its prompt a question asks for."""
+    top = asked.request.prompt_logprobs
+    return 0 if top is None else len(asked.request.ids) * (1 + top)

@@ -18,7 +18,6 @@ from starlette.responses import Response
 
 from qwick.errors import (
     OverloadedError,
-    ParameterError,
     QwickError,
     RateLimitError,
     RefusedError,
@@ -26,9 +25,8 @@ from qwick.errors import (
     UsageError,
 )
 from qwick.llm import Qwen, Reply
-from qwick.llm.texts import Asked
 from qwick.server.admission import Gate
-from qwick.server.ask import Ask, Flight, Piece
+from qwick.server.ask import Ask, Piece, check_size, prepare
 from qwick.server.audit import AuditLog
 from qwick.server.caller import Caller
 from qwick.server.hosted import Hosted
@@ -36,7 +34,7 @@ from qwick.server.models import Models
 from qwick.server.observing import Observer
 from qwick.server.options import ServeOptions
 from qwick.server.policy import policed
-from qwick.server.problems import of_field, problem_of
+from qwick.server.problems import problem_of
 from qwick.server.pseudonyms import Pseudonyms
 from qwick.server.sending import Streamed, Whole, Writer
 from qwick.server.visit import Visit, ended_by_server
@@ -45,7 +43,6 @@ from qwick.server.waiting import FairThreads
 T = TypeVar("T")
 
 TICK_SECONDS = 0.5
-MOST_TOLD = 100_000  # log probabilities of prompts in an answer: 2.6 MB of JSON
 READING_THREADS = 2  # they take turns with the interpreter: more would only make each wait longer
 
 
@@ -80,21 +77,7 @@ class Desk:
 
     def check(self, caller: Caller, ask: Ask) -> Ask:
         """Refuse what is too much for this key or user, before anything is computed for it."""
-        bounds = self.options.bounds
-        if ask.choices * len(ask.prompts) > bounds.choices:
-            raise RefusedError(
-                f"n is {ask.choices} for {len(ask.prompts)} prompts; allowed: {bounds.choices} "
-                "answers in all",
-                status=400,
-                code="invalid_value",
-            )
-        if ask.characters > bounds.characters:
-            raise RefusedError(
-                f"the request has {ask.characters} characters; allowed: {bounds.characters}",
-                status=413,
-                code="too_many_characters",
-                hint="shorten the messages",
-            )
+        check_size(ask, self.options.bounds)
         limits = {"key": caller.limits}
         if ask.user is not None and self.options.user_limits is not None:
             limits["user"] = self.options.user_limits
@@ -220,7 +203,7 @@ class Desk:
             )
             await stack.enter_async_context(self.models.use(hosted))
             ready = await self.models.ready(hosted)
-            flight = await self.read(caller, lambda: _prepared(ask, hosted, ready))
+            flight = await self.read(caller, lambda: prepare(ask, hosted.grammars, ready))
             visit.admission.read(flight.prompt_tokens)
             qwen = await stack.enter_async_context(self.models.place(hosted, caller.tenant))
             visit.flight = flight
@@ -306,26 +289,6 @@ class Desk:
         while self._visits:
             await asyncio.sleep(0.05)
         self._reading.close()
-
-
-def _prepared(ask: Ask, hosted: Hosted, qwen: Qwen) -> Flight:
-    """Return the answers to be, from prompts that are read and grammars that can be compiled."""
-    asked = [question.prepare(qwen) for question in ask.prompts]
-    hosted.check_grammars(asked, qwen.tokenizer)
-    told = ask.choices * sum(map(_told, asked))
-    if told > MOST_TOLD:
-        with of_field("logprobs"):
-            raise ParameterError(
-                f"{told} log probabilities of prompts are asked for; allowed: {MOST_TOLD} at once",
-                hint="send fewer prompts or tokens in a request, or set a smaller logprobs",
-            )
-    return Flight(asked, ask.choices)
-
-
-def _told(asked: Asked) -> int:
-    """Return how many log probabilities of its prompt a question asks for."""
-    top = asked.request.prompt_logprobs
-    return 0 if top is None else len(asked.request.ids) * (1 + top)
 
 
 def _is_the_clients(error: BaseException) -> bool:

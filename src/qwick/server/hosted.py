@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from qwick import hub
 from qwick.errors import EngineError, QwickError
 from qwick.llm import Qwen
 from qwick.llm.load import start_process
-from qwick.llm.steers import Guide
-from qwick.llm.texts import Asked
 from qwick.monitor.health import SILENT
 from qwick.monitor.memory import resident_bytes
+from qwick.server.grammars import Grammars
 from qwick.server.options import ServeOptions
 from qwick.server.waiting import FairQueue
-from qwick.text.grammar import Vocabulary
-from qwick.text.tokenizer import Tokenizer
 
 log = logging.getLogger("qwick.server")
 
@@ -50,8 +46,7 @@ class Hosted:
         self._qwen: Qwen | None = None
         self._loading: asyncio.Task[Qwen] | None = None
         self._failure: tuple[float, QwickError] | None = None
-        self._vocabulary: Vocabulary | None = None  # made for the first grammar
-        self._checking = threading.Lock()
+        self.grammars = Grammars()
 
     @property
     def qwen(self) -> Qwen | None:
@@ -105,18 +100,6 @@ class Hosted:
         assert self._qwen is not None
         await _revived(self._qwen)
         return self._qwen
-
-    def check_grammars(self, asked: Sequence[Asked], tokenizer: Tokenizer) -> None:
-        """Raise ParameterError for a grammar that cannot be compiled, before the engine tries."""
-        guides = [a.request.guide for a in asked if isinstance(a.request.guide, Guide)]
-        grammars = [grammar for guide in guides for grammar in guide.grammars]
-        if not grammars:
-            return
-        with self._checking:
-            if self._vocabulary is None:
-                self._vocabulary = Vocabulary(tokenizer)
-        for grammar in grammars:
-            self._vocabulary.check(grammar)
 
     @property
     def lost(self) -> bool:

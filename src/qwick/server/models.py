@@ -39,7 +39,7 @@ class Models:
         self._patience = RETRY_LOAD_SECONDS  # until that is tried again
         self._again = 0.0  # when it will be
         self.hosted: Mapping[str, Hosted] = {
-            name: Hosted(name, source, options) for name, source in _named(options.models)
+            name: Hosted(name, source, options) for name, source in named(options.models)
         }
 
     def find(self, name: str) -> Hosted:
@@ -172,7 +172,7 @@ def _look_at(task: asyncio.Task[Qwen]) -> None:
         task.exception()
 
 
-def _named(models: object) -> list[tuple[str, str | None]]:
+def named(models: object) -> list[tuple[str, str | None]]:
     """Return (name, source) of the models on a command line: SOURCE or NAME=SOURCE."""
     found: dict[str, str | None] = {}
     for word in list(models) or [None]:  # type: ignore[call-overload]

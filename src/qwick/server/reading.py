@@ -63,14 +63,14 @@ async def read_body(request: Request, kind: type[B], refused: Mapping[str, str])
 
 def parsed(body: bytes, kind: type[B], refused: Mapping[str, str]) -> B:
     """Return a body's bytes as a model; ParameterError that names the field."""
-    _check_shape(body)
+    check_shape(body)
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
         raise _named(error, kind, refused) from None
 
 
-def _check_shape(body: bytes) -> None:
+def check_shape(body: bytes) -> None:
     """Refuse JSON that is too deep, or of too many parts; looks at the bytes, and builds nothing.
 
     What is no JSON may pass.

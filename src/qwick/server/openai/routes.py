@@ -18,9 +18,6 @@ from qwick.server.hosted import Hosted
 from qwick.server.openai import replies
 from qwick.server.openai.asking import (
     characters_of,
-    chat_ask,
-    completion_ask,
-    list_of_prompts,
     plain_messages,
     plain_tools,
     template_keywords,
@@ -31,9 +28,8 @@ from qwick.server.openai.bodies import (
     DetokenizeBody,
     TokenizeBody,
 )
-from qwick.server.openai.chat import ChatWriter
-from qwick.server.openai.completions import CompletionWriter
 from qwick.server.openai.fields import INERT_HEADER, REFUSED, inert_fields
+from qwick.server.openai.requests import needs_texts, read_chat, read_completion
 from qwick.server.problems import of_field
 from qwick.server.reading import read_body
 
@@ -55,8 +51,7 @@ def routes(desk: Desk) -> APIRouter:
         _check_policy(desk, body)
         headers = _inert(body)
         hosted = _hosted(desk, caller, body.model)
-        ask = await desk.read(caller, partial(chat_ask, body, caller))
-        writer = ChatWriter(body, caller.request_id)
+        ask, writer = await desk.read(caller, partial(read_chat, body, caller))
         stream = bool(body.stream)
         return await desk.respond(caller, hosted, ask, writer, stream=stream, headers=headers)
 
@@ -70,14 +65,8 @@ def routes(desk: Desk) -> APIRouter:
         _check_policy(desk, body)
         headers = _inert(body)
         hosted = _hosted(desk, caller, body.model)
-        said = list_of_prompts(body.prompt)
-        texts: Any = None
-        told = bool(body.echo) and body.logprobs is not None  # token by token
-        if told or body.suffix is not None or not all(isinstance(p, str) for p in said):
-            texts = (await desk.models.ready(hosted)).texts
-            said = await desk.read(caller, partial(_as_texts, said, texts.tokenizer, told))
-        ask = await desk.read(caller, partial(completion_ask, body, caller, said, texts))
-        writer = CompletionWriter(body, caller.request_id, said if body.echo else ())
+        texts = (await desk.models.ready(hosted)).texts if needs_texts(body) else None
+        ask, writer = await desk.read(caller, partial(read_completion, body, caller, texts))
         stream = bool(body.stream)
         return await desk.respond(caller, hosted, ask, writer, stream=stream, headers=headers)
 
@@ -192,19 +181,6 @@ def _hosted(desk: Desk, caller: Caller, name: str | None) -> Hosted:
             f"model is {hosted.name!r}; allowed with this key: {', '.join(allowed)}"
         )
     return hosted
-
-
-def _as_texts(prompts: list[Any], tokenizer: Any, exact: bool) -> list[str]:
-    """Return prompts as texts; exact: what the ids of a text say, which are in NFC."""
-
-    def text(prompt: Any) -> str:
-        if isinstance(prompt, str) and exact:
-            prompt = tokenizer.encode(prompt, parse_special=True)
-        found: str = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
-        return found
-
-    with of_field("prompt"):
-        return list(map(text, prompts))
 
 
 def _characters(body: TokenizeBody) -> int:
