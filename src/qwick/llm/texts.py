@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwick.engine.request import SEED_BITS, Request, Sampling
 from qwick.errors import ParameterError, TemplateError, UnsupportedError
-from qwick.family import Thinking, ToolFormat
+from qwick.family import FAMILIES, Thinking, ToolFormat
 from qwick.llm.reply import Assembler
 from qwick.llm.steers import Guide
 from qwick.llm.wishes import ToolChoice, Wishes, read_wishes
@@ -158,14 +158,17 @@ class Texts:
         )
         return Asked(request, self, None, _NO_TOOLS)
 
-    def fill_in(self, prefix: str, suffix: str) -> list[int]:
+    def fill_in(self, prefix: str, suffix: str, *, untrained: bool = False) -> list[int]:
         """Return the raw prompt that asks for what is between two texts, which stay text.
 
-        UnsupportedError for a checkpoint that has not learned it. The order is that of
+        UnsupportedError for a checkpoint that has not learned it; untrained: only for one whose
+        tokenizer has no marks for it, another family's included. The order is that of
         QwenLM/Qwen2.5-Coder and CodeQwen1.5, README.
         """
-        marks = [self.tokenizer.id_of(mark) for mark in self.defaults.family.fim]
-        if not marks or None in marks:
+        families = [self.defaults.family, *(FAMILIES.values() if untrained else ())]
+        known = ([self.tokenizer.id_of(mark) for mark in one.fim] for one in families if one.fim)
+        marks = next((marks for marks in known if None not in marks), None)
+        if marks is None:
             raise UnsupportedError(
                 f"{self.name} cannot fill in between two texts (suffix)",
                 hint="leave the suffix out, or take a Coder checkpoint",
@@ -207,6 +210,11 @@ class Texts:
         if end.endswith((OPEN, CLOSE)):  # a block that every answer goes on with, or that is over
             return Thinking.ALWAYS if end.endswith(OPEN) else Thinking.NONE
         return kind
+
+    @property
+    def switchable(self) -> bool:
+        """Whether the template can be told not to let it think."""
+        return SWITCH in self._options
 
     @property
     def _knows_blocks(self) -> bool:
