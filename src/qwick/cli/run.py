@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwick.cli.answer import for_output, print_chunks
 from qwick.cli.load import load, load_options
 from qwick.cli.offline import offline_option
 from qwick.cli.sampling import sampling_of, sampling_options
 from qwick.cli.show import counted, json_option, print_json
 from qwick.cli.stdin import read_all, valid_text
-from qwick.cli.visible import visible
+from qwick.cli.task import check_task, make_task, read_options, run_task, task_options
 from qwick.errors import ModelNotFoundError, ParameterError, UsageError
 
 if TYPE_CHECKING:
     from qwick.llm import Qwen, Reply
-    from qwick.llm.stream import Stream
 
 __all__ = ["run"]
 
@@ -41,6 +41,7 @@ PATH_BEGINNINGS = (os.sep, f".{os.sep}", f"..{os.sep}", f"~{os.sep}")
     help="One token per step, also where the text repeats itself; the answer is the same.",
 )
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is: no template.")
+@task_options
 @offline_option
 @json_option
 def run(
@@ -50,6 +51,9 @@ def run(
     loading: dict[str, Any],
     no_drafts: bool,
     raw: bool,
+    task: str | None,
+    task_given: tuple[str, ...],
+    anyway: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -66,24 +70,41 @@ def run(
         raise UsageError(
             "--system has no place in a raw prompt", hint="leave out --raw or --system"
         )
+    flags = {"--raw": raw, "--system": system is not None, "--n": n > 1, "--anyway": anyway}
+    check_task(task, task_given, {**flags, "--logprobs": "logprobs" in sampling})
+    given = read_options(task_given)  # which may be what is piped in
     model, prompt = split_words(words)
+    asked = None if task is None else make_task(task, prompt, given)
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": valid_text("--system", system)})
+    reply: Reply | None = None
     with load(model, loading, drafts=not no_drafts) as qwen:
-        if n > 1:
+        if asked is not None:
+            reply = run_task(asked, qwen, sampling, anyway=anyway, as_json=as_json)
+        elif n > 1:
             _run_choices(qwen, prompt if raw else messages, n, sampling, as_json=as_json)
-            return
-        if raw:
-            stream = qwen.stream_complete(prompt, **sampling)
         else:
-            stream = qwen.stream(messages, **sampling)
-        with stream:
-            reply = stream.read() if as_json else _print(stream)
+            reply = _run_one(qwen, prompt if raw else messages, sampling, as_json=as_json)
+    if reply is not None and sys.stderr.isatty():
+        click.secho(_status(reply), err=True, dim=True)
+
+
+def _run_one(
+    qwen: Qwen, prompt: str | list[dict[str, str]], sampling: dict[str, Any], *, as_json: bool
+) -> Reply:
+    """Print the answer to one prompt, as it comes or as JSON."""
+    if isinstance(prompt, str):
+        stream = qwen.stream_complete(prompt, **sampling)
+    else:
+        stream = qwen.stream(prompt, **sampling)
+    with stream:
+        if not as_json:
+            print_chunks(stream)
+        reply = stream.read()
     if as_json:
         print_json(reply.to_dict())
-    if sys.stderr.isatty():
-        click.secho(_status(reply), err=True, dim=True)
+    return reply
 
 
 def _run_choices(
@@ -103,7 +124,7 @@ def _run_choices(
         print_json({"choices": [reply.to_dict() for reply in replies]})
         return
     for i, reply in enumerate(replies, 1):
-        click.echo(f"--- {i} of {n}\n{_for_output(reply.text)}")
+        click.echo(f"--- {i} of {n}\n{for_output(reply.text)}")
 
 
 def split_words(words: tuple[str, ...]) -> tuple[str | None, str]:
@@ -231,36 +252,6 @@ def _exists(path: str) -> bool:
         return hub.existing_path(path) is not None
     except ModelNotFoundError:
         return False
-
-
-def _print(stream: Stream) -> Reply:
-    """Write the answer as it comes, and a line end after it; return the whole reply.
-
-    Thinking is for people only: on standard error, if that is a terminal.
-    """
-    last = "\n"
-    thought = False
-    try:
-        for chunk in stream:
-            if chunk.thinking and sys.stderr.isatty():
-                click.secho(visible(chunk.thinking), err=True, dim=True, nl=False)
-                thought = True
-            if thought and chunk.text:
-                click.echo(err=True)
-                thought = False
-            sys.stdout.write(_for_output(chunk.text))
-            sys.stdout.flush()
-            last = chunk.text[-1:] or last
-    finally:
-        if last != "\n":
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-    return stream.reply
-
-
-def _for_output(text: str) -> str:
-    """Return a text exactly as it is; for a terminal, which obeys control characters, visibly."""
-    return visible(text) if sys.stdout.isatty() else text
 
 
 def _status(reply: Reply) -> str:

@@ -38,7 +38,7 @@ from qwick.values import check_kind
 
 # README of QwenLM/Qwen2.5-Math (its system prompt), cards of Qwen3 and QwQ (in the user's message).
 BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
-MOST_LANGUAGES = 64
+MOST_LANGUAGES = 256  # Qwen3 knows 119
 HANDOVER = "HANDOVER"
 
 _STEP = re.compile(r"^\s*(?:\*\*|#+\s*)?(?:step\s+)?(\d{1,3})[.):]\s*(?:\*\*)?\s*(.*)", re.I)

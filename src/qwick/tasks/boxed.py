@@ -6,11 +6,13 @@ Knows no model and no mathematics: what is in the box comes back as it was writt
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from qwick.values import check_kind
 
 __all__ = ["boxed"]
 
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # what a backslash escapes is none
 _COMMAND = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 # What a box without braces holds: a number, which TeX would take the first digit of.
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\\?%)?")
@@ -27,16 +29,17 @@ def boxed(text: str) -> str | None:
     """
     check_kind("text", text, str, "a str")
     text = _after_thinking(text)
+    groups = _groups(text)
     found, at = None, 0
     while command := _COMMAND.search(text, at):
         at = command.end()
-        end = _group_end(text, at)
+        end = groups.get(at)
         if end is not None:
             inner, at = text[at + 1 : end - 1].strip(), end
         elif text[at : at + 1] == "{":  # never closed
             continue
         else:
-            inner, at = _bare(text, at)
+            inner, at = _bare(text, at, groups)
         found = inner or found
     return None if found is None else _unwrapped(found)
 
@@ -47,24 +50,19 @@ def _after_thinking(text: str) -> str:
     return (behind if end else text).partition("<think>")[0]
 
 
-def _group_end(text: str, start: int) -> int | None:
-    """Return where the group in braces that begins at `start` ends; None: there is none."""
-    if text[start : start + 1] != "{":
-        return None
-    depth, at = 0, start
-    while at < len(text):
-        sign = text[at]
-        if sign == "\\":
-            at += 1  # and what it escapes: a brace, or a backslash before one
-        elif sign in "{}":
-            depth += 1 if sign == "{" else -1
-            if depth == 0:
-                return at + 1
-        at += 1
-    return None
+def _groups(text: str) -> dict[int, int]:
+    """Return where each group in braces ends, by where it begins."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    for sign in _BRACE.finditer(text):
+        if sign[0] == "{":
+            opened.append(sign.start())
+        elif sign[0] == "}" and opened:
+            found[opened.pop()] = sign.end()
+    return found
 
 
-def _bare(text: str, at: int) -> tuple[str, int]:
+def _bare(text: str, at: int, groups: Mapping[int, int]) -> tuple[str, int]:
     """Return what a box without braces holds, and where it ends."""
     number = _NUMBER.match(text, at)
     if number is not None:
@@ -74,16 +72,13 @@ def _bare(text: str, at: int) -> tuple[str, int]:
         word = _WORD.match(text, at)
         return ("", at) if word is None else (word[0], word.end())
     end = name.end()
-    while (further := _group_end(text, end)) is not None:
-        end = further
+    while end in groups:
+        end = groups[end]
     return text[at:end], end
 
 
 def _unwrapped(inner: str) -> str:
     """Take off boxes that hold all of it."""
-    while command := _COMMAND.match(inner):
-        end = _group_end(inner, command.end())
-        if end != len(inner):
-            break
+    while (command := _COMMAND.match(inner)) and _groups(inner).get(command.end()) == len(inner):
         inner = inner[command.end() + 1 : -1].strip()
     return inner

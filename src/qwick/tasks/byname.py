@@ -16,7 +16,7 @@ from qwick.values import check_kind
 
 __all__ = ["TASKS", "ByName", "named"]
 
-TEXT, TEXTS, NUMBER, JSON = "text", "texts, one an option", "a whole number", "JSON"
+TEXT, TEXTS, NUMBER, JSON = "a text", "texts, one an option", "a whole number", "JSON"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def named(name: str, prompt: str, options: Sequence[tuple[str, str]] = ()) -> Ta
     missing = [option for option in task.needs if option not in given]
     if missing:
         raise ParameterError(
-            f"the task {name} needs {missing[0]}; allowed: {task.options[missing[0]]}",
+            f"the task {name} needs the option {missing[0]}; allowed: {task.options[missing[0]]}",
             hint=f"--task-option {missing[0]}=...",
         )
     return task.make(**{task.prompt: prompt, **given})

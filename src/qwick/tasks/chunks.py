@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from qwick.text.tokenizer import Tokenizer, check_text
@@ -88,9 +88,10 @@ def split_document(
     overlap = whole("overlap", overlap, 0, (size - 1) // 2)
     places = Places(document)
     passages = passages_of(document, tokenizer, (size - overlap) // 2)
+    count = counter(document, passages, tokenizer)
     return [
         places.source(passages[i].start, passages[j - 1].end)
-        for i, j in grouped(passages, size, overlap)
+        for i, j in grouped(passages, size, overlap, count=count)
     ]
 
 
@@ -119,12 +120,27 @@ def merged(passages: Sequence[Passage], most: int) -> list[Passage]:
     return found
 
 
+def counter(
+    document: str, passages: Sequence[Passage], tokenizer: Tokenizer
+) -> Callable[[int, int], int]:
+    """Return what counts the tokens of a range of passages as one text.
+
+    They may be a few more than those of the passages, as blanks between words go to either side.
+    """
+    return lambda i, j: _count(tokenizer, document[passages[i].start : passages[j - 1].end])
+
+
 def grouped(
-    passages: Sequence[Passage], size: int, overlap: int = 0, each: int = 0
+    passages: Sequence[Passage],
+    size: int,
+    overlap: int = 0,
+    each: int = 0,
+    count: Callable[[int, int], int] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield chunks as ranges of passages (from, to): at most `size` tokens, `each` more a passage.
 
-    One that would have to end within a paragraph ends before it, if that leaves two thirds.
+    One that would have to end within a paragraph ends before it, if that leaves two thirds. count:
+    what counts exactly; None: the sum will do.
     """
     costs = [passage.tokens + each for passage in passages]
     start = before = 0  # before: where the last chunk ended
@@ -137,6 +153,11 @@ def grouped(
             least = max(start + 2 * (end - start) // 3, before, start)
             borders = (i for i in range(end, least, -1) if passages[i - 1].ends)
             end = next(borders, end)
+        while count is not None and end - start > 1 and count(start, end) > size:
+            if end - 1 > before:
+                end -= 1
+            else:
+                start += 1
         yield start, end
         before = end
         if end == len(costs):

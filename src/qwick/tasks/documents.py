@@ -19,6 +19,7 @@ from qwick.tasks.chunks import (
     Passage,
     Places,
     Source,
+    counter,
     grouped,
     merged,
     passages_of,
@@ -98,7 +99,8 @@ def summarise(
         places = Places(document)
         overlap = OVERLAP if room > 4 * OVERLAP else 0
         passages = passages_of(document, model.texts.tokenizer, (room - overlap) // 2)
-        chunks = list(grouped(passages, room, overlap))
+        count = counter(document, passages, model.texts.tokenizer)
+        chunks = list(grouped(passages, room, overlap, count=count))
         sources = [places.source(passages[i].start, passages[j - 1].end) for i, j in chunks]
         what = "this text" if len(sources) == 1 else "this part of a document"
         replies = yield [prompt(model, source.text, what) for source in sources]

@@ -228,6 +228,11 @@ class TaskStream(Generic[T]):
             self._answer = self._parse(self._stream.reply)
         return self._answer
 
+    def read(self) -> Answer[T]:
+        """Read to the end and return the answer."""
+        self._stream.read()
+        return self.answer
+
     def close(self) -> None:
         """Cancel the request unless it has ended."""
         self._stream.close()
