@@ -103,7 +103,7 @@ class Requests:
                 number += 1
                 left -= len(data)
                 too_long = len(data) > MOST_LINE and not data.endswith(b"\n")
-                while too_long and left > 0 and (rest := file.readline(min(left, 1 << 20))):
+                while too_long and left > 0 and (rest := file.readline(min(left, 1 << 16))):
                     left -= len(rest)
                     if rest.endswith(b"\n"):
                         break
