@@ -43,6 +43,7 @@ from values.kinds import (
     whole,
 )
 from values.table_evaluate import EVALUATE
+from values.table_tasks import TASKS, TASKS_FIXED, TASKS_PLAIN
 from values.world import ENTRY, World
 
 # All their public names; a module with `__all__` has those. Whatever is defined elsewhere in the
@@ -60,7 +61,7 @@ MODULES = (
         "qwick.evaluate.perplexity",
         "qwick.evaluate.speed",
     ),
-    *("qwick.evaluate.humaneval", "qwick.evaluate.sandbox"),
+    *("qwick.evaluate.humaneval", "qwick.evaluate.sandbox", "qwick.tasks"),
 )
 INNER = (  # and all below them
     *("qwick.cli", "qwick.native", "qwick.model", "qwick.engine", "qwick.formats", "qwick.hub"),
@@ -69,7 +70,7 @@ INNER = (  # and all below them
     # Parts of `qwick serve`; what strangers may send it is tried by tests/server.
     *("qwick.server", "qwick.monitor", "qwick.text.router", "qwick.text.tools"),
     *("qwick.text.grammar.lark", "qwick.text.grammar.matcher", "qwick.text.grammar.schema"),
-    *("qwick.text.grammar.tool_calls", "qwick.text.grammar.vocabulary"),
+    *("qwick.text.grammar.tool_calls", "qwick.text.grammar.vocabulary", "qwick.tasks"),
     "qwick.text.grammar.xml_values",
 )
 
@@ -416,6 +417,7 @@ TABLE: dict[str, Case] = {
         },
     ),
     **EVALUATE,
+    **TASKS,
     # -- the rest
     "family.family_of": Case(
         lambda _: family.family_of,
@@ -437,6 +439,7 @@ TABLE: dict[str, Case] = {
 }
 # Plain data that qwick makes and hands out: whoever builds one by hand may put anything into it.
 PLAIN = {
+    *TASKS_PLAIN,
     *("engine.request.Progress", "text.grammar.grammar.Grammar"),
     *("llm.qwen.Qwen", "llm.stream.Stream", "llm.stream.AsyncStream", "llm.reply.Reply"),
     *("llm.reply.Chunk", "llm.reply.Logprob", "llm.reply.Timings", "llm.reply.Usage"),
@@ -474,6 +477,7 @@ UNCHECKED = {
 # Arguments that are fixed in a case: parts that qwick itself makes, of a type that is checked where
 # a caller would mistake one for another, and never read from outside.
 FIXED: dict[str, tuple[str, ...]] = {
+    **TASKS_FIXED,
     "hub.resolve": ("store",),
     "hub.upkeep.verify": ("store",),
     "hub.upkeep.usage": ("store",),
