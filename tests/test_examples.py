@@ -21,6 +21,14 @@ EXPECTED = {
     "async_many.py": ["14", "[given up after half a second]"],
     "fill_in_the_middle.py": ["sum(values) / len(values)", "ended by stop]"],
     "perplexity.py": ["code: perplexity", "' b'"],
+    "tasks.py": ["maths: 17", "return a + b", "Paris", "'age': 34", "cut off after 24 tokens"],
+    "long_document.py": ["lines 1 to 1", "Tom Baird", "[line 5]", "summary: "],
+    "prompts.py": ["'temperature': 0.0", "\\boxed{}.", "<|fim_suffix|>", "can fill in: code"],
+    "lean.py": ["heap", "cache: ", "loading included"],
+    "phone.py": ["known already]"],
+    "service.py": ["200 ", "200 ["],
+    "monitored_service.py": ["verdict: ", "qwick:generation_tokens_total", "ended with 0"],
+    "secured_service.py": ["without a key: 401", "65 tokens: 400", "alice: 200", "more: 429"],
 }
 
 
