@@ -54,7 +54,7 @@ OTHERS = {
     "_BusyError": {"hub/upkeep.py"},
     "click.BadParameter": {"cli/bench.py"},
     "click.UsageError": {"cli/main.py"},
-    "click.exceptions.Exit": {"cli/doctor.py"},
+    "click.exceptions.Exit": {"cli/doctor.py", "cli/jobs.py"},
 }
 
 

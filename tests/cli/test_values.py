@@ -128,9 +128,10 @@ def test_any_text(
     small: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # `run` answers; `bench` and `serve` meet a model that is not there once options are read.
+    # `run` answers; the others meet a model or a file that is not there once options are read.
     rest = {
         "run": [str(small), "hi", "--max-tokens", "2"],
+        "jobs": ["out"] if option is None else ["in", "out"],
         "bench": ["/nowhere/x.gguf"],
         "serve": ["/nowhere/x.gguf"],
     }
