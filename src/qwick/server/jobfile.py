@@ -243,12 +243,19 @@ def check_apart(paths: list[Path]) -> None:
     """Raise UsageError if two of the files are the same."""
     for i, one in enumerate(paths):
         for other in paths[:i]:
-            if one.absolute() == other.absolute() or (
-                one.exists() and other.exists() and os.path.samefile(one, other)
-            ):
+            if one.absolute() == other.absolute() or _file_of(one) == _file_of(other):
                 raise UsageError(
                     f"{one} and {other} are the same file", hint="give each a path of its own"
                 )
+
+
+def _file_of(path: Path) -> tuple[int, int] | Path:
+    """Return which file a path leads to, if there is one; else the path."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return path.absolute()
+    return status.st_dev, status.st_ino
 
 
 def _custom_id(data: bytes) -> str | None:
