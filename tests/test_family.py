@@ -53,6 +53,9 @@ NAMES = [
     ("qwen", None, "qwen"),
     ("qwen3", "Qwen3Guard-Gen-4B", "qwen3guard-gen"),
     ("qwen3", "qwen3_8b.gguf", "qwen3"),
+    ("qwen3", "Qwen3 0.6B Instruct", "qwen3"),  # what Qwen's own GGUF file of the hybrid says
+    ("qwen3", "Qwen3 4B Instruct 2507", "qwen3-instruct-2507"),
+    ("qwen2", "qwen2.5-7b.Q4_K_M", "qwen2.5-base"),
     ("qwen2_moe", "Qwen1.5-MoE-A2.7B", "qwen1.5-base"),
     ("qwen2_moe", "Qwen1.5-MoE-A2.7B-Chat", "qwen1.5"),
     ("qwen2_moe", "Qwen2-57B-A14B", "qwen2-base"),

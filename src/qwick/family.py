@@ -242,7 +242,8 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"qwen-?3-?guard", "qwen3guard-gen"),
     (r"qwen-?3-coder", "qwen3-coder"),
     (r"qwen-?3(?![.\d]).*thinking", "qwen3-thinking-2507"),
-    (r"qwen-?3(?![.\d]).*instruct", "qwen3-instruct-2507"),
+    # Files of the first, hybrid Qwen3 are called "Qwen3 0.6B Instruct" in GGUF, by Qwen itself.
+    (r"qwen-?3(?![.\d]).*(?:instruct.*2507|2507.*instruct)", "qwen3-instruct-2507"),
     (r"qwen-?3(?![.\d])", "qwen3"),
     (r"qwen-?(?:1-)?(?:7|14|72|1\.8)b(?![a-z0-9])|qwen-?1(?!\.?\d)", "qwen"),
 )
@@ -332,6 +333,6 @@ def _is_base(family: Family, text: str) -> bool:
     # A name such as "qwen2.5-7b-mytune" is a fine-tune and chats; only the published form is base.
     published = (
         r"qwen-?(?:1\.5|2\.5|1|2)?-?(?:coder-|math-|moe-)?a?[\d.]+b(?:-a[\d.]+b)?(?:-base)?"
-        r"(?:-gguf|-i?q\d(?:-[a-z0-9]{1,2})*|-b?f16|\.gguf)*$"
+        r"(?:-gguf|[.-]i?q\d(?:-[a-z0-9]{1,2})*|[.-]b?f16|\.gguf)*$"
     )
     return re.search(published, text) is not None

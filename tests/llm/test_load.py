@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,9 +21,11 @@ from qwick import hub
 from qwick.choose.memory import plan_memory
 from qwick.engine.engine import LOGIT_ROWS, TOKEN_BUDGET
 from qwick.errors import ConfigError, EngineError, ParameterError, UsageError
+from qwick.family import MODEL_TYPES, ModelType, family_of
 from qwick.formats.mapped import map_file
 from qwick.formats.open import open_checkpoint
 from qwick.llm import Qwen
+from qwick.llm.load import _template_of_family
 from qwick.model.load import kv_kinds, weight_bytes
 from qwick.native import ops
 
@@ -120,6 +124,10 @@ def test_a_file_without_a_template_has_that_of_its_family_if_its_name_says_which
     assert ears.notices == [
         "Qwen1.5 0.5B Chat comes without a chat template: that of qwen1.5 is used"
     ]
+    file = write_small(tmp_path / "qwen2-0_5b-instruct.gguf", name="model", template=None)
+    with Qwen.load(file, listener=Ears()) as qwen:
+        assert (qwen.name, qwen.defaults.family.name) == ("model", "qwen2")
+        assert "You are a helpful assistant." in qwen.render("Hi.")
     for name in ("Small Random", "Qwen1.5 0.5B"):  # nobody's, and a base model
         file = write_small(tmp_path / "b.gguf", name=name, template=None)
         ears = Ears()
@@ -129,6 +137,23 @@ def test_a_file_without_a_template_has_that_of_its_family_if_its_name_says_which
             assert "whose name says its family" in (caught.value.hint or "")
             assert qwen.complete("Hi.", max_tokens=2, temperature=0).usage.completion_tokens == 2
         assert not ears.notices
+
+
+def test_files_of_qwen1_have_no_template_and_need_not_say_whose_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(MODEL_TYPES, "qwen", ModelType("QWenLMHeadModel", "qwen", "qwen"))  # type: ignore[arg-type]
+    config = {"model_type": "qwen"}
+    for name, generation, has in (
+        ("Qwen-7B-Chat", {"chat_format": "chatml"}, True),
+        ("mine", {"chat_format": "chatml"}, True),
+        ("mine", {}, True),
+        ("mine", {"chat_format": "raw"}, False),
+        ("Qwen-7B", {}, False),
+    ):
+        checkpoint: Any = SimpleNamespace(config=config, generation=generation)
+        found = _template_of_family(checkpoint, name, family_of(config, name))
+        assert (found is not None) is has, (name, generation)
 
 
 def test_the_catalogues_own_file_has_the_catalogues_name(

@@ -199,10 +199,12 @@ def _name_of(checkpoint: Checkpoint, path: Path) -> str:
 
 def _load_texts(checkpoint: Checkpoint, name: str) -> Texts:
     tokenizer = Tokenizer.from_data(checkpoint.tokenizer)
-    family = family_of(checkpoint.config, name)
+    # Where a checkpoint's own name says nothing ("model"), its file's or folder's may.
+    told = next((n for n in (name, checkpoint.path.stem) if is_named(checkpoint.config, n)), name)
+    family = family_of(checkpoint.config, told)
     source = checkpoint.chat_template
     if source is None:
-        source = _template_of_family(checkpoint, name, family)
+        source = _template_of_family(checkpoint, told, family)
     template = None if source is None else ChatTemplate(source)
     named = stop_ids_of(checkpoint.generation)
     if named and max(named) >= tokenizer.n_tokens:
