@@ -154,7 +154,8 @@ def test_calls_or_an_answer_by_a_grammar(vocabulary, tokenizer, format, kind) ->
     answer, example = ANSWERS[kind]
     grammar = answer.or_tool_calls(format, TOOLS)
     calls = Grammar.tool_calls(format, TOOLS)
-    called = next(iter(walk_all(vocabulary, tokenizer, calls, 6, closing=closing(format))))
+    walks = (Walk(vocabulary, tokenizer, calls, n, closing=closing(format)) for n in range(SEEDS))
+    called = next(walk for walk in walks if walk.ended)
     for ids in (called.ids, tokenizer.encode(example, parse_special=False)):
         matcher = vocabulary.matcher(grammar, ENDS)
         for id in ids:
