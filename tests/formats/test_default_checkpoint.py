@@ -94,6 +94,7 @@ def test_tensors_equal_the_gguf_package(default_checkpoint: Path, theirs: gguf.G
             np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32))
 
 
+@pytest.mark.alone
 def test_opening_is_quick(default_checkpoint: Path) -> None:
     def best(times: int) -> tuple[float, float]:
         pairs = []

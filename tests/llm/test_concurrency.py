@@ -122,6 +122,7 @@ def test_cancelling_a_task_in_a_long_prompt_does_so_too(gated: tuple[Qwen, Gate]
     assert qwen.stats.finished["cancelled"] == 1
 
 
+@pytest.mark.alone
 def test_a_real_model_is_free_again_within_a_chunk(tmp_path: Path) -> None:
     """The same with kernels, by the clock: one chunk of many is what a cancel may wait for."""
     path = write_small(tmp_path / "a.gguf", max_position_embeddings=10_000, hidden_size=64)

@@ -258,6 +258,7 @@ def test_the_first_of_each_kind_survives_a_kill(tmp_path: Path) -> None:
     assert [e.get("reason") for e in read_all(tmp_path).events] == [None, "unknown", "requests"]
 
 
+@pytest.mark.alone
 def test_what_is_written_at_once_is_bounded_and_waits_for_nobody(tmp_path: Path) -> None:
     log, path = AuditLog(tmp_path), tmp_path / "server.jsonl"
     log.server_event("server_started")

@@ -104,6 +104,7 @@ def test_every_answer_is_one_at_once(client: httpx.Client) -> None:
         {"prompt": "1" * 1_000_000},
     ],
 )
+@pytest.mark.alone
 def test_long_texts_do_not_keep_others_waiting(
     server: Server, keys: KeyRing, body: dict[str, Any]
 ) -> None:

@@ -271,6 +271,7 @@ def of_messages(messages: bytes) -> bytes:
     return b'{"model":"%s","messages":[%s]}' % (MODEL.encode(), messages)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_bodies_do_not_stop_others(door: Server, good: str, what: str) -> None:
     body = HOSTILE[what]()
