@@ -45,7 +45,8 @@ def test_runs(name: str) -> None:
         capture_output=True,
         text=True,
         timeout=300,
-        env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
+        # QWICK_THREADS: of all cores, as users run them, whatever the tests themselves have
+        env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1]), QWICK_THREADS=""),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -206,10 +206,11 @@ def test_side_by_side_and_evicted_the_answers_are_those_of_each_alone(
                 ]
                 for i in range(5)
             ]
+            alone = [plain.chat(messages, max_tokens=48, **GREEDY) for messages in prompts]
             for _ in range(2):
                 together = tight.chat_batch(prompts, max_tokens=48, **GREEDY)
-                for messages, reply in zip(prompts, together, strict=True):
-                    agree(reply, plain.chat(messages, max_tokens=48, **GREEDY))
+                for reply, expected in zip(together, alone, strict=True):
+                    agree(reply, expected)
             engine = engine_of(tight)
             assert engine.pages_used == 0
             engine.check()

@@ -410,6 +410,7 @@ def test_a_template_in_a_text_is_text(guarded: Server, good: str, text: str) -> 
         {"grammar": "x" * 100_000},
     ],
 )
+@pytest.mark.alone
 def test_bombs_of_grammars(guarded: Server, good: str, fields: dict[str, Any]) -> None:
     begun = time.monotonic()
     with guarded.client(good) as client:

@@ -153,6 +153,7 @@ def test_processes_write_whole_lines_at_once(tmp_path: Path) -> None:
         assert sorted(event["key"] for event in found.events) == expected
 
 
+@pytest.mark.alone
 def test_kills_lose_no_event_that_was_told(tmp_path: Path) -> None:
     chance = random.Random(7)
     told = 0

@@ -300,6 +300,7 @@ def make_keys(folder: Path, name: str, pipe: int, line: int) -> None:
     sys.settrace(None)
 
 
+@pytest.mark.alone
 def test_kills_at_any_moment_lose_no_key_and_leave_no_half_file(tmp_path: Path) -> None:
     chance = random.Random(20)
     ring = KeyRing(tmp_path)
