@@ -143,6 +143,7 @@ def test_a_memory_bomb_meets_the_limit(program: str) -> None:
     assert (outcome.status, outcome.detail.split(":")[0]) == ("failed", "MemoryError")
 
 
+@pytest.mark.alone
 def test_a_fork_bomb_meets_the_limit() -> None:
     outcome = run("import os\nwhile True: os.fork()")
     assert outcome.status == "failed"
@@ -167,6 +168,7 @@ def test_a_long_file_meets_the_limit() -> None:
     assert "File too large" in outcome.detail
 
 
+@pytest.mark.alone
 def test_a_flood_of_output_goes_nowhere() -> None:
     outcome = run("import os\nwhile True: os.write(1, b'x' * 65536); os.write(2, b'x' * 65536)")
     assert outcome.status == "died"

@@ -178,6 +178,7 @@ def unread(server: Server, data: bytes) -> Iterator[socket.socket]:
         yield connection
 
 
+@pytest.mark.alone
 def test_a_slow_reader_of_any_answer_is_cut(door: Server, good: str) -> None:
     """Its connection is no more, though it is still there; who reads slowly gets everything."""
     with door.client(good) as client:
