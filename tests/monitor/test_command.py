@@ -279,6 +279,7 @@ def server(default_checkpoint: Path, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.model
+@pytest.mark.alone  # it is to be found healthy, which a slow one is not
 def test_a_real_server(server: Server) -> None:
     out, _ = monitor(server.url, "--probe", "--json")
     rows = json.loads(out)["rows"]
