@@ -50,9 +50,8 @@ class Options:
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1, most)
         if self.yarn is not None:
-            most = settings.MAX_YARN
-            allowed = f"numbers above 1, up to {most:g}"
-            yarn = real("yarn", self.yarn, nextafter(1.0, 2.0), most, allowed)
+            allowed = f"numbers above 1, up to {settings.MAX_YARN:g}"
+            yarn = real("yarn", self.yarn, nextafter(1.0, 2.0), settings.MAX_YARN, allowed)
             object.__setattr__(self, "yarn", yarn)
         check_kind("kv", self.kv, (str, type(None)), "auto, int8, bf16, f32, or none")
         check_switch("prefix_reuse", self.prefix_reuse)
