@@ -1,10 +1,10 @@
 """Random traces through the engine, every invariant derived again after every step.
 
 A trace has a cache from far too small to ample, shared beginnings, namespaces, drafts or none,
-penalties, scores, cancels and arrivals at random. The model is the tests' toy, whose logits depend
-on every id in every page of a sequence, so that what was computed for another shows at once. Each
-answer must be the one that its request gets alone, a cancelled one its beginning; at the end no
-page is held. A failure names the trace, which `--first N --traces 1` runs again.
+penalties, scores, embeddings, cancels and arrivals at random. The model is the tests' toy, whose
+logits depend on every id in every page of a sequence, so that what was computed for another shows
+at once. Each answer must be the one that its request gets alone, a cancelled one its beginning; at
+the end no page is held. A failure names the trace, which `--first N --traces 1` runs again.
 
     python -m checks.engine_traces                # 10,000 traces, some minutes
     python -m checks.engine_traces --traces 300 --json
@@ -39,6 +39,10 @@ def some_request(rng: random.Random, beginnings: list[list[int]]) -> Request:
     namespace = rng.choice(["", "", "", "other"])
     if rng.random() < 0.2 and len(ids) > 1:
         return Request(ids, kind="score", namespace=namespace)
+    if rng.random() < 0.2:
+        if rng.random() < 0.5:
+            return Request(ids, kind="embed", namespace=namespace)
+        return Request(ids, kind="classify", labels=(3, 1), namespace=namespace)
     sampling = Sampling(
         temperature=rng.choice([0.0, 0.0, 1.0]),
         seed=rng.randrange(1000),
@@ -62,7 +66,8 @@ def outcome(sink: Sink) -> tuple[Any, ...]:
     """What must not depend on company."""
     end = sink.end
     scores = end.scores and (end.scores.logprobs.tolist(), end.scores.best.tolist())
-    return sink.ids, end.reason, end.stop_id, scores, sink.prompt_logprobs
+    pooled = [None if p is None else p.tolist() for p in (end.state, end.label_logits)]
+    return sink.ids, end.reason, end.stop_id, scores, pooled, sink.prompt_logprobs
 
 
 def alone(model: type[ToyModel], size: int, request: Request) -> tuple[Any, ...]:

@@ -72,6 +72,10 @@ NAMES = [
     ("qwen3", "Qwen3-Coder-30B-A3B-Instruct", "qwen3-coder"),
     ("qwen3", "distilled-from-Qwen2.5-7B-Instruct", "qwen3"),
     ("qwen3", None, "qwen3"),
+    ("qwen3", "Qwen/Qwen3-Embedding-0.6B", "qwen3-embedding"),
+    ("qwen3", "Qwen3 Embedding 4B", "qwen3-embedding"),
+    ("qwen3", "qwen3-embedding-8b-q8_0.gguf", "qwen3-embedding"),
+    ("qwen3", "Qwen3-Reranker-0.6B", "qwen3-reranker"),
 ]
 
 
@@ -96,6 +100,13 @@ def test_a_name_tells_or_it_does_not() -> None:
         ("qwen3", None, False),
     ):
         assert is_named({"model_type": model_type}, name) is told
+
+
+def test_without_a_head_it_is_for_embeddings_whatever_its_name() -> None:
+    for name in (None, "my-model", "Qwen3-0.6B"):
+        bare = family_of({"model_type": "qwen3", "architectures": ["Qwen3Model"]}, name)
+        assert (bare.name, bare.answers) == ("qwen3-embedding", False)
+    assert all(f.answers for f in FAMILIES.values() if f.name != "qwen3-embedding")
 
 
 def test_default_checkpoint() -> None:

@@ -84,6 +84,7 @@ class Family:
     stops: tuple[str, ...]  # literals of the stop tokens, likeliest first
     fim: tuple[str, ...]  # fill in the middle: literals before prefix, suffix, middle; () cannot
     fim_stops: tuple[str, ...]  # further stop literals of such a completion
+    answers: bool = True  # False: trained for its states alone (embeddings); what it says is noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,8 @@ class ModelType:
     """A computation: its class in `architectures`, its name in GGUF, the family if no name says.
 
     experts: whether its feed-forward parts are mixtures; shared: with one that every token takes.
+    bare: the class in `architectures` of a checkpoint that was saved without a head, for its
+    states; None: not run.
     """
 
     architecture: str
@@ -98,6 +101,7 @@ class ModelType:
     family: str
     experts: bool = False
     shared: bool = False
+    bare: str | None = None
 
 
 END_OF_TURN = "<|im_end|>"
@@ -177,6 +181,8 @@ _QWEN3_INSTRUCT = replace(
     soft_switch=False,
 )
 
+_QWEN3_POOLED = replace(_QWEN3_INSTRUCT, sampling=_GREEDY, tools=ToolFormat.NONE)
+
 FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
@@ -224,6 +230,8 @@ FAMILIES: Mapping[str, Family] = {
         ),
         # A classifier that writes its verdict; the template makes the question of a conversation.
         replace(_QWEN3_INSTRUCT, name="qwen3guard-gen", sampling=_GREEDY, tools=ToolFormat.NONE),
+        replace(_QWEN3_POOLED, name="qwen3-embedding", answers=False),
+        replace(_QWEN3_POOLED, name="qwen3-reranker"),
     )
 }
 
@@ -241,6 +249,8 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"qwen-?2(?![.\d])", "qwen2"),
     (r"qwen-?3-?guard", "qwen3guard-gen"),
     (r"qwen-?3-coder", "qwen3-coder"),
+    (r"qwen-?3-embedding", "qwen3-embedding"),
+    (r"qwen-?3-reranker", "qwen3-reranker"),
     (r"qwen-?3(?![.\d]).*thinking", "qwen3-thinking-2507"),
     # Files of the first, hybrid Qwen3 are called "Qwen3 0.6B Instruct" in GGUF, by Qwen itself.
     (r"qwen-?3(?![.\d]).*(?:instruct.*2507|2507.*instruct)", "qwen3-instruct-2507"),
@@ -253,7 +263,7 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "qwen": ModelType("QWenLMHeadModel", "qwen", "qwen"),
     "qwen2": ModelType("Qwen2ForCausalLM", "qwen2", "qwen2.5"),
     "qwen2_moe": ModelType("Qwen2MoeForCausalLM", "qwen2moe", "qwen2", experts=True, shared=True),
-    "qwen3": ModelType("Qwen3ForCausalLM", "qwen3", "qwen3"),
+    "qwen3": ModelType("Qwen3ForCausalLM", "qwen3", "qwen3", bare="Qwen3Model"),
     "qwen3_moe": ModelType("Qwen3MoeForCausalLM", "qwen3moe", "qwen3", experts=True),
 }
 _SMALL = re.compile(r"(?<![\d.])(?:0\.5|1\.5)b(?![a-z0-9])")
@@ -264,11 +274,14 @@ def family_of(config: Mapping[str, Any], name: str | None) -> Family:
     """Return the family of a checkpoint from its config (Hugging Face keys) and published name.
 
     `name` may be a repository, a file's or folder's name or GGUF's `general.name`; None or a name
-    without a hint falls back on `config["model_type"]`. A name of another generation than the
-    `model_type` (a distillation named after both) is not believed. Raises UnsupportedError for a
-    `model_type` outside the table.
+    without a hint falls back on `config["model_type"]`. A checkpoint that was saved without a head
+    is one for embeddings. A name of another generation than the `model_type` (a distillation named
+    after both) is not believed. Raises UnsupportedError for a `model_type` outside the table.
     """
     model_type, text = _read(config, name)
+    bare = MODEL_TYPES[model_type].bare
+    if bare is not None and config.get("architectures") == [bare]:  # whatever it is called
+        return FAMILIES["qwen3-embedding"]
     found = _named(model_type, text)
     if found is None:
         return FAMILIES[MODEL_TYPES[model_type].family]

@@ -19,6 +19,7 @@ from qwick.engine.steer import Force, Steer, SteerSpec, Verdict
 from qwick.errors import (
     ContextLengthError,
     EngineError,
+    LogitsError,
     ParameterError,
     QwickError,
     ResourceError,
@@ -41,6 +42,9 @@ MIXED = [
     Request([9, 8, 7, 6, 5], kind="score"),
     greedy(list(range(39)), 11),
     Request([3, 1] * 9, sampling=Sampling(seed=8, max_tokens=7), prompt_logprobs=3),
+    Request([4] * 18, kind="embed"),
+    Request([3, 1] * 9, kind="classify", labels=(7, 3, 39)),
+    Request([6], kind="embed"),
 ]
 
 
@@ -56,7 +60,8 @@ def outcome(sink: Sink) -> tuple[Any, ...]:
     """Everything that may not depend on the batch: all but the times."""
     end = sink.end
     scores = end.scores and (end.scores.logprobs.tolist(), end.scores.best.tolist())
-    told = (sink.logprobs, sink.prompt_logprobs, scores)
+    pooled = [None if p is None else p.tolist() for p in (end.state, end.label_logits)]
+    told = (sink.logprobs, sink.prompt_logprobs, scores, pooled)
     return (sink.ids, told, end.reason, end.seed, end.stop_id)
 
 
@@ -104,6 +109,59 @@ def test_scores_equal_the_model_by_hand() -> None:
         exact = row[ids[i + 1]] - np.log(np.exp(row).sum())
         assert sink.end.scores.logprobs[i] == pytest.approx(exact, abs=1e-6)
         assert sink.end.scores.best[i] == row.argmax()
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 30, 64])
+def test_what_is_pooled_equals_the_model_by_hand(length: int) -> None:
+    """Of the last token, also where the prompt comes in chunks, or fills the context."""
+    model = ToyModel()
+    ids = [(7 * i) % 40 for i in range(length)]
+    labels = (5, 39, 0)
+    engine = engine_of(model, token_budget=7, max_sequences=4)
+    asked = [Request(ids, kind="embed"), Request(ids, kind="classify", labels=labels)]
+    embedded, judged = (sink.end for sink in run(engine, asked))
+    assert embedded.state is not None
+    assert embedded.state.tolist() == model.state_after(ids)
+    assert judged.label_logits is not None
+    assert judged.label_logits.tolist() == model.row_after(ids)[list(labels)].tolist()
+    for end in (embedded, judged):
+        assert (end.reason, end.prompt_tokens, end.completion_tokens) == (STOP, length, 0)
+        assert (end.seed, end.scores) == (None, None)
+    assert (embedded.label_logits, judged.state) == (None, None)
+    assert (engine.stats.generated, engine.stats.finished["stop"]) == (0, 2)
+
+
+def test_a_state_that_is_no_number_fails_its_request_alone() -> None:
+    model = ToyModel()
+    engine = engine_of(model)
+    whole = model.forward
+
+    def broken(batch: Batch, cache: Any) -> F32:
+        states = whole(batch, cache)
+        states[0, 2] = np.nan
+        return states
+
+    model.forward = broken  # type: ignore[method-assign]
+    bad, good = run(engine, [Request([1, 2], kind="embed"), Request([3, 4], kind="embed")])
+    assert (bad.end.reason, bad.end.state) == (ERROR, None)
+    assert isinstance(bad.end.error, LogitsError)
+    assert good.end.state is not None
+    assert good.end.state.tolist() == model.state_after([3, 4])
+    assert engine.stats.corrupted == 1
+
+
+def test_a_model_without_a_head_only_embeds() -> None:
+    model = ToyModel(has_head=False)
+    engine = engine_of(model)
+    for request in (
+        greedy([1, 2], 3),
+        Request([1, 2], kind="score"),
+        Request([1, 2], kind="classify", labels=(1,)),
+    ):
+        with pytest.raises(UnsupportedError, match=r"no head.*embed"):
+            engine.submit(request, Sink())
+    (sink,) = run(engine, [Request([1, 2], kind="embed")])
+    assert sink.end.state is not None
 
 
 @pytest.mark.parametrize("length", [1, 2, 30])
@@ -277,6 +335,8 @@ def test_exactly_full() -> None:
             ["15 tokens", "max_tokens is 6", "21 in all", "holds 20", "max_tokens to 5 or less"],
         ),
         (Request([1] * 21, kind="score"), ContextLengthError, ["21 tokens", "context holds 20"]),
+        (Request([1] * 21, kind="embed"), ContextLengthError, ["21 tokens", "context holds 20"]),
+        (Request([1], kind="classify", labels=(40,)), ParameterError, ["id in labels is 40"]),
         (greedy([1] * 14, 1), ResourceError, ["14 positions", "cache holds 12", "larger cache"]),
         (greedy([1] * 4, 10), ResourceError, ["13 positions", "cache holds 12"]),
         (greedy([1, 40]), ParameterError, ["40", "0 to 39"]),

@@ -161,7 +161,11 @@ def test_requests() -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"ids": []}, "the prompt is empty"),
         ({"ids": [1], "kind": "score"}, "at least 2 tokens"),
-        ({"ids": [1], "kind": "embed"}, "kind is 'embed'; allowed: 'generate' or 'score'"),
+        ({"ids": [1], "kind": "rank"}, "kind is 'rank'; allowed: 'generate' or 'score' or 'embed'"),
+        ({"ids": [1], "kind": "embed", "guide": 1}, "kind 'embed' draws nothing"),
+        ({"ids": [1], "kind": "classify"}, "labels holds 0 ids, and the kind is 'classify'"),
+        ({"ids": [1], "kind": "embed", "labels": [1]}, "labels holds 1 ids, and the kind is 'emb"),
+        ({"ids": [1], "kind": "classify", "labels": [-1]}, "an id in labels is -1"),
         ({"ids": [1.5]}, "1.5"),
         ({"ids": [True]}, "True"),
         ({"ids": [-3]}, "-3"),
@@ -176,7 +180,7 @@ def test_requests() -> None:
             "prompt_logprobs is 21; allowed: .* 0 to 20, or none",
         ),
         ({"ids": [1], "prompt_logprobs": True}, "prompt_logprobs is True"),
-        ({"ids": [1, 2], "kind": "score", "prompt_logprobs": 1}, "a score tells its own"),
+        ({"ids": [1, 2], "kind": "score", "prompt_logprobs": 1}, "the kind is 'score'"),
     ]
     for arguments, part in bad:
         with pytest.raises(ParameterError, match=part):

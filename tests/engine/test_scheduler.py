@@ -24,7 +24,7 @@ class Arrival:
     forced: int  # extra tokens appended with the first one, as a steer does
     head: int  # which of a few texts the prompt begins with
     own: int  # tokens at its end that no other prompt has
-    score: bool
+    kind: str  # of Request
 
     def ids(self, number: int) -> list[int]:
         own = min(self.own, self.prompt)
@@ -57,6 +57,7 @@ class World:
         self.forced: dict[int, int] = {}
         self.cancel_at: dict[int, int] = {}
         self.computed: dict[int, int] = {}
+        self.scores: set[int] = set()
         self.ended: set[int] = set()
         self.steps = 0
 
@@ -81,9 +82,10 @@ class World:
         while self.todo and self.todo[0][1].at <= self.steps:
             number, a = self.todo.pop(0)
             root = b"another namespace" if a.head == 3 else b""
-            wanted_from = 0 if a.score else a.prompt - 1
+            wanted_from = 0 if a.kind == "score" else a.prompt - 1
             self.state.add(Sequence(number, a.ids(number), wanted_from, root=root))
-            self.left[number] = 0 if a.score else a.answer
+            self.left[number] = a.answer if a.kind == "generate" else 0
+            self.scores |= {number} if a.kind == "score" else set()
             self.forced[number] = a.forced
             if a.cancel_after is not None:
                 self.cancel_at[number] = self.steps + a.cancel_after
@@ -116,7 +118,7 @@ class World:
             self.compute(chunk)
         state.commit(step)
         for chunk in step.chunks:
-            if self.left[chunk.sequence.number] == 0:  # a score: all its rows were read
+            if chunk.sequence.number in self.scores:  # all its rows were read
                 chunk.sequence.wanted_from = chunk.start + chunk.count
             self.advance(chunk.sequence)
         state.check()
@@ -192,7 +194,7 @@ arrivals = st.builds(
     forced=st.sampled_from([0, 0, 0, 5]),
     head=st.integers(0, 3),
     own=st.sampled_from([0, 0, 1, 3, 9]),
-    score=st.sampled_from([False, False, False, True]),
+    kind=st.sampled_from(["generate", "generate", "generate", "score", "embed"]),
 )
 
 

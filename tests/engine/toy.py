@@ -48,6 +48,7 @@ class ToyModel:
         scale: float = 3.0,
         exact_rows: int = 1 << 20,
         rotations: Rotations | None = None,
+        has_head: bool = True,
     ) -> None:
         self.n_vocab = n_vocab
         self.width = n_vocab + 7
@@ -55,6 +56,8 @@ class ToyModel:
         self.rotations = rotations or Rotations((context,))
         self.page_size = page_size
         self.exact_rows = exact_rows
+        self.hidden = 4
+        self.has_head = has_head
         self.scale = scale
         self.before_forward: Callable[[Batch], None] = lambda batch: None
         self.change_logits: Callable[[F32], None] = lambda logits: None
@@ -108,6 +111,11 @@ class ToyModel:
         logits = self.logits(hidden)[:, :n_vocab]
         finite = np.isfinite(logits).all(axis=1)
         return np.where(finite, logits.argmax(axis=1), -1).astype(np.int32)
+
+    def state_after(self, ids: Sequence[int]) -> list[float]:
+        """The final state after `ids`, computed without any cache."""
+        value = hash_of(np.asarray(ids, np.int64), np.arange(len(ids), dtype=np.int64))
+        return [float((value >> shift) & 0xFFFF) for shift in (0, 16, 32, 48)]
 
     def row_after(self, ids: Sequence[int]) -> F32:
         """The logits after `ids`, computed without any cache: what the engine must reproduce."""

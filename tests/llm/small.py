@@ -67,6 +67,17 @@ STORED_TOKENIZER_DATA = replace(  # with a merge, as GGUF files cannot hold an e
     merges=["h e"],
 )
 
+# With tokens for yes and no, and the tags of thinking: what a reranker's vocabulary has.
+ADDED = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+MERGES = (("h", "e"), ("n", "o"), ("y", "e"), ("ye", "s"), ("t", "he"))
+POOLED_TOKENIZER_DATA = TokenizerData(
+    tokens=[*byte_alphabet(), *("".join(merge) for merge in MERGES), *ADDED],
+    token_types=[1] * (256 + len(MERGES)) + [3] * 3 + [4] * 2,
+    merges=[" ".join(merge) for merge in MERGES],
+    pre="qwen2",
+    eos_id=256 + len(MERGES),
+)
+
 
 def small_qwen(
     *,

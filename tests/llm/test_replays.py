@@ -52,6 +52,7 @@ class Replay:
     """A model that says given ids behind its prompt, whatever else a step asks of it."""
 
     context, page_size, exact_rows = 2048, 16, 1 << 20
+    hidden, has_head = 4, True
 
     def __init__(self, width: int) -> None:
         self._width = width

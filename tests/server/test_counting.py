@@ -65,6 +65,10 @@ def client(server: Server, keys: KeyRing, request: pytest.FixtureRequest) -> Ite
         ("/v1/completions", {"prompt": [14990] * 300, "max_tokens": 1}),
         ("/v1/completions", {"prompt": ["x" * 100] * 5, "max_tokens": 1}),
         ("/v1/completions", {"prompt": "a", "suffix": "x" * 400, "max_tokens": 1}),
+        ("/v1/embeddings", {"model": MODEL, "input": ["x" * 200, "y" * 201]}),
+        ("/v1/embeddings", {"model": MODEL, "input": [1] * 401}),
+        ("/v1/embeddings", {"model": MODEL, "input": "x", "instruction": "y" * 400}),
+        ("/v1/rerank", {"model": MODEL, "query": "x" * 200, "documents": ["y" * 201]}),
         ("/tokenize", {"prompt": "x" * 401}),
         ("/tokenize", {"messages": [{"role": "user", "content": "x" * 401}]}),
         ("/detokenize", {"tokens": [1] * 401}),
@@ -94,6 +98,8 @@ def test_every_answer_is_one_at_once(client: httpx.Client) -> None:
     response = client.post(CHAT, json=chat_body(n=3))
     assert response.status_code == 400
     assert "n asks for 3 answers at once" in response.json()["error"]["message"]
+    many = client.post("/v1/embeddings", json={"model": MODEL, "input": ["a", "b", "c"]})
+    assert (many.status_code, len(many.json()["data"])) == (200, 3)  # one answer
     assert client.post(CHAT, json=chat_body(n=2)).status_code == 200
 
 

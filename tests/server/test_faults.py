@@ -335,6 +335,11 @@ def test_the_content_policy_says_when_it_acts(tmp_path: Path) -> None:
             error = client.post(path, json=wish).json()["error"]
             assert error["param"] == ("echo" if "echo" in wish else "logprobs")
             assert "content policy" in error["message"]
+        asked = {"model": MODEL, "query": "x", "documents": ["<script>"]}
+        error = client.post("/v1/rerank", json={**asked, "return_documents": True}).json()["error"]
+        assert error["param"] == "return_documents"
+        (row,) = client.post("/v1/rerank", json=asked).json()["results"]
+        assert "document" not in row
         plain = {**complete, "prompt": "1 + 1 =", "echo": False}
         assert client.post("/v1/completions", json=plain).status_code == 200
 

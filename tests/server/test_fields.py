@@ -16,7 +16,14 @@ from qwick.errors import ParameterError, UnsupportedError
 from qwick.llm.wishes import read_wishes
 from qwick.server.caller import Caller
 from qwick.server.openai.asking import chat_ask, completion_ask
-from qwick.server.openai.bodies import ChatBody, CompletionBody, Sampled, TokenizeBody
+from qwick.server.openai.bodies import (
+    ChatBody,
+    CompletionBody,
+    EmbeddingBody,
+    RerankBody,
+    Sampled,
+    TokenizeBody,
+)
 from qwick.server.openai.fields import (
     INERT,
     INERT_VALUES,
@@ -69,6 +76,8 @@ def test_the_page_has_them_all() -> None:
     tables = {
         "chat": fates(ChatBody),
         "completion": fates(CompletionBody),
+        "embedding": fates(EmbeddingBody),
+        "rerank": fates(RerankBody),
         "inner": inner_fates(),
     }
     for heading, rows in tables.items():

@@ -113,6 +113,22 @@ RAW = {
     ),
     **ASKED,
 }
+POOLED = {
+    "instruction": Kind((None, "x"), or_none(text("x")).takes),
+    "namespace": text(""),
+}
+EMBEDDED = {
+    "truncate": or_none(whole(90)),
+    "texts": Kind(("x", ["x", [1, 2]]), lambda v: is_text(v) or is_list(v)),
+    "dimensions": or_none(whole(32)),
+    "normalize": SWITCH,
+}
+RANKED = {
+    "truncate": or_none(whole(300)),  # a query and a document have 164 tokens around them
+    "query": text("x"),
+    "documents": items(["x"]),
+    "top_n": or_none(whole(1)),
+}
 GENERATED = {"add_generation_prompt": SWITCH}
 SOME_TOOL = [{"type": "function", "function": {"name": "f"}}]
 COUNT = whole(2, 1)
@@ -188,6 +204,10 @@ TABLE: dict[str, Case] = {
     "llm.qwen.Qwen.render_ids": Case(
         lambda w: w.qwen.render_ids, {"messages": MESSAGES, "tools": TOOLS, **GENERATED, **TONE}
     ),
+    "llm.qwen.Qwen.embed": Case(lambda w: w.qwen.embed, {**EMBEDDED, **POOLED}),
+    "llm.qwen.Qwen.aembed": Case(lambda w: w.qwen.aembed, {**EMBEDDED, **POOLED}, _run),
+    "llm.qwen.Qwen.rerank": Case(lambda w: w.judge.rerank, {**RANKED, **POOLED}),
+    "llm.qwen.Qwen.arerank": Case(lambda w: w.judge.arerank, {**RANKED, **POOLED}, _run),
     "llm.qwen.Qwen.score": Case(lambda w: w.qwen.score, {"ids": IDS, "namespace": text("")}),
     "llm.qwen.Qwen.perplexity": Case(
         lambda w: w.qwen.perplexity,
@@ -205,12 +225,13 @@ TABLE: dict[str, Case] = {
         lambda _: Request,
         {
             "ids": IDS,
-            "kind": text("generate", "score"),
+            "kind": text("generate", "score", "embed"),
             "sampling": instance(Sampling()),
             "namespace": text(""),
             "guide": Kind((None, "anything"), lambda _: True),
             "progress": SWITCH,
             "prompt_logprobs": Kind((None, 0, 20), or_none(whole(0)).takes),
+            "labels": items(()),
         },
     ),
     "engine.request.check_namespace": Case(
@@ -443,6 +464,7 @@ PLAIN = {
     *("engine.request.Progress", "text.grammar.grammar.Grammar"),
     *("llm.qwen.Qwen", "llm.stream.Stream", "llm.stream.AsyncStream", "llm.reply.Reply"),
     *("llm.reply.Chunk", "llm.reply.Logprob", "llm.reply.Timings", "llm.reply.Usage"),
+    "llm.pooling.Ranked",
     *("engine.request.TokenLogprob", "engine.request.Scores", "engine.request.Timings"),
     *("engine.request.Tokens", "engine.request.Finished", "hub.catalog.Entry", "hub.store.Stored"),
     *("hub.upkeep.Checked", "hub.upkeep.Pruned", "hub.upkeep.Usage", "text.chat.Prompt"),

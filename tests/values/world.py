@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from llm.small import TEMPLATE, TOKENIZER, small_qwen, write_small
+from llm.small import POOLED_TOKENIZER_DATA, TEMPLATE, TOKENIZER, small_qwen, write_small
 from qwick.evaluate.perplexity import Scored
 from qwick.hub import Entry, Store
 from qwick.llm import Qwen
 from qwick.text.template import ChatTemplate
+from qwick.text.tokenizer import Tokenizer
 
 CONTEXT = 96
 CONTENT = b"the bytes of a checkpoint"
@@ -57,6 +58,12 @@ class World:
         return Qwen.load(self.file, threads=1)
 
     @functools.cached_property
+    def judge(self) -> Qwen:
+        """One with tokens for yes and no."""
+        tokenizer = Tokenizer.from_data(POOLED_TOKENIZER_DATA)
+        return small_qwen(family="qwen3-reranker", tokenizer=tokenizer)
+
+    @functools.cached_property
     def decoder(self) -> Any:
         """Its decoder."""
         return self.qwen._engine._loop.engine._model
@@ -93,3 +100,5 @@ class World:
         os.chdir(self._before)
         if "qwen" in self.__dict__:
             self.qwen.close()
+        if "judge" in self.__dict__:
+            self.judge.close()

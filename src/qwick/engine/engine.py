@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from itertools import count
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from qwick.engine.batching import Wanted, build
 from qwick.engine.capacity import Capacity
 from qwick.engine.draft import MOST_ROWS, Drafter, share_rows
-from qwick.engine.live import Live
+from qwick.engine.live import Live, failure_of
 from qwick.engine.model import Model
 from qwick.engine.pages import PagePool, pages_for
 from qwick.engine.request import (
@@ -28,12 +27,12 @@ from qwick.engine.request import (
     Request,
     TokenLogprob,
 )
-from qwick.engine.sampler import BadLogitsError, Sampler
+from qwick.engine.sampler import BadLogitsError, Sampler, logits_of
 from qwick.engine.scheduler import Chunk, Limits, State, Step, plan
 from qwick.engine.sequence import Sequence
 from qwick.engine.stats import Snapshot, Stats, Stopwatch
 from qwick.engine.steer import SteerFactory, SteerSpec
-from qwick.errors import EngineError, LogitsError, ParameterError, QwickError, ResourceError
+from qwick.errors import EngineError, ParameterError, QwickError
 from qwick.values import check_switch
 
 F32 = NDArray[np.float32]
@@ -41,7 +40,6 @@ F32 = NDArray[np.float32]
 LOGIT_ROWS = 64  # rows of logits at a time: 64 x 152k float32 are 39 MB
 TOKEN_BUDGET = 576  # a prompt chunk of 512 beside 64 decodes
 MAX_SEQUENCES = 64
-REPORT = "if it happens again, report it with the prompt and the seed"
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +87,8 @@ class Engine:
             pages * model.page_size,
             steer_factory is not None,
             model.rotations,
+            model.hidden,
+            model.has_head,
         )
         self.page_count = pages
         self._draft_rows = min(MOST_ROWS, model.exact_rows) if drafts else 0
@@ -292,8 +292,10 @@ class Engine:
         self._state.drop_drafts(step)
 
     def _read(self, hidden: F32, wanted: list[Wanted], watch: Stopwatch) -> None:
-        """Turn final states into tokens and scores, a piece of rows at a time."""
+        """Turn final states into what was asked for, a piece of rows at a time."""
         stats = self.stats
+        hidden, wanted = self._take_states(hidden, wanted)
+        stats.deliver_seconds += watch.lap()
         for start in range(0, len(wanted), LOGIT_ROWS):
             piece = wanted[start : start + LOGIT_ROWS]
             rows = self._rows(hidden[start : start + len(piece)], piece)
@@ -312,7 +314,7 @@ class Engine:
                     touched[live.number] = (live, self._read_row(live, row, position, now), None)
                 except Exception as error:  # bad logits, a broken steer: one request's own matter
                     stats.corrupted += isinstance(error, BadLogitsError)
-                    touched[live.number] = (live, FinishReason.ERROR, _failure(live, error))
+                    touched[live.number] = (live, FinishReason.ERROR, failure_of(live, error))
             stats.sample_seconds += watch.lap()
             for live, reason, failure in touched.values():
                 fresh = live.fresh()
@@ -321,6 +323,23 @@ class Engine:
                 if reason is not None:  # (a callback may have cancelled it: then this is nothing)
                     self._end(live, reason, failure)
             stats.deliver_seconds += watch.lap()
+
+    def _take_states(self, hidden: F32, wanted: list[Wanted]) -> tuple[F32, list[Wanted]]:
+        """End the requests that want a state itself; return the rows that lead to logits."""
+        rest: list[int] = []
+        for row, (sequence, _) in enumerate(wanted):
+            live = self._live.get(sequence.number)
+            if live is None or not live.embedding:
+                rest.append(row)
+            elif np.isfinite(hidden[row]).all():
+                self._end(live, live.accept_pooled(hidden[row].copy()))
+            else:
+                self.stats.corrupted += 1
+                bad = BadLogitsError("its final state is NaN or infinite")
+                self._end(live, FinishReason.ERROR, failure_of(live, bad))
+        if len(rest) == len(wanted):
+            return hidden, wanted
+        return hidden[rest], [wanted[row] for row in rest]
 
     def _rows(self, states: F32, piece: list[Wanted]) -> Iterable[F32 | int]:
         """Return the logits of each row, or its best id where no more is wanted of any row."""
@@ -341,6 +360,8 @@ class Engine:
         if live.scoring:
             logprob, best = self._sampler.score(row, live.request.ids[position + 1])
             return live.accept_score(position, logprob, best)
+        if live.request.labels:
+            return live.accept_pooled(logits_of(row, live.request.labels))
         ids = live.request.ids
         if position + 1 < len(ids):  # else the row is that of a token to draw
             most = live.request.prompt_logprobs or 0
@@ -394,7 +415,7 @@ class Engine:
         for chunk in chunks:
             live = self._live.get(chunk.sequence.number)
             if live is not None:
-                self._end(live, FinishReason.ERROR, _failure(live, error))
+                self._end(live, FinishReason.ERROR, failure_of(live, error))
 
     def _count(self, step: Step, generated: int) -> None:
         """Count a step; generated: how many tokens had been, before it."""
@@ -411,30 +432,3 @@ class Engine:
 
 def _closed() -> EngineError:
     return EngineError("the engine is closed", hint="load the model again")
-
-
-def _failure(live: Live, cause: Exception) -> QwickError:
-    error: QwickError
-    if isinstance(cause, QwickError):  # a steer's own words
-        error = cause
-    elif isinstance(cause, BadLogitsError):
-        error = LogitsError(
-            f"request {live.number} failed after {live.generated} tokens: {cause}",
-            hint=f"other requests go on; {REPORT}",
-        )
-    elif isinstance(cause, MemoryError):
-        error = ResourceError(
-            f"memory ran out for request {live.number} after {live.generated} tokens: {cause}",
-            hint="other requests go on; ask for less at a time, or load with a smaller context",
-        )
-    else:
-        error = EngineError(
-            f"request {live.number} failed after {live.generated} tokens: "
-            f"{type(cause).__name__}: {cause}",
-            hint=f"other requests go on; {REPORT}",
-        )
-    if error is not cause:
-        error.__cause__ = cause
-    # Whoever keeps the error would keep the model with it, through the frames that it passed.
-    traceback.clear_frames(cause.__traceback__)
-    return error

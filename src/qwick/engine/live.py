@@ -6,8 +6,10 @@ What `engine.py` keeps per request between steps. Knows no model and no other re
 from __future__ import annotations
 
 import secrets
+import traceback
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qwick.engine.draft import Drafter
 from qwick.engine.history import History
@@ -24,10 +26,14 @@ from qwick.engine.request import (
     TokenLogprob,
     Tokens,
 )
+from qwick.engine.sampler import BadLogitsError
 from qwick.engine.sequence import Sequence
 from qwick.engine.steer import Force, Steer, Verdict
-from qwick.errors import EngineError, QwickError
+from qwick.errors import EngineError, LogitsError, QwickError, ResourceError
 
+F32 = NDArray[np.float32]
+
+REPORT = "if it happens again, report it with the prompt and the seed"
 DRAWN_SEED_BITS = 53  # a drawn seed is reported, often as JSON: stay exact in a double
 
 
@@ -35,7 +41,8 @@ class Live:
     """A request from its submission to its last event.
 
     limit: most ids, prompt and answer together. rotation: which of the model's. submitted: the
-    engine's clock at submission. drafts: whether to guess ahead, which a score has no use for.
+    engine's clock at submission. drafts: whether to guess ahead, which only an answer has a use
+    for.
     """
 
     def __init__(
@@ -55,6 +62,8 @@ class Live:
         self.request = request
         self.deliver = deliver
         self.scoring = request.kind == "score"
+        self.embedding = request.kind == "embed"
+        self.generating = request.kind == "generate"
         root = root_key(request.namespace, rotation)
         self._tells_prompt = request.prompt_logprobs is not None
         # Nothing is asked after the last token of a score: it needs no row.
@@ -65,7 +74,7 @@ class Live:
         )
         self.sequence.rotation = rotation
         self.steer = steer
-        self.drafter = Drafter() if drafts and not self.scoring else None
+        self.drafter = Drafter() if drafts and self.generating else None
         self.drafted = self.accepted = 0  # guessed ids that were computed; those that were right
         self.stop_ids = frozenset(sampling.stop_ids)
         self.history = History.of(sampling, ids)
@@ -74,11 +83,12 @@ class Live:
         self.room = limit - len(ids)  # tokens that may still be generated
         self.generated = 0
         self.seed = sampling.seed
-        if self.seed is None and not sampling.greedy and not self.scoring:
+        if self.seed is None and not sampling.greedy and self.generating:
             self.seed = secrets.randbits(DRAWN_SEED_BITS)
         count = len(ids) - 1 if self.scoring else 0
         self._logprobs = np.empty(count, np.float64)
         self._best = np.empty(count, np.int32)
+        self._pooled: F32 | None = None  # what the last position led to
         self._prompt_logprobs: list[TokenLogprob] = []
         self._fresh: list[int] = []  # generated and not delivered yet
         self._fresh_logprobs: list[TokenLogprob | None] = []
@@ -99,7 +109,7 @@ class Live:
         """Whether the best id is all that is wanted of a row: greedy, and nothing acts on it."""
         sampling = self.request.sampling
         plain = sampling.logprobs is None and self.history is None and self.steer is None
-        return sampling.greedy and plain and not (self.scoring or self._tells_prompt)
+        return sampling.greedy and plain and self.generating and not self._tells_prompt
 
     def start(self, now: float) -> None:
         """Note the first step that computes something for this request, before it does."""
@@ -120,6 +130,11 @@ class Live:
         self._best[position] = best
         self.sequence.wanted_from = position + 1
         return FinishReason.STOP if position + 1 == len(self._logprobs) else None
+
+    def accept_pooled(self, values: F32) -> FinishReason:
+        """Take the final state of the last id, [hidden], or the logits of the labels after it."""
+        self._pooled = values
+        return FinishReason.STOP
 
     def accept_prompt(self, position: int, logprob: TokenLogprob) -> None:
         """Take what is told about ids[position + 1] of the prompt, as with `accept_score`."""
@@ -205,4 +220,34 @@ class Live:
             error=error,
             scores=scores,
             cached_tokens=self._reused,
+            state=self._pooled if self.embedding else None,
+            label_logits=None if self.embedding else self._pooled,
         )
+
+
+def failure_of(live: Live, cause: Exception) -> QwickError:
+    """Return what a request is told that an exception ended."""
+    error: QwickError
+    if isinstance(cause, QwickError):  # a steer's own words
+        error = cause
+    elif isinstance(cause, BadLogitsError):
+        error = LogitsError(
+            f"request {live.number} failed after {live.generated} tokens: {cause}",
+            hint=f"other requests go on; {REPORT}",
+        )
+    elif isinstance(cause, MemoryError):
+        error = ResourceError(
+            f"memory ran out for request {live.number} after {live.generated} tokens: {cause}",
+            hint="other requests go on; ask for less at a time, or load with a smaller context",
+        )
+    else:
+        error = EngineError(
+            f"request {live.number} failed after {live.generated} tokens: "
+            f"{type(cause).__name__}: {cause}",
+            hint=f"other requests go on; {REPORT}",
+        )
+    if error is not cause:
+        error.__cause__ = cause
+    # Whoever keeps the error would keep the model with it, through the frames that it passed.
+    traceback.clear_frames(cause.__traceback__)
+    return error

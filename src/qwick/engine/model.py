@@ -40,6 +40,16 @@ class Model(Protocol):
         """Most rows of a step whose results are, bit for bit, those of a step with one row."""
         ...
 
+    @property
+    def hidden(self) -> int:
+        """Numbers of a final state."""
+        ...
+
+    @property
+    def has_head(self) -> bool:
+        """Whether states lead to logits; of a model without, `logits` and `best` are not called."""
+        ...
+
     def new_cache(self, pages: int) -> Any:
         """Return an opaque cache; its memory should cost nothing until it is touched."""
         ...

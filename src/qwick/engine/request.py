@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from qwick.errors import ParameterError, QwickError, shown
 from qwick.values import check_switch, real, whole
 
-Kind = Literal["generate", "score"]
+Kind = Literal["generate", "score", "embed", "classify"]
 
 MAX_ID = 2**31 - 1  # ids travel as int32; a vocabulary is far smaller
 MAX_IDS = 1 << 24  # sixteen times the longest context of the family
@@ -29,6 +29,7 @@ MAX_STOP_STRINGS = 32  # each is searched for in every piece of text
 MAX_STOP_CHARS = 256  # so much text of a stream may be held back
 MAX_NAMESPACE = 256  # characters; a name, not a text
 MAX_LOGPROBS = 20  # as in the OpenAI API (top_logprobs)
+MAX_LABELS = 1024  # each is one number of a row that is computed whole
 MAX_LOGIT_BIAS = 1024  # entries, as in vLLM's server; each is one addition per token
 MAX_TEMPERATURE = 100.0
 SEED_BITS = 64  # the Philox key's first word
@@ -201,15 +202,20 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One wish: continue `ids` ("generate"), or tell how probable each of them was ("score").
+    """One wish about `ids`; the kind says which.
 
-    A score request has no sampling; it answers with `Finished.scores`. namespace: keys and values
-    that were computed for a request are used again for others of the same namespace only, so a
-    server gives each tenant its own. guide: what else acts on sampling (a grammar, a budget), as
-    plain data for the engine's steer factory; the engine does not look into it. progress: deliver
-    `Progress` after each part of a prompt that takes several steps. prompt_logprobs: None = none;
-    n = tell of each id of the prompt but the first, and of the n (0 .. 20) most probable in its
-    place, before the first token; all of the prompt is computed then. Raises ParameterError.
+    "generate"  continue them, by `sampling`, which the others leave aside
+    "score"     tell how probable each of them was: `Finished.scores`
+    "embed"     give the final state of the last of them: `Finished.state`
+    "classify"  give the logits of `labels`, ids that may follow: `Finished.label_logits`
+
+    namespace: keys and values that were computed for a request are used again for others of the
+    same namespace only, so a server gives each tenant its own. guide: what else acts on sampling (a
+    grammar, a budget), as plain data for the engine's steer factory; the engine does not look into
+    it. progress: deliver `Progress` after each part of a prompt that takes several steps.
+    prompt_logprobs: None = none; n = tell of each id of the prompt but the first, and of the n
+    (0 .. 20) most probable in its place, before the first token; all of the prompt is computed
+    then. Raises ParameterError.
     """
 
     ids: Sequence[int]
@@ -219,6 +225,7 @@ class Request:
     guide: object = None
     progress: bool = False
     prompt_logprobs: int | None = None
+    labels: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
@@ -234,10 +241,21 @@ class Request:
             allowed = f"whole numbers from 0 to {MAX_LOGPROBS}, or none"
             most = whole("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS, allowed)
             object.__setattr__(self, "prompt_logprobs", most)
-        if self.kind == "score" and self.guide is not None:
-            raise ParameterError("a score draws nothing; allowed: a guide of None")
-        if self.kind == "score" and self.prompt_logprobs is not None:
-            raise ParameterError("a score tells its own; allowed: prompt_logprobs of None")
+        if self.kind != "generate" and self.guide is not None:
+            raise ParameterError(
+                f"a request of the kind {self.kind!r} draws nothing; allowed: a guide of None"
+            )
+        if self.kind != "generate" and self.prompt_logprobs is not None:
+            raise ParameterError(
+                f"prompt_logprobs go with an answer, and the kind is {self.kind!r}; allowed: None"
+            )
+        labels = _ids("labels", self.labels, MAX_LABELS)
+        object.__setattr__(self, "labels", labels)
+        if (self.kind == "classify") is not bool(labels):
+            raise ParameterError(
+                f"labels holds {len(labels)} ids, and the kind is {self.kind!r}; "
+                "allowed: ids for 'classify', none for any other kind"
+            )
         ids = _ids("ids", self.ids, MAX_IDS)
         object.__setattr__(self, "ids", ids)
         if not ids:
@@ -324,12 +342,14 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int
     timings: Timings
-    seed: int | None = None  # the seed in use; None for greedy without a seed and for scores
+    seed: int | None = None  # the seed in use; None for greedy without a seed and without sampling
     stop_id: int | None = None
     stop_logprob: TokenLogprob | None = None
     error: QwickError | None = None  # set when reason is ERROR
     scores: Scores | None = None
     cached_tokens: int = 0
+    state: NDArray[np.float32] | None = None  # [hidden] final-normed, of the last id
+    label_logits: NDArray[np.float32] | None = None  # one for each label
 
 
 Event = Tokens | Progress | Finished

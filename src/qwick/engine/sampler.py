@@ -27,6 +27,8 @@ k * 128 columns instead of all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.random import Philox
 from numpy.typing import NDArray
@@ -284,6 +286,14 @@ def _inverse(weights: F64, u: float) -> int:
     index = int(np.searchsorted(sums, u * sums[-1], side="right"))
     last = int(np.searchsorted(sums, sums[-1], side="left"))  # rounding may step past the end
     return min(index, last)
+
+
+def logits_of(row: F32, ids: Sequence[int]) -> F32:
+    """Return a row's logits of `ids`, a copy; raises BadLogitsError where one is not finite."""
+    found: F32 = row[list(ids)]
+    if not np.isfinite(found).all():
+        raise _bad(found)
+    return found
 
 
 def _bad(row: F32) -> BadLogitsError:

@@ -19,7 +19,7 @@ import numpy as np
 
 from qwick.engine.engine import TOKEN_BUDGET, Engine
 from qwick.engine.request import Event, Finished, Request, Sampling, Tokens
-from qwick.errors import EngineError, UsageError
+from qwick.errors import EngineError, UnsupportedError, UsageError
 from qwick.model.decoder import Decoder, ExpertMLP
 from qwick.native import ops
 from qwick.values import check_kind, check_switch, refused, whole
@@ -89,7 +89,12 @@ class Cost:
 
     @classmethod
     def of(cls, model: Decoder) -> Cost:
-        """Add up the matrices of `model`."""
+        """Add up the matrices of `model`; UnsupportedError for one without a head."""
+        if not model.has_head:
+            raise UnsupportedError(
+                "the model has no head, so there are no tokens to be timed",
+                hint="measure a checkpoint that generates",
+            )
         *body, head = (linear.weight for linear in model.linears)
         idle = 0
         for block in model.weights.blocks:

@@ -29,7 +29,9 @@ from qwick.formats.gguf import MAX_TENSORS, GgufFile, Value
 from qwick.formats.gguf_names import (
     EXPERT_PARTS,
     FUSED,
+    LAST,
     OF_EXPERTS,
+    POOLINGS,
     ROPE_KEYS,
     hf_name,
     keys_of,
@@ -225,9 +227,25 @@ def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[s
         token = meta.get(f"tokenizer.ggml.{name}_token_id", int, None)
         if token is not None:
             config[f"{name}_token_id"] = token
+    if kind.bare is not None and _pools_last(meta, arch):
+        config["architectures"] = [kind.bare]
     _refuse_unknown(meta, arch)
     _check_repeats(meta, arch, config)
     return config
+
+
+def _pools_last(meta: _Metadata, arch: str) -> bool:
+    """Whether the file says that it is for embeddings; refuses those of any token but the last."""
+    pooling = meta.get(f"{arch}.pooling_type", int, None)
+    if pooling is None:
+        return False
+    if pooling != LAST:
+        name = POOLINGS[pooling] if 0 <= pooling < len(POOLINGS) else "unknown"
+        raise UnsupportedError(
+            f"{meta.path}: {arch}.pooling_type is {shown(pooling)} ({name}); known: {LAST} (last)",
+            hint="take a conversion of Qwen3-Embedding, or of Qwen3-Reranker without pooling_type",
+        )
+    return True
 
 
 def _expert_sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -265,6 +283,7 @@ def _rope_scaling(meta: _Metadata, arch: str) -> dict[str, Any] | None:
 
 def _refuse_unknown(meta: _Metadata, arch: str) -> None:
     known = {key.rstrip("!") for key in keys_of(arch)} | _CHECKED | _NO_EFFECT
+    known |= set() if type_of(arch)[1].bare is None else {"pooling_type"}
     known |= {f"rope.scaling.{key}" for key in ROPE_KEYS}
     for key in meta.values:
         if key.startswith(f"{arch}.") and key[len(arch) + 1 :] not in known:

@@ -73,6 +73,10 @@ ROPE_KEYS: dict[str, tuple[str, type]] = {
     "yarn_beta_slow": ("beta_slow", float),
 }
 
+# llama.cpp's gguf-py/gguf/constants.py, PoolingType: in the order of their numbers.
+POOLINGS = ("none", "mean", "cls", "last", "rank")
+LAST = POOLINGS.index("last")
+
 
 def type_of(arch: str) -> tuple[str, ModelType]:
     """Return the model type that GGUF calls so, and what is known of it."""

@@ -7,6 +7,7 @@ Pickles are refused. Knows nothing of how the model is computed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +30,7 @@ from qwick.formats.safetensors import SafetensorsFile, read_safetensors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+BODY = "model."  # before the names of all tensors but the head's
 MAX_INDEX = 1 << 23  # twice that of the largest member, whose 36,000 tensors are mostly experts'
 
 
@@ -46,6 +48,11 @@ def open_folder(path: Path) -> Checkpoint:
     if config["model_type"] == qwen1.MODEL_TYPE:
         config = qwen1.translate_config(path, config)
         tensors = qwen1.translate_tensors(path, tensors)
+    kind = MODEL_TYPES[config["model_type"]]
+    if kind.bare is not None and _is_bare(tensors):
+        tensors = {BODY + name: replace(t, name=BODY + name) for name, t in tensors.items()}
+        config["architectures"] = [kind.bare]
+    _check_pooling(path)
     size = sum(len(file.data) for file in files)
     paths = tuple(file.path for file in files)
     is_open = [True]
@@ -92,12 +99,12 @@ def _config(path: Path) -> dict[str, Any]:
     if "model_type" not in config:
         raise ConfigError(f"{path}: config.json lacks model_type")
     kind = check_known(path, "model_type", config["model_type"])
-    known = MODEL_TYPES[kind].architecture
-    classes = config.get("architectures") or [known]
-    if classes != [known]:
+    known = [name for name in (MODEL_TYPES[kind].architecture, MODEL_TYPES[kind].bare) if name]
+    classes = config.get("architectures") or known[:1]
+    if classes not in [[name] for name in known]:
         raise UnsupportedError(
             f"{path}: the architectures {classes!r:.100} of a {kind} are not supported; "
-            f"known: {known}"
+            f"known: {', '.join(known)}"
         )
     if config.get("quantization_config"):
         quantization = config["quantization_config"]
@@ -107,6 +114,28 @@ def _config(path: Path) -> dict[str, Any]:
             hint="take the unquantized checkpoint or a GGUF file of this model",
         )
     return config
+
+
+def _is_bare(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a model was saved without its head, and without the prefix that sets that apart."""
+    return "embed_tokens.weight" in tensors and not any(name.startswith(BODY) for name in tensors)
+
+
+def _check_pooling(path: Path) -> None:
+    """Refuse another pooling than that of the last token, where sentence-transformers says one."""
+    at = path / "1_Pooling" / "config.json"
+    if not exists(at):
+        return
+    modes = [
+        key.removeprefix("pooling_mode_")
+        for key, value in read_object(at).items()
+        if key.startswith("pooling_mode_") and value is True
+    ]
+    if modes != ["lasttoken"]:
+        raise UnsupportedError(
+            f"{at}: the pooling {modes!r:.100} is not supported; known: lasttoken",
+            hint="take a Qwen3-Embedding checkpoint, or one that was made of it",
+        )
 
 
 def _weight_files(path: Path) -> list[SafetensorsFile]:

@@ -19,6 +19,7 @@ from qwick.family import MODEL_TYPES
 from qwick.formats import qwen1
 from qwick.formats.checkpoint import TokenizerData, check_known
 from qwick.formats.gguf_names import (
+    LAST,
     ROPE_KEYS,
     gguf_name,
     is_expert,
@@ -144,6 +145,9 @@ def _add_config(writer: Any, arch: str, config: Mapping[str, Any]) -> None:
             add(f"rope.scaling.{key}", kind, scaling.pop(name))
     if scaling:
         raise UnsupportedError(f"GGUF has no key for {sorted(scaling)} of rope_scaling")
+    bare = MODEL_TYPES[config["model_type"]].bare
+    if bare is not None and config.get("architectures") == [bare]:
+        writer.add_uint32(f"{arch}.pooling_type", LAST)
 
 
 def _add_tokenizer(writer: Any, data: TokenizerData) -> None:

@@ -7,27 +7,32 @@ asked at the same time is computed in the same steps.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwick.engine.client import EngineClient, Ticket
-from qwick.engine.request import SEED_BITS, Deliver, Request, Scores, perplexity_of
+from qwick.engine.request import Deliver, Request, Scores, perplexity_of
 from qwick.engine.stats import Stats
 from qwick.engine.thread import EngineThread
-from qwick.errors import EngineError, ParameterError
+from qwick.errors import ParameterError
 from qwick.llm.defaults import Defaults
+from qwick.llm.gather import AsyncGathering, gathered
 from qwick.llm.load import Options, load, start_process
+from qwick.llm.pooling import Pooled, Ranked, embedding, reranking
 from qwick.llm.reply import Assembler, Reply
-from qwick.llm.stream import AsyncStream, Stream, Submit
+from qwick.llm.stream import AsyncStream, Stream, Submit, read_all, read_choices
 from qwick.llm.texts import Asked, Messages, RawPrompt, Texts, Tools
 from qwick.text.tokenizer import Tokenizer
-from qwick.values import check_switch, whole
+from qwick.values import check_switch
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from qwick.hub.listener import Listener
 
-MAX_CHOICES = 128  # as in the OpenAI API (n)
+T = TypeVar("T")
 
 
 class Qwen:
@@ -159,7 +164,7 @@ class Qwen:
         **keywords: Any,
     ) -> list[Reply]:
         """Answer many conversations together, in their order. One that fails cancels the rest."""
-        return _read_all(partial(self._chat, c, tools, keywords) for c in _many(conversations))
+        return read_all(partial(self._chat, c, tools, keywords) for c in _many(conversations))
 
     def choices(
         self,
@@ -174,7 +179,7 @@ class Qwen:
         Its prompt is computed once, and told of (prompt_logprobs) in the first reply. One that
         fails cancels the rest.
         """
-        return _read_choices(partial(self._chat, messages, tools), n, keywords)
+        return read_choices(partial(self._chat, messages, tools), n, keywords)
 
     def complete(self, prompt: RawPrompt, **keywords: Any) -> Reply:
         """Continue a raw prompt: text, in which control tokens are control tokens, or ids.
@@ -197,11 +202,11 @@ class Qwen:
 
     def complete_batch(self, prompts: Sequence[RawPrompt], **keywords: Any) -> list[Reply]:
         """Continue many raw prompts together, in their order. One that fails cancels the rest."""
-        return _read_all(partial(self._raw, p, keywords) for p in _many(prompts))
+        return read_all(partial(self._raw, p, keywords) for p in _many(prompts))
 
     def complete_choices(self, prompt: RawPrompt, n: int, **keywords: Any) -> list[Reply]:
         """Continue a raw prompt `n` times, as `choices` answers."""
-        return _read_choices(partial(self._raw, prompt), n, keywords)
+        return read_choices(partial(self._raw, prompt), n, keywords)
 
     def render(
         self,
@@ -250,11 +255,91 @@ class Qwen:
         windows = [ids[start : start + self.context] for start in starts]
         if len(windows) > 1 and len(windows[-1]) == 1:  # a window of one token scores nothing
             windows.pop()
-        scores = _scores_of(
-            [Request(window, kind="score", namespace=namespace) for window in windows],
-            self._engine,
-        )
+        requests = [Request(window, kind="score", namespace=namespace) for window in windows]
+        scores = _scores_of(requests, self._engine)
         return perplexity_of(*(s.logprobs for s in scores))
+
+    # -- embeddings and judgements -------------------------------------------------------------
+
+    def embed(
+        self,
+        texts: str | Sequence[RawPrompt],
+        *,
+        instruction: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        truncate: int | None = None,
+        namespace: str = "",
+    ) -> NDArray[np.float32]:
+        """Return a vector for each text, F32[n, d]: the state of `<|endoftext|>` behind it.
+
+        texts: documents, as they are; or queries, with an `instruction` that says in a sentence
+        what is looked for (in English, advises the card of Qwen3-Embedding). A str is a list of
+        one; lists of ids are taken as they are. dimensions: so many numbers of each vector, the
+        first, 32 at least; default: all. normalize: to length 1, so that a dot product is the
+        cosine. truncate: leave out what a text has beyond so many tokens, instead of refusing it.
+
+        Any checkpoint can; those of Qwen3-Embedding were trained for it, and can nothing else.
+        """
+        pooled = embedding(
+            self.texts,
+            self._engine.capacity,
+            texts,
+            instruction=instruction,
+            dimensions=dimensions,
+            normalize=normalize,
+            truncate=truncate,
+            namespace=namespace,
+        )
+        return pooled.read(gathered(pooled.requests, self._engine))
+
+    async def aembed(
+        self, texts: str | Sequence[RawPrompt], **keywords: Any
+    ) -> NDArray[np.float32]:
+        """Return vectors as `embed` does; cancelling the task cancels what is left to compute."""
+        return await self._apool(embedding, texts, **keywords)
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        instruction: str | None = None,
+        top_n: int | None = None,
+        truncate: int | None = None,
+        namespace: str = "",
+    ) -> list[Ranked]:
+        """Return the documents with how well each meets the query, 0 .. 1, the best first.
+
+        The score is the probability of "yes" against "no" under the prompt of Qwen3-Reranker's
+        card; nothing is drawn. instruction: what meeting the query means, in a sentence; default:
+        the card's, for a web search. top_n: the best so many. truncate: as in `embed`, of a whole
+        prompt, at the end of its document.
+
+        Any checkpoint that answers can; those of Qwen3-Reranker were trained for it.
+        """
+        pooled = reranking(
+            self.texts,
+            self._engine.capacity,
+            query,
+            documents,
+            instruction=instruction,
+            top_n=top_n,
+            truncate=truncate,
+            namespace=namespace,
+        )
+        return pooled.read(gathered(pooled.requests, self._engine))
+
+    async def arerank(self, query: str, documents: Sequence[str], **keywords: Any) -> list[Ranked]:
+        """Return documents as `rerank` does; cancelling the task cancels what is left."""
+        return await self._apool(reranking, query, documents, **keywords)
+
+    async def _apool(self, prepare: Callable[..., Pooled[T]], *asked: Any, **keywords: Any) -> T:
+        from asyncio import to_thread  # see AsyncStream
+
+        capacity = self._engine.capacity
+        pooled = await to_thread(prepare, self.texts, capacity, *asked, **keywords)
+        return pooled.read(await AsyncGathering(pooled.requests, self._engine).all())
 
     # -- the rest ------------------------------------------------------------------------------
 
@@ -334,63 +419,14 @@ def _in_thread(
     return to_thread(prepare, *arguments)
 
 
+def _scores_of(requests: Sequence[Request], engine: EngineClient) -> list[Scores]:
+    found = [event.scores for event in gathered(requests, engine)]
+    return [scores for scores in found if scores is not None]
+
+
 def _many(things: Any) -> Sequence[Any]:
     if isinstance(things, (str, bytes)) or not isinstance(things, Sequence):
         raise ParameterError(
             f"a batch is of type {type(things).__name__}; allowed: a list of prompts"
         )
     return things
-
-
-def _read_all(requests: Iterable[Callable[[], tuple[Assembler, Submit]]]) -> list[Reply]:
-    """Send all, read all; whatever goes wrong, nothing is left running."""
-    streams: list[Stream] = []
-    try:
-        streams.extend(Stream(*request()) for request in requests)
-        return [stream.read() for stream in streams]
-    finally:
-        for stream in streams:
-            stream.close()
-
-
-def _read_choices(
-    ask: Callable[[Mapping[str, Any]], tuple[Assembler, Submit]],
-    n: int,
-    keywords: Mapping[str, Any],
-) -> list[Reply]:
-    """Ask n times; the first alone until it begins, so that the others find its prompt."""
-    n = whole("n", n, 1, MAX_CHOICES)
-    first = Stream(*ask(keywords))
-    streams = [first]
-    try:
-        next(first, None)
-        seed = keywords.get("seed")
-        keywords = {**keywords, "prompt_logprobs": None}
-        for i in range(1, n):
-            more = keywords
-            if seed is not None:  # of NumPy, perhaps, whose numbers are too narrow for the sum
-                more = {**keywords, "seed": (int(seed) + i) % 2**SEED_BITS}
-            streams.append(Stream(*ask(more)))
-        return [stream.read() for stream in streams]
-    finally:
-        for stream in streams:
-            stream.close()
-
-
-def _scores_of(requests: Sequence[Request], engine: EngineClient) -> list[Scores]:
-    from queue import SimpleQueue
-
-    inboxes = [SimpleQueue[Any]() for _ in requests]
-    tickets: list[Ticket] = []
-    try:
-        tickets.extend(engine.submit(r, i.put) for r, i in zip(requests, inboxes, strict=True))
-        found: list[Scores] = []
-        for inbox in inboxes:
-            event = inbox.get()  # a score has one event only
-            if event.scores is None:
-                raise event.error or EngineError("the engine was closed before the score was done")
-            found.append(event.scores)
-        return found
-    finally:
-        for ticket in tickets:
-            ticket.cancel()

@@ -6,19 +6,22 @@ how events travel from the engine's thread, not what was asked.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qwick.engine.client import Ticket
-from qwick.engine.request import Deliver, Event, Progress, Tokens
+from qwick.engine.request import SEED_BITS, Deliver, Event, Progress, Tokens
 from qwick.errors import QwickError, RequestCancelled, UsageError
 from qwick.llm.reply import Assembler, Chunk, Reply
+from qwick.values import whole
 
 if TYPE_CHECKING:
     import asyncio
 
 Submit = Callable[[Deliver], Ticket]
+
+MAX_CHOICES = 128  # as in the OpenAI API (n)
 
 
 class _Answer:
@@ -200,3 +203,38 @@ class AsyncStream(_Answer):
     async def aclose(self) -> None:
         """Cancel the request unless it has ended; the iterator is empty from now on."""
         self._cancel()
+
+
+def read_all(requests: Iterable[Callable[[], tuple[Assembler, Submit]]]) -> list[Reply]:
+    """Send all, read all; whatever goes wrong, nothing is left running."""
+    streams: list[Stream] = []
+    try:
+        streams.extend(Stream(*request()) for request in requests)
+        return [stream.read() for stream in streams]
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+def read_choices(
+    ask: Callable[[Mapping[str, Any]], tuple[Assembler, Submit]],
+    n: int,
+    keywords: Mapping[str, Any],
+) -> list[Reply]:
+    """Ask n times; the first alone until it begins, so that the others find its prompt."""
+    n = whole("n", n, 1, MAX_CHOICES)
+    first = Stream(*ask(keywords))
+    streams = [first]
+    try:
+        next(first, None)
+        seed = keywords.get("seed")
+        keywords = {**keywords, "prompt_logprobs": None}
+        for i in range(1, n):
+            more = keywords
+            if seed is not None:  # of NumPy, perhaps, whose numbers are too narrow for the sum
+                more = {**keywords, "seed": (int(seed) + i) % 2**SEED_BITS}
+            streams.append(Stream(*ask(more)))
+        return [stream.read() for stream in streams]
+    finally:
+        for stream in streams:
+            stream.close()

@@ -88,6 +88,14 @@ class Texts:
 
     # -- questions -----------------------------------------------------------------------------
 
+    def check_answers(self) -> None:
+        """Raise UnsupportedError for a checkpoint that was trained for its states alone."""
+        if not self.defaults.family.answers:
+            raise UnsupportedError(
+                f"{self.name} makes embeddings only: it neither answers nor judges",
+                hint="use Qwen.embed or /v1/embeddings; or load a checkpoint that answers",
+            )
+
     def chat(
         self,
         messages: Messages,
@@ -97,6 +105,7 @@ class Texts:
         context: int,
     ) -> Asked:
         """Make a request of a conversation; context: the tokens that a sequence may have."""
+        self.check_answers()
         wishes = read_wishes(keywords, self._options)
         called = _Called.of(self.defaults.family.tools, self.template, tools, wishes)
         messages = _listed(messages)
@@ -134,6 +143,7 @@ class Texts:
 
     def raw(self, prompt: RawPrompt, keywords: Mapping[str, Any], *, context: int) -> Asked:
         """Make a request of a raw prompt, text or ids; control tokens written in it are such."""
+        self.check_answers()
         wishes = read_wishes(keywords, (), chat=False)
         check_kind("prompt", prompt, (str, list, tuple), "a text, or a list of token ids")
         if isinstance(prompt, str):

@@ -105,6 +105,7 @@ class Arch:
     qkv_bias: bool  # Qwen1 to Qwen2.5
     qk_norm: bool  # Qwen3: RMSNorm per head before the rotation
     experts: ExpertArch | None = None
+    head: bool = True  # False: saved without one, for its states (embedding checkpoints)
 
     @property
     def context(self) -> int:
@@ -288,6 +289,7 @@ def read_arch(values: Mapping[str, Any]) -> Arch:
         qkv_bias=biased,
         qk_norm=not biased,
         experts=experts,
+        head=kind.bare is None or values.get("architectures") != [kind.bare],
     )
     _check_layer_types(config, arch.layers)
     if arch.heads % arch.kv_heads or arch.heads // arch.kv_heads > 64:

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from qwick.errors import UnsupportedError
 from qwick.model.arch import Arch
 from qwick.model.attention import Attention
 from qwick.model.batch import Batch, Run
@@ -55,7 +56,7 @@ def tensor_table(arch: Arch) -> Iterator[TensorSpec]:
             if arch.experts.shared is not None:
                 yield TensorSpec(layer + "mlp.shared_expert_gate.weight", (1, hidden))
     yield TensorSpec("model.norm.weight", (hidden,))
-    if not arch.tied:
+    if arch.head and not arch.tied:
         yield TensorSpec("lm_head.weight", (arch.vocab, hidden))
 
 
@@ -129,7 +130,7 @@ class Weights:
     embedding: Embedding
     blocks: tuple[Block, ...]
     norm: RMSNorm
-    head: Linear
+    head: Linear | None  # None: states are all that is wanted
 
 
 class Decoder:
@@ -156,6 +157,16 @@ class Decoder:
         return self.rope.rotations
 
     @property
+    def hidden(self) -> int:
+        """Numbers of a final state."""
+        return self.arch.hidden
+
+    @property
+    def has_head(self) -> bool:
+        """Whether states lead to logits."""
+        return self.weights.head is not None
+
+    @property
     def exact_rows(self) -> int:
         """Most rows of a step whose results are, bit for bit, those of a step with one row.
 
@@ -171,13 +182,13 @@ class Decoder:
 
     @property
     def linears(self) -> list[Linear]:
-        """Every matrix that all tokens pass through, the head last: no experts."""
+        """Every matrix that all tokens pass through, a head last: no experts."""
         found: list[Linear] = []
         for block in self.weights.blocks:
             mlp = block.mlp
             found += [block.attention.qkv, block.attention.out]
             found += [mlp.router] if isinstance(mlp, ExpertMLP) else [mlp.gate_up, mlp.down]
-        return [*found, self.weights.head]
+        return found if self.weights.head is None else [*found, self.weights.head]
 
     def _chain(self) -> None:
         """Tell each matrix which one is read next, so that the memory has work between two."""
@@ -224,13 +235,16 @@ class Decoder:
         return out
 
     def logits(self, hidden: F32) -> F32:
-        """hidden: F32[r, hidden] -> F32[r, vocab], padding included; valid until the next call."""
+        """hidden: F32[r, hidden] -> F32[r, vocab], padding included; valid until the next call.
+
+        For a model with a head only, as `best`.
+        """
         r = len(hidden)
         if r > len(self._logits):
             self._logits = np.empty((r, self.arch.vocab), np.float32)
         out = self._logits[:r]
         if r:
-            self.weights.head(hidden, out)
+            self._head(hidden, out)
         return out
 
     def best(self, hidden: F32, n_vocab: int) -> I32:
@@ -240,5 +254,11 @@ class Decoder:
         `logits`, which 152,000 columns make larger than what most memories near a core hold.
         """
         ids = np.empty(len(hidden), np.int32)
-        ops.matmul_argmax(hidden, self.weights.head.weight, n_vocab, ids)
+        ops.matmul_argmax(hidden, self._head.weight, n_vocab, ids)
         return ids
+
+    @property
+    def _head(self) -> Linear:
+        if self.weights.head is None:
+            raise UnsupportedError("this model has no head", hint="load one that generates")
+        return self.weights.head

@@ -60,7 +60,7 @@ def load_model(
         context = arch.context
     arch.check_context(context)
     kinds = kv_kinds(checkpoint, kv)
-    if arch.tied and _HEAD in checkpoint.tensors:
+    if arch.tied and arch.head and _HEAD in checkpoint.tensors:
         _check_copy(checkpoint)
     weights = _Loader(checkpoint, arch, progress).weights()
     return Decoder(arch, weights, context=context, kv_kinds=kinds)
@@ -94,7 +94,8 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
     Each tensor once, for packing keeps its size and gives the file's pages back. The rows of an
     embedding are read where the file is mapped, and leave memory when it is short: not counted.
     """
-    spare = _HEAD if read_arch(checkpoint.config).tied else _EMBEDDING
+    arch = read_arch(checkpoint.config)
+    spare = _HEAD if arch.tied and arch.head else _EMBEDDING
     return sum(t.data.nbytes for name, t in checkpoint.tensors.items() if name != spare)
 
 
@@ -102,9 +103,9 @@ def _check(checkpoint: Checkpoint, arch: Arch) -> None:
     """Compare the checkpoint's tensors with the architecture's table."""
     expected = {spec.name: spec.shape for spec in tensor_table(arch)}
     found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-    # Saved by old exporters: a constant, and a copy of the tied embedding.
+    # Saved by old exporters: a constant, and a copy of the tied embedding. Or not asked for.
     spare = {n for n in found if n.endswith("rotary_emb.inv_freq")}
-    spare |= {_HEAD} if arch.tied else set()
+    spare |= {_HEAD} if arch.tied or not arch.head else set()
     faults = [f"missing: {n} {list(s)}" for n, s in expected.items() if n not in found]
     strange = [n for n in found if n not in expected and n not in spare]
     faults += [f"unexpected: {shown(n)} {list(found[n])}" for n in strange]
@@ -149,13 +150,14 @@ class _Loader:
 
     def weights(self) -> Weights:
         layers = [f"model.layers.{i}." for i in range(self.arch.layers)]
-        head = (_EMBEDDING if self.arch.tied else _HEAD,)
-        self._pack([*(n for layer in layers for n in _matrices(self.arch, layer)), head])
+        head = (_EMBEDDING if self.arch.tied else _HEAD,) if self.arch.head else None
+        matrices = [names for layer in layers for names in _matrices(self.arch, layer)]
+        self._pack(matrices if head is None else [*matrices, head])
         return Weights(
             embedding=self._embedding(),
             blocks=tuple(self._block(layer) for layer in layers),
             norm=self._norm("model.norm.weight"),
-            head=Linear(self.packed[head]),
+            head=None if head is None else Linear(self.packed[head]),
         )
 
     def _block(self, layer: str) -> Block:
@@ -204,7 +206,7 @@ class _Loader:
 
     def _embedding(self) -> Embedding:
         tensor = self.tensors[_EMBEDDING]
-        if not self.arch.tied:  # a tied one is counted as the head
+        if not (self.arch.tied and self.arch.head):  # a tied one is counted as the head
             self._count(tensor)
         return Embedding(_stored(tensor.type), tensor.data, tensor.shape[0])
 

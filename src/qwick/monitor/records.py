@@ -22,7 +22,7 @@ REFUSED = "refused"
 class RequestRecord:
     """How one request went.
 
-    time: seconds since 1970, at its end. kind: "chat" or "completion". key, user: pseudonyms.
+    time: seconds since 1970, at its end. kind: that of `Ask`. key, user: pseudonyms.
     queue: seconds in queues; ttft: from arrival to the first token, None if there was none; total:
     to the end; tpot: per output token after the first, None without a second one.
     tokens_per_second: after the first token, 0 where nothing was measured; of several answers, it

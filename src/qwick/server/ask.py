@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwick.errors import (
     ContextLengthError,
@@ -29,6 +29,9 @@ from qwick.server.options import Bounds
 from qwick.server.problems import of_field
 from qwick.text.messages import strings_of
 from qwick.text.recognise import surely_longer
+
+if TYPE_CHECKING:
+    from qwick.server.pooled import Pool
 
 Piece = tuple[int, Chunk | Reply]
 
@@ -85,8 +88,9 @@ class Question:
 class Ask:
     """One request of a client, in no dialect.
 
-    kind: "chat" or "completion", for the records. prompts: the questions that differ. choices: how
-    many answers each gets; with a seed, answer i has seed + i.
+    kind: "chat", "completion", "embedding" or "rerank", for the records. prompts: the questions
+    that differ. choices: how many answers each gets; with a seed, answer i has seed + i. pool: of
+    the last two kinds, what is computed instead: one answer for all prompts.
     """
 
     kind: str
@@ -96,6 +100,12 @@ class Ask:
     max_tokens: int | None = None
     characters: int = 0  # of all its texts
     user: str | None = None
+    pool: Pool | None = None
+
+    @property
+    def answers(self) -> int:
+        """How many are asked for."""
+        return 1 if self.pool is not None else self.choices * len(self.prompts)
 
 
 @dataclass(slots=True)
@@ -227,7 +237,7 @@ class Flight:
 
 def check_size(ask: Ask, bounds: Bounds) -> None:
     """Raise RefusedError for more answers or characters than one request may have."""
-    if ask.choices * len(ask.prompts) > bounds.choices:
+    if ask.answers > bounds.choices:
         raise RefusedError(
             f"n is {ask.choices} for {len(ask.prompts)} prompts; allowed: {bounds.choices} "
             "answers in all",
@@ -245,6 +255,8 @@ def check_size(ask: Ask, bounds: Bounds) -> None:
 
 def prepare(ask: Ask, grammars: Grammars, qwen: Qwen) -> Flight:
     """Return the answers to be, from prompts that are read and grammars that can be compiled."""
+    if ask.pool is not None:
+        return ask.pool.flight(qwen)
     asked = [question.prepare(qwen) for question in ask.prompts]
     grammars.check(asked, qwen.tokenizer)
     told = ask.choices * sum(map(_told, asked))

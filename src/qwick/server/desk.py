@@ -91,7 +91,7 @@ class Desk:
             for whose, its in limits.items()
         ]
         most = min((count for count in allowed if count is not None), default=None)
-        if most is None or ask.max_tokens is not None:
+        if most is None or ask.max_tokens is not None or ask.pool is not None:
             return ask
         prompts = [replace(q, keywords={**q.keywords, "max_tokens": most}) for q in ask.prompts]
         return replace(ask, prompts=prompts, max_tokens=most)
@@ -199,7 +199,7 @@ class Desk:
                 caller.limits,
                 user=None if ask.user is None else self._pseudonyms.of("user", ask.user),
                 prompt_tokens=0,  # as far as is known
-                answers=ask.choices * len(ask.prompts),
+                answers=ask.answers,
             )
             await stack.enter_async_context(self.models.use(hosted))
             ready = await self.models.ready(hosted)

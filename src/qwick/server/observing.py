@@ -33,6 +33,7 @@ LAST = 20  # records that a report shows
 PATHS = frozenset(
     {
         *("/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize", "/detokenize"),
+        *("/v1/embeddings", "/v1/rerank", "/rerank"),
         *("/health", "/v1/health", "/ping", "/ready", "/health_generate", "/metrics"),
         *("/v1/monitor", "/v1/monitor/probe", "/version", "/openapi.json"),
     }

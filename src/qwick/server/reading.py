@@ -158,6 +158,9 @@ def _place(location: Sequence[Any], kind: type[BaseModel]) -> tuple[str, type[Ba
         if isinstance(part, int):
             text += f"[{part}]"
             inside = _within(inside, list)
+        elif len(models) == 1 < len(inside) and part not in _fields(models[0]):
+            # A label: that of the model, or of what else may be here.
+            inside = models if part == models[0].__name__ else []
         elif len(models) > 1:  # a label: that of one of them, told by its `type`, or of them all
             named = [m for m in models if part in get_args(m.model_fields["type"].annotation)]
             inside = [*named] or inside

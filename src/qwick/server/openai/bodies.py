@@ -17,6 +17,7 @@ MAX_MESSAGES = 4096
 MAX_TEXT = 8 << 20  # characters of one text
 MAX_STOPS = 32
 MAX_PROMPTS = 64
+MAX_INPUTS = 2048  # as in OpenAI's API
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -309,6 +310,53 @@ class CompletionBody(Sampled):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     suffix: Text | None = None
+
+
+class PooledBody(Body):
+    """What embeddings and rankings have in common."""
+
+    model: Name
+    user: Identifier | None = None
+
+    # Ours and others'.
+    instruction: Annotated[Text, Field(min_length=1)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    cache_prompt: bool | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+
+class EmbeddingBody(PooledBody):
+    """A body of /v1/embeddings."""
+
+    input: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
+        | Annotated[list[Id], Field(min_length=1, max_length=1 << 20, fail_fast=True)]
+        | Annotated[
+            list[Annotated[list[Id], Field(min_length=1, max_length=1 << 20, fail_fast=True)]],
+            Field(min_length=1, max_length=MAX_INPUTS),
+        ]
+    )
+    dimensions: Count | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+
+    # Ours and others'.
+    normalize: bool | None = None
+
+
+class DocumentText(Body):
+    """A document in the form that an answer has."""
+
+    text: Text
+
+
+class RerankBody(PooledBody):
+    """A body of /v1/rerank."""
+
+    query: Text
+    documents: list[Text | DocumentText] = Field(min_length=1, max_length=MAX_INPUTS)
+    top_n: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None  # 0: vLLM's word for all
+    return_documents: bool | None = None
 
 
 class TokenizeBody(Body):

@@ -17,8 +17,10 @@ from qwick.server.openai.bodies import (
     AllowedTools,
     ChatBody,
     CompletionBody,
+    EmbeddingBody,
     Message,
     NamedTool,
+    RerankBody,
     Sampled,
     SchemaFormat,
     StructuredOutputs,
@@ -60,7 +62,7 @@ INERT_VALUES: Mapping[str, tuple[tuple[Any, ...], str]] = {
 _COMPLETE = "inert with a grammar, as the answer ends where that is complete"
 
 # Honoured, but not with every other field of the same body.
-NOTES: Mapping[type[Sampled], Mapping[str, str]] = {
+NOTES: Mapping[type[BaseModel], Mapping[str, str]] = {
     ChatBody: {
         "ignore_eos": _COMPLETE,
         "min_tokens": _COMPLETE,
@@ -73,6 +75,14 @@ NOTES: Mapping[type[Sampled], Mapping[str, str]] = {
         "best_of": "no other value than that of `n`",
         "logprobs": "with `echo` those of the prompt too; not with `suffix` then",
         "suffix": "with prompts that are text",
+    },
+    EmbeddingBody: {
+        "instruction": "with texts, which are queries then",
+        "truncate_prompt_tokens": "-1: as many as the context holds; the beginning is kept",
+    },
+    RerankBody: {
+        "return_documents": "without it they come, unless there is a content policy",
+        "truncate_prompt_tokens": "-1: as many as the context holds; a document's end is left out",
     },
 }
 
@@ -153,7 +163,7 @@ def _is_marked(message: Message) -> bool:
     return any(isinstance(part, TextPart) and part.cache_control is not None for part in parts)
 
 
-def fates(body: type[Sampled]) -> list[tuple[str, str]]:
+def fates(body: type[BaseModel]) -> list[tuple[str, str]]:
     """Return what becomes of each field of a body, by name."""
     found = dict.fromkeys(body.model_fields, "honoured")
     found.update({name: f"honoured; {note}" for name, note in NOTES.get(body, {}).items()})

@@ -154,13 +154,63 @@ class Completion(BaseModel):
     system_fingerprint: str | None = None
 
 
+class PooledUsage(BaseModel):
+    """Tokens of a request that is answered without any."""
+
+    prompt_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class Embedding(BaseModel):
+    """A vector: numbers, or the base64 of float32, the lowest byte first."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingList(BaseModel):
+    """An answer of /v1/embeddings, in the order of the texts."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: PooledUsage
+
+
+class RankedText(BaseModel):
+    """A document as it was sent."""
+
+    text: str
+
+
+class RankedDocument(BaseModel):
+    """A document by its number, and how well it meets the query: 0 to 1."""
+
+    index: int
+    relevance_score: float
+    document: RankedText | None = None
+
+
+class Ranking(BaseModel):
+    """An answer of /v1/rerank, the best document first."""
+
+    id: str
+    model: str
+    usage: PooledUsage
+    results: list[RankedDocument]
+
+
 class ModelMeta(BaseModel):
-    """What is known of a loaded model."""
+    """What is known of a loaded model; answers: false where it makes embeddings only."""
 
     context: int
     vocabulary: int
     thinking: str
     modalities: list[str]
+    answers: bool
+    embedding: int
 
 
 class Model(BaseModel):

@@ -26,15 +26,19 @@ from qwick.server.openai.bodies import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
+    EmbeddingBody,
+    RerankBody,
     TokenizeBody,
 )
 from qwick.server.openai.fields import INERT_HEADER, REFUSED, inert_fields
+from qwick.server.openai.pooling import PooledWriter, embedding_ask, rerank_ask
 from qwick.server.openai.requests import needs_texts, read_chat, read_completion
 from qwick.server.problems import of_field
 from qwick.server.reading import read_body
 
 MODALITIES = ["text"]
-PAST_POLICY = ("echo", "logprobs")  # fields by which texts pass that the policy would change
+# Fields by which texts pass that the policy would change.
+PAST_POLICY = ("echo", "logprobs", "return_documents")
 
 
 def routes(desk: Desk) -> APIRouter:
@@ -69,6 +73,27 @@ def routes(desk: Desk) -> APIRouter:
         ask, writer = await desk.read(caller, partial(read_completion, body, caller, texts))
         stream = bool(body.stream)
         return await desk.respond(caller, hosted, ask, writer, stream=stream, headers=headers)
+
+    @router.post("/v1/embeddings", **takes(EmbeddingBody), **answers(replies.EmbeddingList))
+    async def embeddings(request: Request) -> Response:
+        """Return a vector for each text."""
+        body = await read_body(request, EmbeddingBody, {})
+        caller: Caller = request.state.caller
+        hosted = _hosted(desk, caller, body.model)
+        ask = await desk.read(caller, partial(embedding_ask, body, caller))
+        return await desk.respond(caller, hosted, ask, PooledWriter(), stream=False, headers={})
+
+    @router.post("/v1/rerank", **takes(RerankBody), **answers(replies.Ranking))
+    @router.post("/rerank", **takes(RerankBody), **answers(replies.Ranking))
+    async def rerank(request: Request) -> Response:
+        """Tell how well each document meets a query, the best first."""
+        body = await read_body(request, RerankBody, {})
+        caller: Caller = request.state.caller
+        _check_policy(desk, body)
+        hosted = _hosted(desk, caller, body.model)
+        documents = not desk.options.policy
+        ask = await desk.read(caller, partial(rerank_ask, body, caller, documents=documents))
+        return await desk.respond(caller, hosted, ask, PooledWriter(), stream=False, headers={})
 
     @router.get("/v1/models", **answers(replies.ModelList))
     async def list_models(request: Request) -> Response:
@@ -200,6 +225,8 @@ def _model(hosted: Hosted) -> dict[str, Any]:
             "vocabulary": qwen.tokenizer.n_tokens,
             "thinking": qwen.texts.thinking.value,
             "modalities": MODALITIES,
+            "answers": qwen.engine.capacity.head and qwen.defaults.family.answers,
+            "embedding": qwen.engine.capacity.hidden,
         }
     return {
         "id": hosted.name,
