@@ -257,7 +257,7 @@ def fill(before: str, after: str) -> Task[str]:
         raise ParameterError("before and after are empty; allowed: a text in one of them")
 
     def barred(family: Family) -> str | None:
-        if family.fim_stops:
+        if family.fim:
             return None
         return f"is of the family {family.name}, which has not learned to fill in between texts"
 

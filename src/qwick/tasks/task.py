@@ -295,16 +295,18 @@ def texts_of(name: str, value: object) -> tuple[str, ...]:
 
 def chats(family: Family) -> str | None:
     """Return why a family answers no questions in plain language."""
-    if family.base:
-        return "is a base model, which continues texts and answers no questions"
-    if "-math" in family.name:
+    if "-math" in family.name and not family.base:
         return f"is of the family {family.name}, which its authors recommend for mathematics only"
-    return None
+    return talks(family)
 
 
 def talks(family: Family) -> str | None:
     """Return why a family answers no questions at all."""
-    return chats(family) if family.base else None
+    if family.base:
+        return "is a base model, which continues texts and answers no questions"
+    if "guard" in family.name:
+        return f"is of the family {family.name}, which rates texts and answers no questions"
+    return None
 
 
 def _sent(plan: Plan[T], replies: list[Reply] | None) -> tuple[list[Prompt] | None, Any]:
