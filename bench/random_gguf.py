@@ -135,7 +135,7 @@ def write_random(path: Path, name: str, shape: Shape, tokenizer: TokenizerData) 
     _add_tokenizer(writer, tokenizer, shape.vocab)
     specs = list(tensors_of(shape))
     for spec in specs:
-        kind = gguf.GGMLQuantizationType(spec.type.ggml_id)
+        kind = gguf.GGMLQuantizationType[spec.type.name]
         if spec.type is StoredType.F32:
             nbytes = 4 * math.prod(spec.shape)
             writer.add_tensor_info(spec.name, spec.shape, np.dtype(np.float32), nbytes)

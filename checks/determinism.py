@@ -45,7 +45,7 @@ from qwick.model.arch import read_arch
 from qwick.model.decoder import Decoder, tensor_table
 from qwick.model.load import load_model
 from qwick.native import ops
-from qwick.quant.types import StoredType
+from qwick.quant.types import GGUF_TYPES, StoredType
 
 VOCAB = 400
 LONGEST = 192  # positions of one request: six pages
@@ -259,7 +259,7 @@ def _config(kind: str, hidden: int, heads: int, kv: int, inner: int, **more: Any
 
 
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 256}
-BLOCKS = [stored for stored in StoredType if stored.packed.startswith("i")]
+BLOCKS = [stored for stored in GGUF_TYPES if stored.packed.startswith("i")]
 SMALL: dict[str, tuple[dict[str, Any], StoredType | None, str]] = {  # None: all block types
     "qwen2 blocks int8 pages": (_config("qwen2", 256, 4, 2, 512), None, "int8"),
     "qwen2 blocks bf16 pages": (_config("qwen2", 256, 4, 2, 512), None, "bf16"),

@@ -8,8 +8,17 @@
 namespace qwick {
 
 // Bytes only: a mapped file need not be aligned. Nibbles of 32 quants: low ones are the first 16.
-struct BlockQ4_0 {  // and IQ4_NL
+struct BlockQ4_0 {  // and IQ4_NL, NF4
   uint8_t d[2];
+  uint8_t q[16];
+};
+struct BlockQ4_Z {  // ours: what GPTQ and AWQ store
+  uint8_t d[2];
+  uint8_t zero;
+  uint8_t q[16];
+};
+struct BlockMXFP4 {
+  uint8_t e;  // e8m0: a power of two
   uint8_t q[16];
 };
 struct BlockQ4_1 {
@@ -63,6 +72,7 @@ struct BlockIQ4_XS {
   uint8_t q[128];
 };
 static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22 && sizeof(BlockQ5_1) == 24);
+static_assert(sizeof(BlockQ4_Z) == 19 && sizeof(BlockMXFP4) == 17);
 static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ2_K) == 84 && sizeof(BlockQ3_K) == 110 && sizeof(BlockQ4_K) == 144);
 static_assert(sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210 && sizeof(BlockIQ4_XS) == 136);
 
@@ -70,6 +80,14 @@ inline uint16_t half_at(const uint8_t* p, size_t i) {
   uint16_t h;
   memcpy(&h, p + 2 * i, 2);
   return h;
+}
+
+// Half of the e8m0 number: 2^(e - 128), for tables of doubled values.
+inline float half_power(uint8_t e) {
+  const uint32_t bits = e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23;
+  float out;
+  memcpy(&out, &bits, 4);
+  return out;
 }
 
 // The 6-bit scale and minimum of group `j` of a Q4_K or Q5_K block.

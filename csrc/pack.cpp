@@ -109,7 +109,7 @@ struct PackQ8_0 {
   static void scales(const Block& b, int row, uint8_t* out, uint8_t*) { memcpy(out + 2 * row, b.d, 2); }
 };
 
-// Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL.
+// Q4_0, Q4_1, Q4_Z, Q5_0, Q5_1, IQ4_NL, NF4, MXFP4.
 template <class B, Kind k>
 struct PackNibbles {
   using Block = B;
@@ -127,8 +127,13 @@ struct PackNibbles {
     }
   }
   static void scales(const Block& b, int row, uint8_t* out, uint8_t*) {
-    memcpy(out + 2 * row, b.d, 2);
-    if constexpr (has_minimum(kind)) memcpy(out + 2 * (kTile + row), b.m, 2);
+    if constexpr (scaling(kind) == Scaling::Power) {
+      out[row] = b.e;
+    } else {
+      memcpy(out + 2 * row, b.d, 2);
+      if constexpr (scaling(kind) == Scaling::Minimum) memcpy(out + 2 * (kTile + row), b.m, 2);
+      if constexpr (scaling(kind) == Scaling::Zero) out[2 * kTile + row] = b.zero;
+    }
   }
 };
 
@@ -282,6 +287,9 @@ void pack_tile(const Source& s, const Segment& seg, int t, size_t row_bytes, siz
     case Stored::Q6_K: return pack(PackQ6_K());
     case Stored::IQ4_NL: return pack(PackNibbles<BlockQ4_0, Kind::I4N>());
     case Stored::IQ4_XS: return pack(PackIQ4_XS());
+    case Stored::MXFP4: return pack(PackNibbles<BlockMXFP4, Kind::I4E>());
+    case Stored::Q4_Z: return pack(PackNibbles<BlockQ4_Z, Kind::I4Z>());
+    case Stored::NF4: return pack(PackNibbles<BlockQ4_0, Kind::I4F>());
   }
 }
 

@@ -38,7 +38,7 @@ int quant_at(Kind kind, const uint8_t* group, int r, int i) {
   if (bits == 8) return group[64 * t + byte];
   if (bits < 4) return two_bits(0) | (bits == 3 ? one_bit(2) << 2 : 0);
   const int low = group[64 * (t / 2) + byte] >> t % 2 * 4 & 15;
-  if (from_table(kind)) return kTableValues[low];
+  if (from_table(kind)) return table_of(kind)[low];
   return low | (bits == 5 ? one_bit(4) << 4 : bits == 6 ? two_bits(4) << 4 : 0);
 }
 
@@ -52,6 +52,11 @@ void scales_at(Kind kind, const uint8_t* s, const uint8_t* super, int r, int hal
       scale = half_value(s, r);
       offset = -half_value(s, kTile + r);
       break;
+    case Scaling::Zero:
+      scale = half_value(s, r);
+      offset = scale * s[2 * kTile + r];
+      break;
+    case Scaling::Power: scale = half_power(s[r]); break;
     case Scaling::Signed: scale = half_value(super, r) * static_cast<int8_t>(s[h * kTile + r]); break;
     case Scaling::Levels: {
       const bool nibbles = halves(kind) > 1;
@@ -65,8 +70,8 @@ void scales_at(Kind kind, const uint8_t* s, const uint8_t* super, int r, int hal
 }  // namespace
 
 const char* kind_name(Kind kind) {
-  static const char* names[kKinds] = {"i2k", "i3s", "i4",  "i4m", "i4k",  "i4n", "i4ns", "i5",
-                                      "i5m", "i5k", "i6s", "i8",  "bf16", "f16", "f32"};
+  static const char* names[kKinds] = {"i2k", "i3s", "i4",  "i4m", "i4k", "i4n", "i4ns", "i4z",  "i4f",
+                                      "i4e", "i5",  "i5m", "i5k", "i6s", "i8",  "bf16", "f16", "f32"};
   return names[static_cast<int>(kind)];
 }
 

@@ -21,6 +21,7 @@ constexpr StoredInfo kStored[] = {
     {"q5_1", 32, 24, Kind::I5M},        {"q8_0", 32, 34, Kind::I8},         {"q2_k", kSuper, 84, Kind::I2K},
     {"q3_k", kSuper, 110, Kind::I3S},   {"q4_k", kSuper, 144, Kind::I4K},   {"q5_k", kSuper, 176, Kind::I5K},
     {"q6_k", kSuper, 210, Kind::I6S},   {"iq4_nl", 32, 18, Kind::I4N},      {"iq4_xs", kSuper, 136, Kind::I4NS},
+    {"mxfp4", 32, 17, Kind::I4E},       {"q4_z", 32, 19, Kind::I4Z},        {"nf4", 32, 18, Kind::I4F},
 };
 const StoredInfo& info(Stored type) { return kStored[static_cast<int>(type)]; }
 
@@ -63,8 +64,22 @@ Group group_of(Stored type, const uint8_t* row, int g) {
   const int part = g % 8;  // of a block of 256
   switch (type) {
     case Stored::Q4_0:
+    case Stored::NF4:
     case Stored::IQ4_NL: return nibble_group<BlockQ4_0, Kind::I4>(reinterpret_cast<const BlockQ4_0*>(row)[g]);
     case Stored::Q4_1: return nibble_group<BlockQ4_1, Kind::I4M>(reinterpret_cast<const BlockQ4_1*>(row)[g]);
+    case Stored::Q4_Z: {
+      const auto& b = reinterpret_cast<const BlockQ4_Z*>(row)[g];
+      out.nibbles(b.q);
+      out.one(half_value(b.d));
+      out.minimum(-(half_value(b.d) * b.zero));
+      break;
+    }
+    case Stored::MXFP4: {
+      const auto& b = reinterpret_cast<const BlockMXFP4*>(row)[g];
+      out.nibbles(b.q);
+      out.one(half_power(b.e));
+      break;
+    }
     case Stored::Q5_0: return nibble_group<BlockQ5_0, Kind::I5>(reinterpret_cast<const BlockQ5_0*>(row)[g]);
     case Stored::Q5_1: return nibble_group<BlockQ5_1, Kind::I5M>(reinterpret_cast<const BlockQ5_1*>(row)[g]);
     case Stored::Q8_0: {
@@ -152,7 +167,7 @@ void decode_stored_row(Stored type, const uint8_t* row, int k, float* out) {
   for (int g = 0; is_integer(kind) && g < k / kGroup; ++g, out += kGroup) {
     const Group group = group_of(type, row, g);
     for (int i = 0; i < kGroup; ++i) {
-      const int q = from_table(kind) ? kTableValues[group.quants[i]] : group.quants[i];
+      const int q = from_table(kind) ? table_of(kind)[group.quants[i]] : group.quants[i];
       out[i] = group.scale[i / 16] * (q - zero_point(kind)) - group.offset[i / 16];
     }
   }

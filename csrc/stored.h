@@ -11,7 +11,7 @@
 
 namespace qwick {
 
-enum class Stored : int { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS };
+enum class Stored : int { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, Q4_Z, NF4 };
 
 // Name as GGUF spells it, lower case ("q5_0"); throws std::invalid_argument for another.
 Stored stored_type(const std::string& name);

@@ -72,7 +72,7 @@ constexpr bool is_flipped = kLikeSigns && largest_quant(kind) > 127;
 template <Kind kind, int t>
 QWICK_INLINE U8 operand(const Bits<quant_bits(kind)>& quants) {
   U8 v = quants.template step<t>();
-  if constexpr (from_table(kind)) v = table_values(v);
+  if constexpr (from_table(kind)) v = table_values(v, table_of(kind));
   if constexpr (is_flipped<kind>) v = flipped(v);
   return v;
 }
@@ -93,6 +93,11 @@ QWICK_INLINE Scales group_scales(const uint8_t* s, const uint8_t* super) {
     return {{load_f16(at), none}, {none, none}};
   } else if constexpr (scaling(kind) == Scaling::Minimum) {
     return {{load_f16(at), none}, {sub(none, load_f16(at + kTile)), none}};
+  } else if constexpr (scaling(kind) == Scaling::Zero) {
+    return {{load_f16(at), none}, {mul(load_f16(at), load_u8(s + 2 * kTile)), none}};
+  } else if constexpr (scaling(kind) == Scaling::Power) {  // in two steps: below 2^-126 there is one bit left
+    const F32 n = add(load_u8(s), set1(-128.0f)), least = set1(-126.0f);
+    return {{times_power(times_power(set1(1.0f), max(n, least)), min(sub(n, least), none)), none}, {none, none}};
   } else if constexpr (scaling(kind) == Scaling::Signed) {
     const int8_t* i = reinterpret_cast<const int8_t*>(s);
     return {{mul(load_f16(d), load_i8(i)), halves(kind) > 1 ? mul(load_f16(d), load_i8(i + kTile)) : none}, {none, none}};
@@ -287,6 +292,9 @@ static void for_class(Kind kind, const F& f) {
     case Kind::I4K: return f(Class<Kind::I4K>());
     case Kind::I4N: return f(Class<Kind::I4N>());
     case Kind::I4NS: return f(Class<Kind::I4NS>());
+    case Kind::I4Z: return f(Class<Kind::I4Z>());
+    case Kind::I4F: return f(Class<Kind::I4F>());
+    case Kind::I4E: return f(Class<Kind::I4E>());
     case Kind::I5: return f(Class<Kind::I5>());
     case Kind::I5M: return f(Class<Kind::I5M>());
     case Kind::I5K: return f(Class<Kind::I5K>());

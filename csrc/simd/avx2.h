@@ -190,9 +190,9 @@ QWICK_INLINE U8 with_bits(U8 low, U8 plane) {
   return {_mm256_or_si256(low.a, shifted_and<4 - 2 * t, 48>(plane.a)),
           _mm256_or_si256(low.b, shifted_and<4 - 2 * t, 48>(plane.b))};
 }
-QWICK_INLINE U8 table_values(U8 places) {
-  const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kTableValues)));
-  return {_mm256_shuffle_epi8(table, places.a), _mm256_shuffle_epi8(table, places.b)};
+QWICK_INLINE U8 table_values(U8 places, const uint8_t* table) {
+  const __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm256_shuffle_epi8(values, places.a), _mm256_shuffle_epi8(values, places.b)};
 }
 
 constexpr bool kLikeSigns = false;  // only simd/neon.h

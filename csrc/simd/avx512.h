@@ -125,9 +125,9 @@ template <int t>
 QWICK_INLINE U8 with_bits(U8 low, U8 plane) {
   return _mm512_ternarylogic_epi32(shifted<4 - 2 * t>(plane), _mm512_set1_epi8(48), low, kAndOr);
 }
-QWICK_INLINE U8 table_values(U8 places) {
-  const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kTableValues));
-  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), places);
+QWICK_INLINE U8 table_values(U8 places, const uint8_t* table) {
+  const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), places);
 }
 constexpr bool kLikeSigns = false;  // only simd/neon.h
 QWICK_INLINE U8 flipped(U8 v) { return v; }

@@ -245,10 +245,10 @@ template <int t>
 QWICK_INLINE U8 with_bits(U8 low, U8 plane) {
   return bits_or(low, shifted_and<4 - 2 * t, 48>(plane));
 }
-QWICK_INLINE U8 table_values(U8 places) {
-  const uint8x16_t table = vld1q_u8(kTableValues);
-  return {vqtbl1q_u8(table, places.a), vqtbl1q_u8(table, places.b), vqtbl1q_u8(table, places.c),
-          vqtbl1q_u8(table, places.d)};
+QWICK_INLINE U8 table_values(U8 places, const uint8_t* table) {
+  const uint8x16_t values = vld1q_u8(table);
+  return {vqtbl1q_u8(values, places.a), vqtbl1q_u8(values, places.b), vqtbl1q_u8(values, places.c),
+          vqtbl1q_u8(values, places.d)};
 }
 
 // The largest lane of each of eight, in the first eight lanes.

@@ -159,8 +159,8 @@ template <int t>
 QWICK_INLINE U8 with_bits(U8 low, U8 plane) {  // low | bits 2t, 2t+1 of plane as values 16, 32
   return low | ((plane >> 2 * t & 3) << 4);
 }
-QWICK_INLINE U8 table_values(U8 places) {  // of kTableValues; places below 16
-  for (int i = 0; i < 64; ++i) places[i] = kTableValues[places[i]];
+QWICK_INLINE U8 table_values(U8 places, const uint8_t* table) {  // of 16 bytes; places below 16
+  for (int i = 0; i < 64; ++i) places[i] = table[places[i]];
   return places;
 }
 // Whether a dot product takes bytes of like signs only (simd/neon.h). What would meet the other sign goes through `flipped`,

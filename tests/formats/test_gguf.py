@@ -41,7 +41,7 @@ from qwick.formats.gguf_names import gguf_name, hf_name
 from qwick.formats.open import open_checkpoint
 from qwick.formats.write import write_gguf
 from qwick.quant.decode import decode
-from qwick.quant.types import StoredType
+from qwick.quant.types import GGUF_TYPES, StoredType
 
 
 def test_an_honest_file(honest: Path) -> None:
@@ -74,7 +74,7 @@ COARSE = {"Q2_K": 2.0, "Q3_K": 1.5, "Q4_0": 0.75, "IQ4_NL": 0.75, "IQ4_XS": 0.75
 @given(
     n=st.integers(1, 9),
     blocks=st.integers(1, 3),
-    name=st.sampled_from([t.name for t in StoredType]),
+    name=st.sampled_from([t.name for t in GGUF_TYPES]),
     seed=st.integers(0, 99),
 )
 @settings(

@@ -31,9 +31,9 @@ from qwick.formats.write import write_folder, write_gguf
 from qwick.model.decoder import Decoder
 from qwick.model.load import load_model
 from qwick.quant.encode import encode
-from qwick.quant.types import StoredType
+from qwick.quant.types import GGUF_TYPES, StoredType
 
-MIX = [stored for stored in StoredType if stored.packed.startswith("i")]
+MIX = [stored for stored in GGUF_TYPES if stored.packed.startswith("i")]
 
 
 @dataclass

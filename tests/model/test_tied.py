@@ -16,7 +16,7 @@ from model.wild import BLOCKED, CONFIGS, sequences, wild_tensors
 from qwick.formats.open import open_checkpoint
 from qwick.formats.write import write_folder, write_gguf
 from qwick.model.load import load_model, weight_bytes
-from qwick.quant.types import StoredType
+from qwick.quant.types import GGUF_TYPES, StoredType
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 FLOATS = [StoredType.F32, StoredType.F16, StoredType.BF16]
@@ -50,7 +50,7 @@ def test_the_config_is_a_tied_one() -> None:
     assert HEAD not in TENSORS
 
 
-@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+@pytest.mark.parametrize("stored", GGUF_TYPES, ids=lambda t: t.name)
 @pytest.mark.parametrize("part_tensors", [0, 5], ids=["whole", "parts"])
 def test_gguf(tmp_path: Path, stored: StoredType, part_tensors: int) -> None:
     """Written last, in parts the embedding lies in another file than the metadata."""

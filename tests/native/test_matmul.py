@@ -17,7 +17,7 @@ from qwick.quant.types import StoredType
 
 EPS = 2.0**-24
 
-MINIMUMS = ("i2k", "i4k", "i4m", "i5k", "i5m")
+MINIMUMS = ("i2k", "i4k", "i4m", "i4z", "i5k", "i5m")
 INTEGERS = [kind for kind in StoredType if reference.is_integer(kind.packed)]
 
 

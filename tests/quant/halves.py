@@ -18,4 +18,7 @@ HALVES = {
     StoredType.Q6_K: [208],
     StoredType.IQ4_NL: [0],
     StoredType.IQ4_XS: [0],
+    StoredType.MXFP4: [],
+    StoredType.Q4_Z: [0],
+    StoredType.NF4: [0],
 }

@@ -13,7 +13,12 @@ from quant.halves import HALVES
 from qwick.errors import FormatError, ParameterError
 from qwick.quant.decode import decode
 from qwick.quant.encode import encode
-from qwick.quant.types import StoredType, from_ggml, ggml_name
+from qwick.quant.types import GGUF_TYPES, StoredType, from_ggml, ggml_name
+
+# The levels of NF4 as bitsandbytes has them (functional.py, get_4bit_type).
+NF4 = [-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0]
+NF4 += [0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0]
+GGML = list(GGUF_TYPES)
 
 
 def random_blocks(stored: StoredType, rows: int, blocks: int, seed: int) -> np.ndarray:
@@ -28,28 +33,30 @@ def random_blocks(stored: StoredType, rows: int, blocks: int, seed: int) -> np.n
     return raw.reshape(rows, -1)
 
 
-@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+@pytest.mark.parametrize("stored", GGML, ids=lambda t: t.name)
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 5), blocks=st.integers(1, 9))
 @settings(deadline=None, max_examples=60)
 def test_decode_equals_gguf(stored: StoredType, seed: int, rows: int, blocks: int) -> None:
     raw = random_blocks(stored, rows, blocks, seed)
-    want = dequantize(raw, gguf.GGMLQuantizationType[stored.name])
+    with np.errstate(over="ignore"):  # MXFP4 reaches beyond float32
+        want = dequantize(raw, gguf.GGMLQuantizationType[stored.name])
     got = decode(stored, raw)
     assert got.dtype == np.float32
     assert got.shape == (rows, blocks * stored.block)
     np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
 
 
-@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+@pytest.mark.parametrize("stored", GGML, ids=lambda t: t.name)
 def test_decode_in_chunks_and_from_strided_rows(stored: StoredType) -> None:
     raw = random_blocks(stored, 67, 70_000 // stored.block // 16 + 1, 3)
-    want = dequantize(raw, gguf.GGMLQuantizationType[stored.name])
+    with np.errstate(over="ignore"):
+        want = dequantize(raw, gguf.GGMLQuantizationType[stored.name])
     got = decode(stored, raw)
     np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
     np.testing.assert_array_equal(decode(stored, raw[::2]), got[::2])
 
 
-@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+@pytest.mark.parametrize("stored", GGML, ids=lambda t: t.name)
 @pytest.mark.filterwarnings("error")
 def test_damaged_scales_pass_through_quietly(stored: StoredType) -> None:
     raw = np.random.default_rng(5).integers(0, 256, (64, 32 * stored.bytes), dtype=np.uint8)
@@ -61,13 +68,29 @@ def test_damaged_scales_pass_through_quietly(stored: StoredType) -> None:
     np.testing.assert_array_equal(decode(stored, raw), want)
 
 
-@pytest.mark.parametrize("stored", StoredType, ids=lambda t: t.name)
+@pytest.mark.parametrize("stored", GGML, ids=lambda t: t.name)
 def test_table_agrees_with_gguf(stored: StoredType) -> None:
+    assert stored.ggml_id is not None
     kind = gguf.GGMLQuantizationType(stored.ggml_id)
     assert kind.name == stored.name
     assert gguf.GGML_QUANT_SIZES[kind] == (stored.block, stored.bytes)
     assert from_ggml(stored.ggml_id) is stored
     assert stored.row_bytes(stored.block * 3) == stored.bytes * 3
+
+
+@pytest.mark.parametrize("stored", [StoredType.Q4_Z, StoredType.NF4], ids=lambda t: t.name)
+def test_types_of_our_own_decode_by_their_formula(stored: StoredType) -> None:
+    """In float64, from the definition: scale (quant - zero point), scale level."""
+    raw = random_blocks(stored, 5, 9, 1)
+    blocks = raw.reshape(-1, stored.bytes)
+    scale = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float64)
+    nibbles = blocks[:, -16:]
+    q = np.concatenate([nibbles & 15, nibbles >> 4], axis=1).astype(np.int64)
+    if stored is StoredType.Q4_Z:
+        want = scale * (q - blocks[:, 2:3].astype(np.int64))
+    else:
+        want = scale * np.rint(127 * np.array(NF4))[q]
+    np.testing.assert_array_equal(decode(stored, raw).reshape(-1, 32), want)
 
 
 def test_every_ggml_type_has_its_name() -> None:
@@ -96,7 +119,7 @@ def test_encode_refuses_what_it_cannot_store(stored: StoredType) -> None:
         encode(stored, bad)
     with pytest.raises(ParameterError):
         encode(stored, np.zeros((1, 256), np.float64))  # type: ignore[arg-type]
-    if stored is not StoredType.F32:
+    if stored not in (StoredType.F32, StoredType.MXFP4):
         bad[0, 7] = 3.4e38
         with pytest.raises(ParameterError, match="beyond"):
             encode(stored, bad)
@@ -108,7 +131,9 @@ BEYOND_TABLE = 14 / 127
 LEVELS = {"Q2_K": (16, 3, 15), "Q4_K": (8, 15, 63), "Q5_K": (8, 31, 63)}
 STEPS = {"Q3_K": (16, 1 / 4, 31), "Q6_K": (16, 1 / 32, 127), "IQ4_XS": (8, BEYOND_TABLE, 31)}
 SIGNED = {"Q4_0": 1 / 8, "Q5_0": 1 / 16, "Q8_0": 0.5 / 127, "IQ4_NL": BEYOND_TABLE}
-RANGED = {"Q4_1": 15, "Q5_1": 31}
+# Half of the widest gap: of NF4 between -127 and -88; of e2m1 between 4 and 6, of at least 3.
+SIGNED |= {"NF4": 19.5 / 127, "MXFP4": 1 / 3}
+RANGED = {"Q4_1": 15, "Q5_1": 31, "Q4_Z": 7.5}  # a zero point may be off by half a step, too
 
 
 def bound(stored: StoredType, x: np.ndarray) -> np.ndarray:

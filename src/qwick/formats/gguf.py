@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from qwick.errors import UnsupportedError
 from qwick.formats.mapped import MAX_NAME, Cursor, TensorInfo, damaged, describe, map_file
 from qwick.formats.strings import scan
-from qwick.quant.types import StoredType, from_ggml, ggml_name
+from qwick.quant.types import GGUF_TYPES, from_ggml, ggml_name
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -242,7 +242,7 @@ def _place(cursor: _Header, entry: _Entry, base: int, alignment: int) -> TensorI
     if stored is None:
         raise UnsupportedError(
             f"{cursor.path}: the tensor {entry.name!r} is stored as {ggml_name(entry.kind)}; "
-            f"supported: {', '.join(t.name for t in StoredType)}",
+            f"supported: {', '.join(t.name for t in GGUF_TYPES)}",
             hint="take another file of this model, such as Q4_K_M or Q8_0",
         )
     if entry.dims[0] % stored.block:

@@ -28,7 +28,7 @@ from qwick.formats.gguf_names import (
 )
 from qwick.formats.hf_folder import INDEX, SINGLE
 from qwick.quant.encode import encode
-from qwick.quant.types import StoredType
+from qwick.quant.types import GGUF_TYPES, StoredType
 
 F32 = NDArray[np.float32]
 Types = StoredType | Mapping[str, StoredType]
@@ -84,6 +84,11 @@ def write_gguf(
         raw, stored = parts[0]
         if len({of for _, of in parts}) > 1:
             raise UnsupportedError(f"{path}: the parts of {theirs} have several types")
+        if stored.ggml_id is None:
+            raise UnsupportedError(
+                f"{path}: no GGUF file holds {stored.name}; allowed: "
+                f"{', '.join(t.name for t in GGUF_TYPES)}"
+            )
         if several:  # one tensor of three axes
             raw = np.stack([part for part, _ in parts])
         elif len(parts) > 1:  # query, key and value

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.errors import ParameterError
-from qwick.quant.decode import TABLE
+from qwick.quant.decode import FP4_TABLE, NF4_TABLE, TABLE
 from qwick.quant.types import StoredType
 from qwick.values import check_kind
 
@@ -224,9 +224,9 @@ def _q6_k(blocks: F32) -> U8:
     return np.concatenate([low, high.reshape(n, 64), sc.view(np.uint8), d], axis=1)
 
 
-def _places(x: F32, scale: F32) -> U8:
-    """Places of the table's values that are nearest to x / scale."""
-    middles = (TABLE[1:] + TABLE[:-1]) / 2
+def _places(x: F32, scale: F32, table: F32 = TABLE) -> U8:
+    """Places of the table's values (ascending) that are nearest to x / scale."""
+    middles = (table[1:] + table[:-1]) / 2
     return np.searchsorted(middles, _over(x, scale)).astype(np.uint8)
 
 
@@ -249,6 +249,33 @@ def _iq4_xs(blocks: F32) -> U8:
     return np.concatenate([d, high.astype("<u2")[:, None].view(np.uint8), low, q], axis=1)
 
 
+def _nf4(blocks: F32) -> U8:
+    """The value of largest magnitude keeps its sign: both ends of the table are 127."""
+    d = _half(np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127))
+    return np.concatenate([d, _nibbles(_places(blocks, _back(d), NF4_TABLE))], axis=1)
+
+
+def _mxfp4(blocks: F32) -> U8:
+    """The least power of two under which nothing exceeds the largest level, 6 (doubled: 12)."""
+    top = np.abs(blocks).max(axis=1, keepdims=True)
+    _, exponent = np.frexp(top / np.float32(6))
+    e = np.maximum(exponent, -127)
+    levels = FP4_TABLE[:8]
+    q = _places(np.abs(blocks), np.ldexp(np.float32(0.5), e), levels)
+    q |= np.where(blocks < 0, np.uint8(8), np.uint8(0))
+    return np.concatenate([(e + 127).astype(np.uint8), _nibbles(q)], axis=1)
+
+
+def _q4_z(blocks: F32) -> U8:
+    """From the least value to the greatest, 0 between them so that it has a quant of its own."""
+    low = np.minimum(blocks.min(axis=1, keepdims=True), 0)
+    high = np.maximum(blocks.max(axis=1, keepdims=True), 0)
+    d = _half((high - low) / np.float32(15))
+    zero = np.rint(_over(-low, _back(d))).clip(0, 15)
+    q = (np.rint(_over(blocks, _back(d))) + zero).clip(0, 15).astype(np.uint8)
+    return np.concatenate([d, zero.astype(np.uint8), _nibbles(q)], axis=1)
+
+
 _ENCODERS: dict[StoredType, Callable[[F32], U8]] = {
     StoredType.F32: _f32,
     StoredType.F16: _half,
@@ -265,4 +292,7 @@ _ENCODERS: dict[StoredType, Callable[[F32], U8]] = {
     StoredType.Q6_K: _q6_k,
     StoredType.IQ4_NL: _iq4_nl,
     StoredType.IQ4_XS: _iq4_xs,
+    StoredType.MXFP4: _mxfp4,
+    StoredType.Q4_Z: _q4_z,
+    StoredType.NF4: _nf4,
 }

@@ -1,7 +1,9 @@
 """The stored types that qwick reads, and the one table from a stored type to its packed class.
 
-Block layouts and type numbers are ggml's (`ggml-common.h`, `ggml.h`). This file does not know how a
-block is decoded (`decode.py`) nor how a packed class is laid out (the kernels do).
+Block layouts and type numbers are ggml's (`ggml-common.h`, `ggml.h`), but for two that only memory
+holds: Q4_Z, what GPTQ and AWQ checkpoints become, and NF4, what `quantize="nf4"` makes. This file
+does not know how a block is decoded (`decode.py`) nor how a packed class is laid out (the kernels
+do).
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ MAX_ELEMENTS = 2**63 - 1  # of a row, or of anything in a file
 
 
 class StoredType(enum.Enum):
-    """A way of storing rows: GGUF type number, elements and bytes per block, packed class."""
+    """A way of storing rows: GGUF type number, elements and bytes per block, packed class.
+
+    The number is None for a type that no GGUF file has.
+    """
 
     F32 = (0, 1, 4, "f32")
     F16 = (1, 1, 2, "f16")
@@ -32,13 +37,16 @@ class StoredType(enum.Enum):
     Q6_K = (14, 256, 210, "i6s")
     IQ4_NL = (20, 32, 18, "i4n")
     IQ4_XS = (23, 256, 136, "i4ns")
+    MXFP4 = (39, 32, 17, "i4e")
+    Q4_Z = (None, 32, 19, "i4z")
+    NF4 = (None, 32, 18, "i4f")
 
-    ggml_id: int
+    ggml_id: int | None
     block: int
     bytes: int
     packed: str
 
-    def __init__(self, ggml_id: int, block: int, nbytes: int, packed: str) -> None:
+    def __init__(self, ggml_id: int | None, block: int, nbytes: int, packed: str) -> None:
         self.ggml_id = ggml_id
         self.block = block
         self.bytes = nbytes
@@ -73,12 +81,12 @@ GGML_NAMES: dict[int, str] = {
     29: "IQ1_M",
     34: "TQ1_0",
     35: "TQ2_0",
-    39: "MXFP4",
     40: "NVFP4",
     41: "Q1_0",
 }
 
-_BY_ID = {t.ggml_id: t for t in StoredType}
+_BY_ID = {t.ggml_id: t for t in StoredType if t.ggml_id is not None}
+GGUF_TYPES = tuple(_BY_ID.values())  # that a GGUF file may hold
 
 
 def from_ggml(ggml_id: int) -> StoredType | None:
