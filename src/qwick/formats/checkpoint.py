@@ -5,6 +5,7 @@ Names and config keys are those of a Hugging Face folder. Knows nothing of file 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ from qwick.quant.types import StoredType
 
 @dataclass(frozen=True)
 class Tensor:
-    """One stored tensor; `data` is U8[bytes], a read-only view of the mapped file.
+    """One stored tensor: U8[bytes], a read-only view of the mapped file or what makes the bytes.
 
     `shape` is row-major ([n, k] for a matrix of n outputs); a row of the last axis is
     `type.row_bytes(shape[-1])` bytes. The view need not be aligned to more than a byte.
@@ -32,8 +33,23 @@ class Tensor:
     name: str
     type: StoredType
     shape: tuple[int, ...]
-    data: NDArray[np.uint8]
+    source: NDArray[np.uint8] | Callable[[], NDArray[np.uint8]]
     mapped: bool = False
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """U8[bytes]. Where they are made, they are made anew each time: keep what you use twice."""
+        return self.source() if callable(self.source) else self.source
+
+    @property
+    def made(self) -> bool:
+        """Whether the bytes are made when they are asked for, and lie nowhere before."""
+        return callable(self.source)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of `data`, told without making them."""
+        return math.prod(self.shape[:-1]) * self.type.row_bytes(self.shape[-1])
 
     @classmethod
     def at(cls, info: TensorInfo, file: NDArray[np.uint8], name: str) -> Tensor:

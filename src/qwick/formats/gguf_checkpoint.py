@@ -196,7 +196,7 @@ def _cut(path: Path, tensor: Tensor, layer: str, part: str) -> Iterator[tuple[st
     for i in range(count):
         name = f"model.layers.{layer}.mlp.experts.{i}.{EXPERT_PARTS[part]}.weight"
         data = tensor.data[i * size : (i + 1) * size]
-        yield name, replace(tensor, name=name, shape=tuple(shape), data=data)
+        yield name, replace(tensor, name=name, shape=tuple(shape), source=data)
 
 
 def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -12,20 +12,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from qwick.errors import ConfigError, FormatError, UnsupportedError, shown
 from qwick.family import MODEL_TYPES
 from qwick.formats import qwen1
 from qwick.formats.checkpoint import (
     Checkpoint,
-    Tensor,
     TokenizerData,
     check_known,
     closed,
 )
 from qwick.formats.jsonfile import MAX_PARSED, read_object, read_text
 from qwick.formats.mapped import PICKLES, damaged, exists, give_back
+from qwick.formats.quantised import check_method, read_quantised
+from qwick.formats.quantised.parts import Parts
 from qwick.formats.safetensors import SafetensorsFile, read_safetensors
 
 SINGLE = "model.safetensors"
@@ -39,12 +38,10 @@ def open_folder(path: Path) -> Checkpoint:
     config = _config(path)
     generation = _optional(path / "generation_config.json")
     tokenizer_config = _optional(path / "tokenizer_config.json")
-    files = _weight_files(path)
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        raw = np.frombuffer(file.data, np.uint8)
-        for info in file.tensors.values():
-            tensors[info.name] = Tensor.at(info, raw, info.name)
+    quantised = bool(config.get("quantization_config"))
+    files = _weight_files(path, quantised)
+    tensors = read_quantised(path, config, files) if quantised else Parts(path, files).rest()
+    config.pop("quantization_config", None)  # from here on the tensors say it
     if config["model_type"] == qwen1.MODEL_TYPE:
         config = qwen1.translate_config(path, config)
         tensors = qwen1.translate_tensors(path, tensors)
@@ -107,12 +104,7 @@ def _config(path: Path) -> dict[str, Any]:
             f"known: {', '.join(known)}"
         )
     if config.get("quantization_config"):
-        quantization = config["quantization_config"]
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise UnsupportedError(
-            f"{path}: the weights are quantized with {method!r}, which is not supported",
-            hint="take the unquantized checkpoint or a GGUF file of this model",
-        )
+        check_method(path, config)
     return config
 
 
@@ -138,12 +130,12 @@ def _check_pooling(path: Path) -> None:
         )
 
 
-def _weight_files(path: Path) -> list[SafetensorsFile]:
+def _weight_files(path: Path, quantised: bool) -> list[SafetensorsFile]:
     single, index = exists(path / SINGLE), exists(path / INDEX)
     if index:
-        return _sharded(path)
+        return _sharded(path, quantised)
     if single:
-        return [read_safetensors(path / SINGLE)]
+        return [read_safetensors(path / SINGLE, parts=quantised)]
     shards = sorted(p.name for p in path.glob("*.safetensors"))
     if shards:
         raise FormatError(
@@ -162,7 +154,7 @@ def _weight_files(path: Path) -> list[SafetensorsFile]:
     )
 
 
-def _sharded(path: Path) -> list[SafetensorsFile]:
+def _sharded(path: Path, quantised: bool) -> list[SafetensorsFile]:
     at = path / INDEX
     table = read_object(at, MAX_INDEX).get("weight_map")
     if not isinstance(table, dict) or not table:
@@ -184,7 +176,7 @@ def _sharded(path: Path) -> list[SafetensorsFile]:
     for name in names:
         if not exists(path / name):
             raise damaged(at, f"the shard {name} is missing", "fetch it")
-        files.append(read_safetensors(path / name))
+        files.append(read_safetensors(path / name, parts=quantised))
     _cross_check(at, table, files)
     return files
 

@@ -23,8 +23,21 @@ from qwick.quant.types import StoredType
 MAX_DIMS = 8
 
 _TYPES = {"F32": StoredType.F32, "F16": StoredType.F16, "BF16": StoredType.BF16}
+# What quantised folders hold besides, with bytes of an element: never weights as they are.
+_PARTS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E8M0": 1}
 # A dtype's name as the format writes it: what does not look like one is damage, not a wish.
 _DTYPE = re.compile(r"[A-Z][A-Z0-9_]{0,15}")
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """Where a tensor lies that is part of a quantised one: its dtype, row-major shape, bytes."""
+
+    name: str
+    dtype: str  # as the format writes it
+    shape: tuple[int, ...]
+    start: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -32,15 +45,16 @@ class SafetensorsFile:
     """A parsed header over the mapped file."""
 
     path: Path
-    tensors: Mapping[str, TensorInfo]
+    tensors: Mapping[str, TensorInfo | PartInfo]
     data: mmap.mmap
 
 
-def read_safetensors(path: Path) -> SafetensorsFile:
+def read_safetensors(path: Path, *, parts: bool = False) -> SafetensorsFile:
     """Map and parse a safetensors file.
 
-    Raises ModelNotFoundError (no file), FormatError (damaged, truncated, hostile) and
-    UnsupportedError (a dtype other than bf16, f16, f32).
+    parts: take the dtypes of quantised tensors' parts too. Raises ModelNotFoundError (no file),
+    FormatError (damaged, truncated, hostile) and UnsupportedError (a dtype other than bf16, f16,
+    f32 and, with `parts`, those).
     """
     cursor = Cursor(path, map_file(path))
     head = cursor.data[:32]
@@ -55,7 +69,7 @@ def read_safetensors(path: Path) -> SafetensorsFile:
         raise damaged(path, f"the header is not UTF-8: {error.reason}") from None
     header = parse_object(path, text, "the header")
     _check_metadata(path, header.pop("__metadata__", {}))
-    tensors = {name: _info(cursor, name, entry) for name, entry in header.items()}
+    tensors = {name: _info(cursor, name, entry, parts) for name, entry in header.items()}
     _check_layout(cursor, tensors)
     return SafetensorsFile(path, tensors, cursor.data)
 
@@ -66,7 +80,7 @@ def _check_metadata(path: Path, value: Any) -> None:
         raise damaged(path, "the header's __metadata__ is no object of texts")
 
 
-def _info(cursor: Cursor, name: str, entry: Any) -> TensorInfo:
+def _info(cursor: Cursor, name: str, entry: Any, parts: bool) -> TensorInfo | PartInfo:
     path = cursor.path
     if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME:
         raise damaged(path, f"a tensor's name is longer than {MAX_NAME} bytes: {shown(name)}")
@@ -75,23 +89,31 @@ def _info(cursor: Cursor, name: str, entry: Any) -> TensorInfo:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or not _DTYPE.fullmatch(dtype):
         raise damaged(path, f"the dtype of {name!r} is {dtype!r:.40}")
-    if dtype not in _TYPES:
+    part = parts and dtype in _PARTS
+    if dtype not in _TYPES and not part:
+        known = (*_TYPES, *_PARTS) if parts else tuple(_TYPES)
         raise UnsupportedError(
-            f"{path}: the tensor {name!r} is stored as {dtype}; supported: {', '.join(_TYPES)}",
+            f"{path}: the tensor {name!r} is stored as {dtype}; supported: {', '.join(known)}",
             hint="take the unquantized checkpoint or a GGUF file of this model",
         )
-    if not _counts(shape) or not 1 <= len(shape) <= MAX_DIMS or 0 in shape:
-        raise damaged(path, f"the shape of {name!r} is {shape!r:.80}; 1 to {MAX_DIMS} sizes wanted")
+    least = 0 if part else 1  # a part may be a single number
+    if not _counts(shape) or not least <= len(shape) <= MAX_DIMS or 0 in shape:
+        raise damaged(
+            path, f"the shape of {name!r} is {shape!r:.80}; {least} to {MAX_DIMS} sizes wanted"
+        )
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise damaged(path, f"the data_offsets of {name!r} are {offsets!r:.80}")
-    size = math.prod(shape) * _TYPES[dtype].bytes
+    size = math.prod(shape) * (_PARTS[dtype] if part else _TYPES[dtype].bytes)
     if offsets[1] - offsets[0] != size:
         raise damaged(
             path,
             f"{name!r} of shape {shape} and dtype {dtype} needs {size} bytes; "
             f"its offsets give {offsets[1] - offsets[0]}",
         )
-    return TensorInfo(name, _TYPES[dtype], tuple(shape), cursor.at + offsets[0], size)
+    start = cursor.at + offsets[0]
+    if part:
+        return PartInfo(name, dtype, tuple(shape), start, size)
+    return TensorInfo(name, _TYPES[dtype], tuple(shape), start, size)
 
 
 def _counts(value: Any) -> bool:
@@ -99,7 +121,7 @@ def _counts(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 
-def _check_layout(cursor: Cursor, tensors: Mapping[str, TensorInfo]) -> None:
+def _check_layout(cursor: Cursor, tensors: Mapping[str, TensorInfo | PartInfo]) -> None:
     """The format allows neither overlaps nor holes nor bytes left over."""
     at, before = cursor.at, "the header"
     for info in sorted(tensors.values(), key=lambda info: info.start):
