@@ -20,14 +20,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def load_options(command: F) -> F:
-    """Add --threads, --ctx and --yarn to a click command, which gets them as `loading`.
+    """Add --threads, --ctx, --yarn and --quantize to a click command, which gets `loading`.
 
     That is a dict of keywords of `Qwen.load`.
     """
 
     @functools.wraps(command)
     def told(**given: Any) -> Any:
-        loading = {name: given.pop(name) for name in ("threads", "ctx", "yarn")}
+        loading = {name: given.pop(name) for name in ("threads", "ctx", "yarn", "quantize")}
         return command(loading=loading, **given)
 
     for option in reversed(_OPTIONS):
@@ -51,6 +51,11 @@ _OPTIONS = (
         type=float,
         metavar="FACTOR",
         help="Stretch positions so many times, for requests beyond the native context.",
+    ),
+    click.option(
+        "--quantize",
+        type=click.Choice(["int8", "int4", "nf4"]),
+        help="Round the weights to 8 or 4 bits while they are loaded; default: as they are stored.",
     ),
 )
 

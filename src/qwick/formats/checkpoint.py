@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,13 @@ class Tensor:
     def data(self) -> NDArray[np.uint8]:
         """U8[bytes]. Where they are made, they are made anew each time: keep what you use twice."""
         return self.source() if callable(self.source) else self.source
+
+    def cut(self, name: str, index: int, count: int, shape: tuple[int, ...]) -> Tensor:
+        """Return part `index` of `count` of the same size that lie one after the other."""
+        size = self.nbytes // count
+        part = slice(index * size, (index + 1) * size)
+        source = (lambda: self.data[part]) if self.made else self.data[part]
+        return replace(self, name=name, shape=shape, source=source)
 
     @property
     def made(self) -> bool:

@@ -43,6 +43,7 @@ class Options:
     kv: str | None = None
     prefix_reuse: bool = True
     drafts: bool = True
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not even travel; the rest is checked where it is used."""
@@ -54,6 +55,7 @@ class Options:
             yarn = real("yarn", self.yarn, nextafter(1.0, 2.0), settings.MAX_YARN, allowed)
             object.__setattr__(self, "yarn", yarn)
         check_kind("kv", self.kv, (str, type(None)), "auto, int8, bf16, f32, or none")
+        check_kind("quantize", self.quantize, (str, type(None)), "int8, int4, nf4, or none")
         check_switch("prefix_reuse", self.prefix_reuse)
         check_switch("drafts", self.drafts)
 
@@ -156,7 +158,7 @@ def load(
             ctx = longest if ctx is None else ctx
         plan = plan_memory(
             checkpoint.config,
-            weight_bytes(checkpoint),
+            weight_bytes(checkpoint, options.quantize),
             context=ctx,
             kv_kinds=kv_kinds(checkpoint, kv),
             rows=TOKEN_BUDGET,
@@ -169,6 +171,7 @@ def load(
             checkpoint,
             context=plan.context,
             kv=kv,
+            quantize=options.quantize,
             progress=partial(listener.progress, hub.LOADING),
         )
         texts = texts_later.result()

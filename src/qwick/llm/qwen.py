@@ -82,6 +82,7 @@ class Qwen:
         ctx: int | None = None,
         yarn: float | None = None,
         kv: str | None = None,
+        quantize: str | None = None,
         prefix_reuse: bool = True,
         drafts: bool = True,
         own_process: bool = False,
@@ -96,7 +97,10 @@ class Qwen:
         all of it. kv: the cache's numbers, "bf16", "f32" or
         "int8" (half the memory, quicker where contexts are long, in the layers whose keys bear it;
         bf16 in the others, and in all if heads are no multiple of 32 wide), or "auto": int8 for
-        Qwen1.5 to Qwen2.5, bf16 for Qwen3; default: QWICK_KV, or auto.
+        Qwen1.5 to Qwen2.5, bf16 for Qwen3; default: QWICK_KV, or auto. quantize: round the matrices
+        while they are loaded, to "int8", "int4" or "nf4" (blocks of 32 weights, 8.5 or 4.5 bits a
+        weight; the head has 8.5), so that a model takes less memory and is read quicker; None: as
+        they are.
         prefix_reuse: use again what was computed for an earlier prompt or answer; False: compute
         every prompt whole. drafts: where a text repeats itself, guess several tokens ahead
         and compute them together; the answers are the same without. own_process: the engine gets a
@@ -108,7 +112,7 @@ class Qwen:
         ResourceError when it does not fit into memory.
         """
         check_switch("own_process", own_process)
-        options = Options(threads, ctx, yarn, kv, prefix_reuse, drafts)
+        options = Options(threads, ctx, yarn, kv, prefix_reuse, drafts, quantize)
         if own_process:
             return cls(*start_process(model, options, listener))
         loaded = load(model, options, listener)

@@ -25,6 +25,7 @@ from qwick.model.decoder import (
 )
 from qwick.model.layers import F32, Embedding, Linear, RMSNorm
 from qwick.model.positions import with_yarn
+from qwick.model.requantise import requantised
 from qwick.native import ops
 from qwick.quant.decode import decode
 from qwick.quant.types import StoredType
@@ -37,6 +38,9 @@ Progress = Callable[[int, int], None]  # stored bytes that are ready, stored byt
 GROUP_BYTES = 512 << 20
 """Stored bytes that are packed in one go, between two words about progress."""
 
+MADE_BYTES = 64 << 20
+"""The same where they are made: they are held, beside what they become, until it is ready."""
+
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 _PIECE = 1 << 20  # bytes compared at a time: the answer of a comparison stays in the cache
@@ -47,21 +51,24 @@ def load_model(
     *,
     context: int | None = None,
     kv: str = "auto",
+    quantize: str | None = None,
     progress: Progress | None = None,
 ) -> Decoder:
     """Build the checkpoint's decoder. The checkpoint may be closed afterwards.
 
     context: positions to prepare for, at most the model's own (the default). kv: for
-    `Arch.kv_kinds`. Raises ConfigError, FormatError (tensors), UnsupportedError (context beyond
-    the model's), ParameterError.
+    `Arch.kv_kinds`. quantize: as `requantised` has it. Raises ConfigError, FormatError (tensors),
+    UnsupportedError (context beyond the model's), ParameterError.
     """
+    arch = read_arch(checkpoint.config)
+    if arch.tied and arch.head and _HEAD in checkpoint.tensors:
+        _check_copy(checkpoint)
+    checkpoint = requantised(checkpoint, quantize)
     arch = read_arch(checkpoint.config)
     if context is None:
         context = arch.context
     arch.check_context(context)
     kinds = kv_kinds(checkpoint, kv)
-    if arch.tied and arch.head and _HEAD in checkpoint.tensors:
-        _check_copy(checkpoint)
     weights = _Loader(checkpoint, arch, progress).weights()
     return Decoder(arch, weights, context=context, kv_kinds=kinds)
 
@@ -88,15 +95,18 @@ def kv_kinds(checkpoint: Checkpoint, kv: str) -> tuple[str, ...]:
     return arch.kv_kinds(kv, sizes)
 
 
-def weight_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes of memory that the weights of a checkpoint will take; ConfigError.
+def weight_bytes(checkpoint: Checkpoint, quantize: str | None = None) -> int:
+    """Bytes of memory that the weights of a checkpoint will take; ConfigError, ParameterError.
 
     Each tensor once, for packing keeps its size and gives the file's pages back. The rows of an
     embedding are read where the file is mapped, and leave memory when it is short: not counted.
     """
-    arch = read_arch(checkpoint.config)
-    spare = _HEAD if arch.tied and arch.head else _EMBEDDING
-    return sum(t.data.nbytes for name, t in checkpoint.tensors.items() if name != spare)
+    checkpoint = requantised(checkpoint, quantize)
+    tensors, arch = checkpoint.tensors, read_arch(checkpoint.config)
+    tied = arch.tied and arch.head
+    spare = _HEAD if tied else _EMBEDDING
+    counted = [t for name, t in tensors.items() if name != spare or (t.made and not tied)]
+    return sum(t.nbytes for t in counted) + (MADE_BYTES if any(t.made for t in counted) else 0)
 
 
 def _check(checkpoint: Checkpoint, arch: Arch) -> None:
@@ -127,9 +137,10 @@ def _check_copy(checkpoint: Checkpoint) -> None:
     Engines differ on it. The bytes are compared a piece at a time: no copy of a matrix is made.
     """
     head, embedding = checkpoint.tensors[_HEAD], checkpoint.tensors[_EMBEDDING]
+    head_data, data = head.data, embedding.data
     alike = (head.type, head.shape) == (embedding.type, embedding.shape) and all(
-        np.array_equal(head.data[at : at + _PIECE], embedding.data[at : at + _PIECE])
-        for at in range(0, head.data.size, _PIECE)
+        np.array_equal(head_data[at : at + _PIECE], data[at : at + _PIECE])
+        for at in range(0, data.size, _PIECE)
     )
     if not alike:
         raise FormatError(
@@ -145,7 +156,7 @@ class _Loader:
         self.arch = arch
         self.progress = progress
         self.done = 0
-        self.total = sum(self.tensors[spec.name].data.nbytes for spec in tensor_table(arch))
+        self.total = sum(self.tensors[spec.name].nbytes for spec in tensor_table(arch))
         self.packed: dict[tuple[str, ...], ops.Packed] = {}
 
     def weights(self) -> Weights:
@@ -222,9 +233,10 @@ class _Loader:
         group: list[tuple[str, ...]] = []
         size = 0
         for names in matrices:
-            size += sum(self.tensors[name].data.nbytes for name in names)
+            size += sum(self.tensors[name].nbytes for name in names)
             group.append(names)
-            if size >= GROUP_BYTES or names is matrices[-1]:
+            made = any(self.tensors[name].made for name in names)
+            if size >= (MADE_BYTES if made else GROUP_BYTES) or names is matrices[-1]:
                 self._pack_group(group, size)
                 group, size = [], 0
 
@@ -247,7 +259,7 @@ class _Loader:
             self._count(tensor)
 
     def _count(self, *tensors: Tensor) -> None:
-        self.done += sum(t.data.nbytes for t in tensors)
+        self.done += sum(t.nbytes for t in tensors)
         if self.progress is not None:
             self.progress(self.done, self.total)
 

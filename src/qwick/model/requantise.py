@@ -1,0 +1,86 @@
+"""Matrices re-encoded to a small class while a checkpoint is loaded: `quantize=`.
+
+What is computed with is another model then, if a near one: weights are rounded to the nearest step,
+without a look at what they do. Knows which tensors there are, not how a class is computed.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwick.errors import FormatError, ParameterError
+from qwick.formats.checkpoint import Tensor
+from qwick.model.arch import read_arch
+from qwick.native import ops
+from qwick.quant.decode import decode
+from qwick.quant.encode import encode
+from qwick.quant.types import StoredType
+from qwick.values import refused
+
+if TYPE_CHECKING:
+    from qwick.formats.checkpoint import Checkpoint
+
+KINDS = {"int8": StoredType.Q8_0, "int4": StoredType.Q4_0, "nf4": StoredType.NF4}
+HEAD = StoredType.Q8_0
+"""What the head becomes: each of its rows is a token, and 4 bits would cost most there."""
+
+_PIECE = 1 << 18  # weights that a thread encodes at a time: its temporaries stay in the cache
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+
+
+def requantised(checkpoint: Checkpoint, quantize: str | None) -> Checkpoint:
+    """Return the checkpoint with its matrices in a small class; None: as it is; ParameterError.
+
+    quantize: "int8" (blocks as Q8_0), "int4" (Q4_0) or "nf4" (NF4): of attention, of feed-forward
+    parts and of experts. The head becomes 8 bits in all three, a copy of the embedding if they are
+    tied. Embedding, routers, norms and biases stay as they are, and so does a matrix that would not
+    become smaller or whose rows are no multiple of 32 long. Each is made when it is asked for.
+    """
+    if quantize is None:
+        return checkpoint
+    if not isinstance(quantize, str) or quantize not in KINDS:
+        raise refused("quantize", quantize, f"{', '.join(KINDS)}, or none")
+    tensors, config = dict(checkpoint.tensors), checkpoint.config
+    own = tensors.get(_EMBEDDING if read_arch(config).tied else _HEAD)
+    if own is not None and (head := _encoded(own, HEAD)) is not own:
+        tensors[_HEAD] = replace(head, name=_HEAD)
+        config = MappingProxyType({**config, "tie_word_embeddings": False})
+    for name, tensor in checkpoint.tensors.items():
+        if name.endswith("_proj.weight"):
+            tensors[name] = _encoded(tensor, KINDS[quantize])
+    return replace(checkpoint, config=config, tensors=MappingProxyType(tensors))
+
+
+def _encoded(tensor: Tensor, stored: StoredType) -> Tensor:
+    """Return a matrix in another type if it is smaller in that."""
+    if len(tensor.shape) != 2 or tensor.shape[1] % stored.block:
+        return tensor
+    smaller = Tensor(tensor.name, stored, tensor.shape, lambda: _encode(tensor, stored))
+    return smaller if smaller.nbytes < tensor.nbytes else tensor
+
+
+def _encode(tensor: Tensor, stored: StoredType) -> NDArray[np.uint8]:
+    n, k = tensor.shape
+    raw = tensor.data.reshape(n, -1)
+    out = np.empty((n, stored.row_bytes(k)), np.uint8)
+    step = max(1, _PIECE // k)
+
+    def piece(a: int) -> None:
+        out[a : a + step] = encode(stored, decode(tensor.type, raw[a : a + step]))
+
+    try:
+        with ThreadPoolExecutor(ops.threads()) as threads:
+            for _ in threads.map(piece, range(0, n, step)):
+                pass
+    except ParameterError as error:
+        raise FormatError(
+            f"{tensor.name} cannot be quantised: {error.message}", hint="load it without quantize"
+        ) from None
+    return out.reshape(-1)
