@@ -311,9 +311,9 @@ CONFIGS: dict[str, tuple[str, type[Exception], str]] = {
         r"Qwen2ForSequenceClassification.* not supported; known: Qwen2ForCausalLM",
     ),
     "quantized": (
-        '{"model_type": "qwen2", "quantization_config": {"quant_method": "awq"}}',
+        '{"model_type": "qwen2", "quantization_config": {"quant_method": "aqlm"}}',
         UnsupportedError,
-        r"quantized with 'awq'.*take the unquantized",
+        r"quantized with 'aqlm'.*known: gptq, awq.*take the unquantized",
     ),
 }
 

@@ -173,6 +173,7 @@ TABLE: dict[str, Case] = {
             "ctx": or_none(whole(64)),
             "yarn": or_none(real(2.0, 4)),
             "kv": or_none(text("f32", "int8")),
+            "quantize": or_none(text("int8", "nf4")),
             "prefix_reuse": SWITCH,
             "drafts": SWITCH,
             "own_process": Kind((False, True), SWITCH.takes),  # a process each takes its time

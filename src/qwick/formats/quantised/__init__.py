@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwick.errors import ConfigError, UnsupportedError, shown
+from qwick.errors import ConfigError, FormatError, UnsupportedError, shown
 from qwick.formats.checkpoint import Tensor
 from qwick.formats.quantised import awq, bitsandbytes, fp8, gptq
-from qwick.formats.quantised.parts import Parts, Settings, dtype_of
+from qwick.formats.quantised.parts import Parts, Settings, dtype_of, fault
 from qwick.formats.safetensors import SafetensorsFile
 
 __all__ = ["check_method", "read_quantised"]
@@ -54,8 +54,13 @@ def read_quantised(
     parts = Parts(path, files)
     given = config["quantization_config"]
     made = METHODS[method](Settings(path, method, given, dtype_of(path, config)), parts)
+    if not made:
+        raise FormatError(
+            f"{path}: quantization_config says {method}, but no matrix is stored so",
+            hint="if the weights are as they were trained, remove it from config.json",
+        )
     tensors = parts.rest()
     for name in made:
         if name in tensors:
-            raise parts.fault(name, "is there both quantised and as it is")
+            raise fault(parts, name, "is there both quantised and as it is")
     return {**tensors, **made}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qwick.formats.checkpoint import Tensor
 from qwick.formats.quantised.integers import Integers, nibbles, octets
-from qwick.formats.quantised.parts import FLOATS, U8, Parts, Settings
+from qwick.formats.quantised.parts import FLOATS, U8, Parts, Settings, fault
 
 PLACE = [0, 4, 1, 5, 2, 6, 3, 7]  # in which nibble of a word each of eight outputs lies
 
@@ -50,8 +50,8 @@ def _matrix(parts: Parts, stem: str, group_size: int) -> Integers:
     k, n = qweight.shape[0], 8 * qweight.shape[1]
     size = k if group_size == -1 else group_size
     if k % size:
-        raise parts.fault(
-            qweight.name, f"has {k} inputs; a multiple of group_size {size} is expected"
+        raise fault(
+            parts, qweight.name, f"has {k} inputs; a multiple of group_size {size} is expected"
         )
     scales = parts.take(stem + ".scales", FLOATS, (k // size, n))
     qzeros = parts.take(stem + ".qzeros", ("I32",), (k // size, n // 8))

@@ -21,7 +21,7 @@ import numpy as np
 from qwick.errors import shown
 from qwick.formats.checkpoint import Tensor
 from qwick.formats.jsonfile import parse_object
-from qwick.formats.quantised.parts import F32, U8, Parts, Settings, in_pieces, rounded
+from qwick.formats.quantised.parts import F32, U8, Parts, Settings, fault, in_pieces, rounded
 from qwick.quant.types import StoredType
 
 IDLE = (
@@ -58,10 +58,10 @@ def _state(parts: Parts, name: str) -> dict[str, Any]:
     part = parts.take(name, ("U8",), (None,))
     try:
         if part.data.size > _MOST:
-            raise parts.fault(name, f"has {part.data.size} bytes; the limit is {_MOST}")
+            raise fault(parts, name, f"has {part.data.size} bytes; the limit is {_MOST}")
         text = part.data.tobytes().decode("utf-8")
     except UnicodeDecodeError:
-        raise parts.fault(name, "is not UTF-8") from None
+        raise fault(parts, name, "is not UTF-8") from None
     return parse_object(parts.path, text, name)
 
 
@@ -78,11 +78,11 @@ def _four_bits(parts: Parts, stem: str, kind: str) -> Tensor:
         ):
             stored = _DTYPES[dtype]
         case _:
-            raise parts.fault(stem + _STATE + kind, f"says {shown(state, 300)}; no matrix is that")
+            raise fault(parts, stem + _STATE + kind, f"says {shown(state, 300)}; no matrix is that")
     weight = parts.take(name)
     if weight.data.size != -(-n * k // 2):
-        raise parts.fault(
-            name, f"has {weight.data.size} bytes; {n} x {k} values need {-(-n * k // 2)}"
+        raise fault(
+            parts, name, f"has {weight.data.size} bytes; {n} x {k} values need {-(-n * k // 2)}"
         )
     table = parts.take(name + ".quant_map", ("F32",), (16,)).numbers()
     blocks = -(-n * k // block)
@@ -117,8 +117,8 @@ def _nested(
     """Return the table, scales, block size and offset of the scales."""
     size, offset = state.get("nested_blocksize"), state.get("nested_offset")
     if type(size) is not int or not 0 < size < 1 << 31 or not isinstance(offset, (int, float)):
-        raise parts.fault(
-            name, f"has nested_blocksize {shown(size)} and nested_offset {shown(offset)}"
+        raise fault(
+            parts, name, f"has nested_blocksize {shown(size)} and nested_offset {shown(offset)}"
         )
     codes = parts.take(name + ".nested_quant_map", ("F32",), (256,)).numbers()
     above = parts.take(name + ".nested_absmax", ("F32",), (-(-blocks // size),)).numbers()
@@ -132,7 +132,9 @@ def _eight_bits(parts: Parts, stem: str, stored: StoredType) -> Tensor:
     if stem + ".weight_format" in parts:
         layout = parts.take(stem + ".weight_format", ("U8",))
         if layout.data.tolist() != [0]:
-            raise parts.fault(layout.name, f"is {layout.data.tolist()[:4]}; allowed: 0 (row major)")
+            raise fault(
+                parts, layout.name, f"is {layout.data.tolist()[:4]}; allowed: 0 (row major)"
+            )
 
     def make(a: int, b: int) -> U8:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qwick.errors import UnsupportedError, shown
 from qwick.formats.checkpoint import Tensor
 from qwick.formats.quantised.integers import Integers, nibbles, octets
-from qwick.formats.quantised.parts import FLOATS, U8, Parts, Settings
+from qwick.formats.quantised.parts import FLOATS, U8, Parts, Settings, fault
 
 # How a checkpoint was made, and how others run it.
 IDLE = (
@@ -90,12 +90,13 @@ def _matrix(
     scales = parts.take(stem + ".scales", FLOATS, (groups, n))
     qzeros = parts.take(stem + ".qzeros", ("I32",), (groups, n // each))
     if n % each:
-        raise parts.fault(qweight.name, f"has {n} outputs; a multiple of {each} is expected")
+        raise fault(parts, qweight.name, f"has {n} outputs; a multiple of {each} is expected")
     group_of = np.arange(k, dtype=np.int32) // np.int32(size)
     if stem + ".g_idx" in parts:
         group_of = parts.take(stem + ".g_idx", ("I32", "I64"), (k,)).numbers()
         if group_of.min() < 0 or group_of.max() >= groups:
-            raise parts.fault(
+            raise fault(
+                parts,
                 stem + ".g_idx",
                 f"holds groups from {group_of.min()} to {group_of.max()}; there are {groups}",
             )

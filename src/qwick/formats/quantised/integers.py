@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.formats.checkpoint import Tensor
-from qwick.formats.quantised.parts import U8, Part, Parts, floats_of, in_pieces, rounded
+from qwick.formats.quantised.parts import U8, Part, Parts, fault, floats_of, in_pieces, rounded
 from qwick.quant.types import StoredType
 
 BLOCK = 32
@@ -45,7 +45,8 @@ class Integers:
         def data() -> U8:
             zeros = self.zeros()
             if self.symmetric and (zeros != 1 << (self.bits - 1)).any():
-                raise parts.fault(
+                raise fault(
+                    parts,
                     self.name,
                     "has zero points off the middle, though quantization_config says sym",
                     "set sym to false in config.json",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qwick.errors import ConfigError, FormatError, UnsupportedError, shown
 from qwick.formats.checkpoint import Tensor
-from qwick.formats.mapped import TensorInfo, damaged
+from qwick.formats.mapped import FETCH_AGAIN, TensorInfo, damaged
 from qwick.formats.safetensors import SafetensorsFile
 from qwick.quant.types import StoredType
 
@@ -159,9 +159,10 @@ class Parts:
             for name, part in self._left.items()
         }
 
-    def fault(self, name: str, text: str, hint: str | None = None) -> FormatError:
-        """Return the error that says what is wrong with a tensor."""
-        return damaged(self.path, f"{shown(name)} {text}", *([] if hint is None else [hint]))
+
+def fault(parts: Parts, name: str, text: str, hint: str = FETCH_AGAIN) -> FormatError:
+    """Return the error that says what is wrong with a tensor."""
+    return damaged(parts.path, f"{shown(name)} {text}", hint)
 
 
 @dataclass

@@ -1,0 +1,209 @@
+"""Quantised folders: decoded as their reference libraries decode, and refused where damaged.
+
+quantised.json holds what those libraries made of random bits (checks/quantised_vectors.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from formats.quantisers import SCHEMES, quantised, write_parts
+from formats.samples import CONFIG
+from qwick.errors import FormatError, QwickError, UnsupportedError
+from qwick.formats.open import open_checkpoint
+from qwick.formats.quantised.fp8 import e4m3
+from qwick.quant.decode import decode
+from qwick.quant.encode import encode
+from qwick.quant.types import StoredType
+
+CASES = json.loads((Path(__file__).parent / "quantised.json").read_text("utf-8"))
+NAME = "model.layers.0.mlp.up_proj.weight"
+SIZES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4", "I8": "i1"}
+
+
+def array(told: dict[str, Any]) -> np.ndarray:
+    raw = np.frombuffer(base64.b64decode(told["data"]), SIZES.get(told["dtype"], "u1"))
+    return raw.reshape(told["shape"])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_the_numbers_of_the_reference_library(tmp_path: Path, case: dict[str, Any]) -> None:
+    """Bit for bit; what is kept as exact blocks is rounded here as the library rounds it."""
+    config = {**CONFIG, "torch_dtype": case["dtype"]}
+    config["quantization_config"] = case["quantization_config"]
+    parts = {name: (told["dtype"], array(told)) for name, told in case["parts"].items()}
+    write_parts(tmp_path, config, parts)
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert "quantization_config" not in checkpoint.config
+        tensor = checkpoint.tensors[NAME]
+        assert tensor.nbytes == tensor.data.size
+        found = decode(tensor.type, tensor.data.reshape(tensor.shape[0], -1))
+    wanted = case["weight"]
+    assert list(found.shape) == wanted["shape"]
+    theirs = StoredType[wanted["dtype"]]
+    raw = encode(theirs, found).view(SIZES[wanted["dtype"]])
+    np.testing.assert_array_equal(raw, array(wanted))
+
+
+def test_which_class_each_becomes(tmp_path: Path) -> None:
+    kinds = {}
+    for case in CASES:
+        path = tmp_path / case["name"].replace(" ", "-")
+        parts = {name: (told["dtype"], array(told)) for name, told in case["parts"].items()}
+        write_parts(path, {**CONFIG, "quantization_config": case["quantization_config"]}, parts)
+        with open_checkpoint(path) as checkpoint:
+            kinds[case["name"]] = checkpoint.tensors[NAME].type.name
+    gptq = {name[5:]: kind for name, kind in kinds.items() if name.startswith("gptq")}
+    assert gptq == {
+        "4 bits, groups of 32, symmetric": "Q4_0",
+        "4 bits, groups of 64, asymmetric": "Q4_Z",
+        "4 bits, groups of 32, act-order": "F16",
+        "4 bits, groups of -1, asymmetric": "Q4_Z",
+        "8 bits, groups of 32, symmetric": "Q8_0",
+        "8 bits, groups of 64, asymmetric": "F16",
+    }
+    assert {kind for name, kind in kinds.items() if name.startswith("awq")} == {"Q4_Z"}
+
+
+def test_e4m3_is_torchs() -> None:
+    torch = pytest.importorskip("torch")
+    theirs = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).to(torch.float32)
+    np.testing.assert_array_equal(e4m3(), theirs.numpy())
+
+
+def sample(scheme: str) -> tuple[dict[str, Any], dict[str, tuple[str, np.ndarray]]]:
+    rng = np.random.default_rng(1)
+    value = rng.standard_normal((128, 256)).astype(np.float32)
+    return dict(SCHEMES[scheme][0]), quantised(scheme, {NAME: value})[0]
+
+
+def put(end: str, change: Callable[[np.ndarray], np.ndarray], dtype: str | None = None) -> Any:
+    """Return what changes one part."""
+
+    def damage(config: dict[str, Any], parts: dict[str, tuple[str, np.ndarray]]) -> None:
+        name = NAME[: -len("weight")] + end
+        parts[name] = (dtype or parts[name][0], change(parts[name][1]))
+
+    return damage
+
+
+def drop(end: str) -> Any:
+    return lambda config, parts: parts.pop(NAME[: -len("weight")] + end)
+
+
+def say(**given: Any) -> Any:
+    return lambda config, parts: config.update(given)
+
+
+STATE = "weight.quant_state.bitsandbytes__nf4"
+
+
+def state(**given: Any) -> Any:
+    def change(raw: np.ndarray) -> np.ndarray:
+        text = json.dumps({**json.loads(raw.tobytes()), **given})
+        return np.frombuffer(text.encode(), np.uint8)
+
+    return put(STATE, change)
+
+
+DAMAGE: dict[str, tuple[str, Any, str]] = {
+    "no scales": ("gptq int4", drop("scales"), r"up_proj.scales' is missing"),
+    "no zeros": ("awq", drop("qzeros"), r"up_proj.qzeros' is missing"),
+    "few groups": ("gptq int4", put("scales", lambda a: a[:1]), r"scales' has the shape \[1, 128"),
+    "wide zeros": ("gptq int4", put("qzeros", lambda a: a[:, :-1]), r"qzeros' has the shape"),
+    "zeros as U8": ("gptq int4", put("qzeros", np.uint8, "U8"), r"qzeros' is U8; allowed: I32"),
+    "a group too many": (
+        "gptq act-order",
+        put("g_idx", lambda a: a + 1),
+        r"g_idx' holds groups from 1 to 8; there are 8",
+    ),
+    "a group below": ("gptq act-order", put("g_idx", lambda a: a - 1), r"groups from -1 to 6"),
+    "a short g_idx": ("gptq act-order", put("g_idx", lambda a: a[:-1]), r"g_idx' has the shape"),
+    "not symmetric": ("gptq asymmetric", say(sym=True), r"off the middle.*set sym to false"),
+    "3 bits": ("gptq int4", say(bits=3), r"gptq with bits 3 is not supported; allowed: 4, 8"),
+    "rules": ("gptq int4", say(dynamic={"+:.*": {"bits": 8}}), r"dynamic rules"),
+    "marlin": ("gptq int4", say(checkpoint_format="marlin"), r"checkpoint_format 'marlin'"),
+    "no group": ("gptq int4", say(group_size=0), r"group_size of gptq is 0; allowed: -1"),
+    "an unknown key": (
+        "gptq int4",
+        say(rotation="hadamard"),
+        r"has 'rotation', which is not",
+    ),
+    "gemv": ("awq", say(version="gemv"), r"awq with version 'gemv' is not supported"),
+    "no zero points": ("awq", say(zero_point=False), r"zero_point False is not supported"),
+    "odd groups": ("awq", say(group_size=96), r"256 inputs; a multiple of group_size 96"),
+    "twice": (
+        "awq",
+        lambda config, parts: parts.update({NAME: ("F32", np.zeros((128, 256), np.float32))}),
+        r"is there both quantised and as it is",
+    ),
+    "left over": (
+        "awq",
+        lambda config, parts: parts.update({"model.g_idx": ("I32", np.zeros(4, np.int32))}),
+        r"'model.g_idx' \(I32\) belongs to no quantised matrix",
+    ),
+    "nothing": ("awq", lambda config, parts: parts.clear(), r"says awq, but no matrix is"),
+    "static": ("fp8", say(activation_scheme="static"), r"activation_scheme 'static'"),
+    "e5m2": ("fp8", say(fmt="e5m2"), r"fmt 'e5m2' is not supported; allowed: 'e4m3'"),
+    "no blocks": ("fp8", say(weight_block_size=None), r"weight_block_size None"),
+    "a small grid": (
+        "fp8",
+        put("weight_scale_inv", lambda a: a[:, :-1]),
+        r"weight_scale_inv' has the shape \[1, 2\], expected \[1, 3\]",
+    ),
+    "no weight": ("fp8", drop("weight"), r"up_proj.weight' is missing"),
+    "no FP8": ("fp8", put("weight", lambda a: a, "U8"), r"is U8; allowed: F8_E4M3"),
+    "few nibbles": (
+        "bitsandbytes nf4",
+        put("weight", lambda a: a[:-1]),
+        r"; 128 x 256 values need",
+    ),
+    "few scales": ("bitsandbytes nf4", put("weight.absmax", lambda a: a[:-1]), r"absmax' has the"),
+    "no state": ("bitsandbytes nf4", drop(STATE), r"says bitsandbytes, but no matrix"),
+    "no JSON": ("bitsandbytes nf4", put(STATE, lambda a: a[:-1]), r"is not valid JSON"),
+    "no text": ("bitsandbytes nf4", put(STATE, lambda a: a | 128), r"is not UTF-8"),
+    "no shape": ("bitsandbytes nf4", state(shape=[1 << 40, 2]), r"no matrix is that"),
+    "no block size": ("bitsandbytes nf4", state(blocksize=0), r"no matrix is that"),
+    "another type": ("bitsandbytes nf4", state(quant_type="fp4"), r"no matrix is that"),
+    "no rows": ("bitsandbytes int8", put("SCB", lambda a: a[:-1]), r"SCB' has the shape"),
+    "columns": (
+        "bitsandbytes int8",
+        put("weight_format", lambda a: a + np.uint8(1)),
+        r"weight_format' is \[1\]; allowed: 0",
+    ),
+    "not an object": ("awq", None, r"quantization_config is 'awq'; an object is wanted"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_told(tmp_path: Path, damage: str) -> None:
+    scheme, change, message = DAMAGE[damage]
+    config, parts = sample(scheme)
+    if change is not None:
+        change(config, parts)
+    given = config if change is not None else "awq"
+    write_parts(tmp_path, {**CONFIG, "quantization_config": given}, parts)
+    with pytest.raises(QwickError, match=message) as caught, open_checkpoint(tmp_path) as found:
+        _ = found.tensors[NAME].data
+    assert isinstance(caught.value, (FormatError, UnsupportedError))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_pieces_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Converted eight rows at a time, and in odd remainders, a matrix is the same."""
+    for scheme in SCHEMES:
+        config, parts = sample(scheme)
+        path = tmp_path / scheme
+        write_parts(path, {**CONFIG, "quantization_config": config}, parts)
+        with open_checkpoint(path) as checkpoint:
+            whole = checkpoint.tensors[NAME].data
+            monkeypatch.setattr("qwick.formats.quantised.parts.PIECE", 24 * 256)
+            np.testing.assert_array_equal(checkpoint.tensors[NAME].data, whole)
+            monkeypatch.undo()

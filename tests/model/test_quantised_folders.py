@@ -1,0 +1,163 @@
+"""Folders of every scheme against transformers on the weights that they stand for.
+
+Where those become blocks, the tolerance is that of test_quantised.py: activations meet blocks in 8
+bits, so the yardstick is the same pass on the kernels' definitions. Where they are decoded to
+floats, qwick equals the oracle to float32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from formats.quantisers import SCHEMES, quantised, write_parts
+from model.numpy_ops import Definitions, substitute
+from model.parity import F32_LIMIT, distance, require_f32, require_no_further
+from model.stepping import mixed, prefill, run
+from model.stored import in_memory
+from model.test_quantised import rounding_noise
+from model.wild import BLOCKED, Oracle, build, sequences, wild_tensors
+from qwick.errors import FormatError, ParameterError
+from qwick.formats.open import open_checkpoint
+from qwick.formats.quantised import gptq, integers
+from qwick.formats.quantised.parts import Part
+from qwick.model.decoder import Decoder
+from qwick.model.load import load_model, weight_bytes
+from qwick.model.requantise import KINDS, requantised
+from qwick.native import ops
+from qwick.quant.decode import decode
+
+CONFIGS = {
+    name: {**BLOCKED[name], "num_hidden_layers": 1} for name in ("qwen2", "qwen3", "qwen3-moe")
+}
+LENGTHS = (40, 1, 9)
+PACKED = {"gptq int4": "i4", "gptq int8": "i8", "gptq asymmetric": "i4z"}
+PACKED |= {"gptq_v2 of whole rows": "i4z", "awq": "i4z"}
+# Each scheme with one architecture, experts with those that Qwen3 is published in.
+SHAPES = dict.fromkeys(SCHEMES, "qwen3") | {"gptq int4": "qwen2", "bitsandbytes int8": "qwen2"}
+PAIRS = [*SHAPES.items(), ("awq", "qwen3-moe"), ("fp8", "qwen3-moe"), ("gptq int4", "qwen3-moe")]
+
+
+class Folders:
+    """Folders and their oracles, each made once."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self.factory = factory
+        self.made: dict[tuple[str, str], tuple[Path, Oracle]] = {}
+
+    def get(self, scheme: str, shape: str) -> tuple[Path, Oracle]:
+        if (scheme, shape) not in self.made:
+            config, path = CONFIGS[shape], self.factory.mktemp("quantised")
+            stored, weights = quantised(scheme, wild_tensors(config))
+            write_parts(path, {**config, "quantization_config": SCHEMES[scheme][0]}, stored)
+            oracle = Oracle(build(config, weights), sequences(LENGTHS))
+            self.made[scheme, shape] = path, oracle
+        return self.made[scheme, shape]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return Folders(tmp_path_factory)
+
+
+def load(path: Path, **given: Any) -> Decoder:
+    with open_checkpoint(path) as checkpoint:
+        return load_model(checkpoint, kv="f32", **given)
+
+
+def classes(model: Decoder) -> set[str]:
+    return {kind for kind, _ in model.weights.blocks[0].attention.qkv.weight.segments}
+
+
+def by_definition(model: Decoder, oracle: Oracle, schedule: Any = mixed) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        substitute(patch, Definitions(ops.isa()))
+        return run(model, oracle.ids, schedule)
+
+
+@pytest.mark.parametrize(("scheme", "shape"), PAIRS)
+def test_against_transformers(folders: Folders, scheme: str, shape: str) -> None:
+    path, oracle = folders.get(scheme, shape)
+    model = load(path)
+    if scheme not in PACKED:
+        assert classes(model) == {"f16" if "gptq" in scheme else "bf16"}
+        if not ops.isa().startswith("amx"):  # which meets bf16 weights with activations in bf16
+            require_f32(model, oracle, mixed)
+            return
+    else:
+        assert classes(model) == {PACKED[scheme]}
+    yardstick = by_definition(model, oracle)
+    assert distance(yardstick, oracle).rms < rounding_noise(model.arch.layers)
+    require_no_further(model, oracle, mixed, yardstick, rms_slack=1.1)
+
+
+def _shifted(matrix: Any) -> Any:
+    groups = matrix.zeros().shape[0]
+    object.__setattr__(matrix, "group_of", (matrix.group_of + 1) % groups)
+    return matrix
+
+
+@pytest.mark.parametrize("mutant", ["zero point off by one", "groups shifted", "scales turned"])
+def test_mutants_are_caught(folders: Folders, monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
+    """By the same comparison on exact arithmetic, whose error is that of rounding activations."""
+    scheme = "fp8" if mutant == "scales turned" else "gptq asymmetric"
+    path, oracle = folders.get(scheme, "qwen3")
+    if mutant == "zero point off by one":
+        true = gptq._matrix
+        monkeypatch.setattr(gptq, "_matrix", lambda p, s, b, g, less, sym: true(p, s, b, g, 0, sym))
+    elif mutant == "groups shifted":
+        made = integers.Integers.tensor
+        monkeypatch.setattr(integers.Integers, "tensor", lambda m, parts: made(_shifted(m), parts))
+    else:
+        floats = Part.floats
+        monkeypatch.setattr(Part, "floats", lambda part: floats(part).T.reshape(part.shape))
+    found = distance(run(load(path), oracle.ids, prefill), oracle)
+    limit = F32_LIMIT if scheme == "fp8" else 1.5 * rounding_noise(1)
+    assert found.rms > limit, mutant
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", ["qwen3", "qwen3-moe"])
+def test_quantize_on_load(kind: str, shape: str) -> None:
+    """What is computed with is the matrices encoded and decoded, as the oracle is given them."""
+    config, tensors = CONFIGS[shape], wild_tensors(CONFIGS[shape])
+    checkpoint = in_memory(config, tensors)
+    small = requantised(checkpoint, kind)
+    changed = {n for n, t in small.tensors.items() if t.made}
+    assert changed == {n for n in tensors if n.endswith("_proj.weight")} | {"lm_head.weight"}
+    weights = {
+        name: decode(t.type, t.data.reshape(t.shape[0], -1)) if len(t.shape) == 2 else tensors[name]
+        for name, t in small.tensors.items()
+    }
+    oracle = Oracle(build({**config, "tie_word_embeddings": False}, weights), sequences(LENGTHS))
+    told: list[tuple[int, int]] = []
+    model = load_model(checkpoint, kv="f32", quantize=kind, progress=lambda *at: told.append(at))
+    assert classes(model) == {KINDS[kind].packed}
+    assert model.weights.head.weight.segments[0][0] == "i8"
+    assert told[-1][0] == told[-1][1]
+    require_no_further(model, oracle, mixed, by_definition(model, oracle), rms_slack=1.1)
+    plain, less = weight_bytes(checkpoint), weight_bytes(checkpoint, kind) - (64 << 20)
+    assert less < plain * (0.45 if kind == "int8" else 0.35)
+
+
+def test_quantize_leaves_what_is_small_enough(folders: Folders) -> None:
+    path, _ = folders.get("gptq int4", "qwen2")
+    with open_checkpoint(path) as checkpoint:
+        small = requantised(checkpoint, "int8")
+        made = {n: t.type.name for n, t in small.tensors.items() if n.endswith("_proj.weight")}
+        assert set(made.values()) == {"Q4_0"}
+        assert requantised(checkpoint, None) is checkpoint
+        with pytest.raises(ParameterError, match="allowed: int8, int4, nf4, or none"):
+            requantised(checkpoint, "int5")
+
+
+def test_numbers_that_cannot_be_encoded_are_told() -> None:
+    tensors = wild_tensors(CONFIGS["qwen3"])
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name].copy()
+    tensors[name][3, 3] = np.nan
+    with pytest.raises(FormatError, match=r"up_proj\.weight cannot be quantised"):
+        load_model(in_memory(CONFIGS["qwen3"], tensors), quantize="int8")
