@@ -265,7 +265,7 @@ def _nf4(blocks: U8) -> F32:
     return values
 
 
-def half_powers(e: U8) -> F32:
+def _half_powers(e: U8) -> F32:
     """e8m0 numbers halved, 2^(e - 128), for a table of doubled values; exact."""
     powers: F32 = np.ldexp(np.float32(1), e.astype(np.int32) - 128)
     return powers
@@ -274,7 +274,7 @@ def half_powers(e: U8) -> F32:
 def _mxfp4(blocks: U8) -> F32:
     """e: u8 (e8m0), nibbles: u8[16]; value = 2^(e - 128) FP4_TABLE[q]."""
     values: F32 = FP4_TABLE[_nibbles(blocks[:, 1:])]
-    values *= half_powers(blocks[:, :1])
+    values *= _half_powers(blocks[:, :1])
     return values
 
 
