@@ -192,11 +192,9 @@ def _cut(path: Path, tensor: Tensor, layer: str, part: str) -> Iterator[tuple[st
             f"{shown(tensor.name)} has the shape {list(tensor.shape)}; experts have three axes",
         )
     count, *shape = tensor.shape
-    size = tensor.data.size // count
     for i in range(count):
         name = f"model.layers.{layer}.mlp.experts.{i}.{EXPERT_PARTS[part]}.weight"
-        data = tensor.data[i * size : (i + 1) * size]
-        yield name, replace(tensor, name=name, shape=tuple(shape), source=data)
+        yield name, tensor.cut(name, i, count, tuple(shape))
 
 
 def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -118,18 +118,16 @@ def cut_attention(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield query, key and value of a fused weight [3 n, k] or bias [3 n], by name."""
     rows = tensor.shape[0] if tensor.shape else 0
-    if rows % 3 or not 1 <= len(tensor.shape) <= 2 or tensor.data.size % 3:
+    if rows % 3 or not 1 <= len(tensor.shape) <= 2 or tensor.nbytes % 3:
         raise FormatError(
             f"{path}: {shown(tensor.name)} has the shape {list(tensor.shape)}; query, key and value"
             " are wanted, one below the other",
             hint="use another copy of this model",
         )
-    size = tensor.data.size // 3
     for i, letter in enumerate("qkv"):
         name = f"model.layers.{layer}.self_attn.{letter}_proj.{suffix}"
         shape = (rows // 3, *tensor.shape[1:])
-        data = tensor.data[i * size : (i + 1) * size]
-        yield name, replace(tensor, name=name, shape=shape, data=data)
+        yield name, tensor.cut(name, i, 3, shape)
 
 
 def read_tokenizer(path: Path, rows: object) -> TokenizerData:
