@@ -41,6 +41,7 @@ class Shape:
     head_dim: int = 128
     experts: int = 0  # a Qwen3 with experts of `intermediate`; else a Qwen2.5
     taken: int = 0  # of them, by each token
+    embedding: float = GAIN  # norm of its rows: large ones keep tokens, and their experts, apart
 
     @property
     def arch(self) -> str:
@@ -66,6 +67,7 @@ class Spec:
     type: StoredType
     mean: float = 0.0  # of floats
     deviation: float = 0.0  # of floats
+    gain: float = GAIN  # of blocks
 
 
 def more_bits(layer: int, layers: int) -> bool:
@@ -79,7 +81,8 @@ def tensors_of(shape: Shape) -> Iterator[Spec]:
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     four, six, floats = StoredType.Q4_K, StoredType.Q6_K, StoredType.F32
     # A tied embedding is the head too, and typed as one.
-    yield Spec("token_embd.weight", (shape.vocab, shape.hidden), six if shape.tied else four)
+    rows = (shape.vocab, shape.hidden)
+    yield Spec("token_embd.weight", rows, six if shape.tied else four, gain=shape.embedding)
     yield Spec("output_norm.weight", (shape.hidden,), floats, 1.0, 0.1)
     if not shape.tied:
         yield Spec("output.weight", (shape.vocab, shape.hidden), six)
@@ -163,7 +166,7 @@ def _pieces(spec: Spec, draw: np.random.Generator) -> Iterator[NDArray[Any]]:
     if spec.type is StoredType.F32:
         yield draw.normal(spec.mean, spec.deviation, spec.shape).astype("<f4")
         return
-    scale = GAIN / math.sqrt(spec.shape[-1]) / _RMS[spec.type]
+    scale = spec.gain / math.sqrt(spec.shape[-1]) / _RMS[spec.type]
     blocks = math.prod(spec.shape) // BLOCK
     for start in range(0, blocks, PIECE):
         yield draw_blocks(spec.type, min(PIECE, blocks - start), scale, draw)

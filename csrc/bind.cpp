@@ -9,6 +9,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <sys/stat.h>
+
 #include <cmath>
 #include <optional>
 
@@ -72,7 +74,10 @@ auto pointer(const std::optional<A>& a) { return a ? a->data() : nullptr; }
 
 using Part = std::tuple<std::string, Array<const uint8_t, 1>, int, int>;
 
-std::vector<Packed*> pack(const std::vector<std::vector<Part>>& matrices, bool mapped) {
+using Matrices = std::vector<std::vector<Part>>;
+using Shape = std::tuple<std::string, int, int>;  // stored type, n, k
+
+std::vector<std::vector<Source>> sources_of(const Matrices& matrices) {
   std::vector<std::vector<Source>> sources;
   for (const auto& parts : matrices) {
     auto& matrix = sources.emplace_back();
@@ -80,10 +85,59 @@ std::vector<Packed*> pack(const std::vector<std::vector<Part>>& matrices, bool m
       matrix.push_back({stored_type(std::get<0>(part)), std::get<1>(part).data(), std::get<1>(part).size(),
                         std::get<2>(part), std::get<3>(part)});
   }
-  nb::gil_scoped_release release;
+  return sources;
+}
+
+std::vector<Source> shapes_of(const std::vector<Shape>& shapes) {
+  std::vector<Source> sources;
+  for (const auto& [name, n, k] : shapes) {
+    require(n >= 1 && k >= 1, "sizes must be from 1");
+    const Stored type = stored_type(name);
+    sources.push_back({type, nullptr, stored_row_bytes(type, k) * n, n, k});
+  }
+  return sources;
+}
+
+std::vector<Packed*> owned(std::vector<std::unique_ptr<Packed>> all) {  // by Python
   std::vector<Packed*> out;
-  for (auto& packed : Packed::pack(sources, mapped)) out.push_back(packed.release());  // Python owns them
+  for (auto& packed : all) out.push_back(packed.release());
   return out;
+}
+
+std::vector<Packed*> pack(const Matrices& matrices, bool mapped) {
+  const auto sources = sources_of(matrices);
+  nb::gil_scoped_release release;
+  return owned(Packed::pack(sources, mapped));
+}
+
+void pack_to(const Matrices& matrices, const std::vector<size_t>& offsets, Array<uint8_t, 1> out, bool mapped) {
+  const auto sources = sources_of(matrices);
+  require(reinterpret_cast<uintptr_t>(out.data()) % 64 == 0, "out must begin at a multiple of 64");
+  nb::gil_scoped_release release;
+  Packed::pack_to(sources, offsets, out.data(), out.size(), mapped);
+}
+
+struct MappedTiles {
+  std::shared_ptr<const Tiles> tiles;  // of a file
+  size_t bytes;                        // of them, without the rest of the last page
+
+  MappedTiles(int file, size_t bytes) : bytes(bytes) {
+    struct stat status {};
+    require(bytes > 0 && fstat(file, &status) == 0 && static_cast<size_t>(status.st_size) >= bytes,
+            "the file must hold as many bytes as are mapped, at least 1");
+    tiles = std::make_shared<const Tiles>(file, bytes);
+  }
+  const Tiles& within(size_t begin, size_t length) const {
+    require(begin <= bytes && length <= bytes - begin, "the range must lie within the mapping");
+    return *tiles;
+  }
+};
+
+std::vector<Packed*> packed_at(const std::vector<std::vector<Shape>>& matrices, const std::vector<size_t>& offsets,
+                               const MappedTiles& mapping) {
+  std::vector<std::vector<Source>> sources;
+  for (const auto& shapes : matrices) sources.push_back(shapes_of(shapes));
+  return owned(Packed::at(sources, offsets, mapping.tiles, mapping.bytes));
 }
 
 void make_bpe(Bpe* self, Array<const uint8_t, 1> tokens, Array<const int64_t, 1> token_starts,
@@ -187,14 +241,25 @@ void make_experts(ExpertSet* self, const std::vector<std::pair<const Packed*, co
   new (self) ExpertSet(std::move(kept), shared);
 }
 
+void check_routing(const ExpertSet& set, int top, const Array<const float, 2>& logits) {
+  shape_is(logits, 1, set.all.size(), "logits");
+  require(logits.shape(0) <= size_t{1} << 20, "x must have no more than 2**20 rows");  // times top: an int
+  require(top >= 1 && top <= 1024 && top <= static_cast<int>(set.all.size()) - set.shared, "top must be from 1 to the number of experts");
+}
+
+std::vector<int> py_chosen(const ExpertSet& set, int top, Array<const float, 2> logits) {
+  check_routing(set, top, logits);
+  const Routing routing{top, true, set.shared};
+  nb::gil_scoped_release release;
+  return chosen(routing, static_cast<int>(set.all.size()), logits.data(), static_cast<int>(logits.shape(0)));
+}
+
 void py_experts(ExpertSet& set, int top, bool renormalize, Array<const float, 2> x, Array<const float, 2> logits,
                 Array<float, 2> out, bool prompt) {
   const Expert& one = set.all[0];
   shape_is(x, 1, one.gate_up->k(), "x");
   shape_is(logits, 0, x.shape(0), "logits");
-  shape_is(logits, 1, set.all.size(), "logits");
-  require(x.shape(0) <= size_t{1} << 20, "x must have no more than 2**20 rows");  // times top: an int
-  require(top >= 1 && top <= 1024 && top <= static_cast<int>(set.all.size()) - set.shared, "top must be from 1 to the number of experts");
+  check_routing(set, top, logits);
   shape_is(out, 0, x.shape(0), "out");
   shape_is(out, 1, one.down->n(), "out");
   const Routing routing{top, renormalize, set.shared};
@@ -318,6 +383,16 @@ NB_MODULE(_native, m) {
       .def("encode", &Bpe::encode, nb::arg("words"), nb::call_guard<nb::gil_scoped_release>());
   m.def("pack", &pack, nb::arg("matrices").noconvert(), nb::arg("mapped"),
         nb::rv_policy::take_ownership);
+  nb::class_<MappedTiles>(m, "Mapping")
+      .def(nb::init<int, size_t>(), nb::arg("file"), nb::arg("bytes"))
+      .def("ask", [](const MappedTiles& map, size_t begin, size_t bytes) { map.within(begin, bytes).ask(begin, bytes); },
+           nb::arg("begin"), nb::arg("bytes"), nb::call_guard<nb::gil_scoped_release>())
+      .def("give_back", [](const MappedTiles& map, size_t begin, size_t bytes) { map.within(begin, bytes).give_back(begin, bytes); },
+           nb::arg("begin"), nb::arg("bytes"), nb::call_guard<nb::gil_scoped_release>());
+  m.def("pack_to", &pack_to, nb::arg("matrices").noconvert(), nb::arg("offsets"), nb::arg("out").noconvert(), nb::arg("mapped"));
+  m.def("packed_at", &packed_at, nb::arg("matrices"), nb::arg("offsets"), nb::arg("mapping"), nb::rv_policy::take_ownership);
+  m.def("packed_bytes", [](const std::vector<Shape>& shapes) { return Packed::bytes_of(shapes_of(shapes)); }, nb::arg("shapes"));
+  m.attr("PACKING") = kPacking;
   m.def("matmul", &py_matmul, nb::arg("w"), nb::arg("x").noconvert(), nb::arg("out").noconvert(),
         nb::arg("bias").noconvert().none(), nb::arg("prompt"));
   m.def("matmul_argmax", &py_matmul_argmax, nb::arg("w"), nb::arg("x").noconvert(), nb::arg("columns"),
@@ -333,9 +408,12 @@ NB_MODULE(_native, m) {
       .def("__init__", &make_experts, nb::arg("parts"), nb::arg("shared"))
       .def_prop_ro("uses", [](const ExpertSet& set) {
         std::vector<int64_t> out;
-        for (const auto& count : set.uses) out.push_back(count);
+        for (const auto& count : set.uses.rows) out.push_back(count);
         return out;
-      });
+      })
+      .def_prop_ro("calls", [](const ExpertSet& set) { return set.uses.calls.load(); })
+      .def_prop_ro("taken", [](const ExpertSet& set) { return set.uses.taken.load(); })
+      .def("chosen", &py_chosen, nb::arg("top"), nb::arg("logits").noconvert());
   m.def("experts", &py_experts, nb::arg("set"), nb::arg("top"), nb::arg("renormalize"), nb::arg("x").noconvert(),
         nb::arg("logits").noconvert(), nb::arg("out").noconvert(), nb::arg("prompt"));
   m.def("rope_store", &py_rope_store, nb::arg("qkv").noconvert(), nb::arg("heads"), nb::arg("cos").noconvert(),

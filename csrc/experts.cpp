@@ -21,18 +21,22 @@ struct Routes {
   std::vector<float> weights;  // [m][each]
 };
 
+// Brings the experts that a row takes to the front of `order`, which has all but a shared one; false: logits are no numbers.
+bool choose(const Routing& routing, int experts, const float* logits, std::vector<int>& order) {
+  std::iota(order.begin(), order.end(), 0);
+  if (!std::all_of(logits, logits + experts, [](float v) { return std::isfinite(v); })) return false;
+  std::partial_sort(order.begin(), order.begin() + routing.top, order.end(), [&](int a, int b) {
+    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+  });
+  return true;
+}
+
 Routes route(const Routing& routing, int experts, const float* logits, int m) {
   const int routed = experts - routing.shared, top = routing.top;
   Routes routes{top + routing.shared, {}, {}};
   std::vector<int> order(routed);
   for (int r = 0; r < m; ++r, logits += experts) {
-    const auto finite = [](float v) { return std::isfinite(v); };
-    const bool sound = std::all_of(logits, logits + experts, finite);
-    std::iota(order.begin(), order.end(), 0);
-    if (sound)
-      std::partial_sort(order.begin(), order.begin() + top, order.end(), [&](int a, int b) {
-        return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
-      });
+    const bool sound = choose(routing, experts, logits, order);
     double sum = 0;  // of all, or of those taken
     const int of = routing.renormalize ? top : routed;
     for (int i = 0; i < of; ++i) sum += std::exp(static_cast<double>(logits[order[i]]) - logits[order[0]]);
@@ -153,6 +157,18 @@ void join(Pool& pool, const Routes& routes, const Order& order, const float* res
 
 }  // namespace
 
+std::vector<int> chosen(const Routing& routing, int experts, const float* logits, int m) {
+  std::vector<int> order(experts - routing.shared), all;
+  std::vector<bool> taken(order.size());
+  for (int r = 0; r < m; ++r, logits += experts) {
+    choose(routing, experts, logits, order);
+    for (int i = 0; i < routing.top; ++i) taken[order[i]] = true;
+  }
+  for (size_t e = 0; e < taken.size(); ++e)
+    if (taken[e]) all.push_back(static_cast<int>(e));
+  return all;
+}
+
 void experts(const std::vector<Expert>& all, const Routing& routing, const float* x, int m, const float* logits, float* y,
              bool prompt, Uses& uses) {
   if (m < 1) return;
@@ -167,10 +183,12 @@ void experts(const std::vector<Expert>& all, const Routing& routing, const float
     const int first = order.starts[e], rows = order.starts[e + 1] - first;
     if (!rows) continue;
     parts.emplace_back(all[e], first, rows, prompt, pool.threads());
-    uses[e] += rows;
+    uses.rows[e] += rows;
     bytes += all[e].gate_up->bytes() + all[e].down->bytes();
     operations += product_operations(*all[e].gate_up, rows) + product_operations(*all[e].down, rows);
   }
+  ++uses.calls;
+  uses.taken += static_cast<int64_t>(parts.size());
   const Timed timed([&] { return label_of("experts", *all[0].gate_up); }, bytes, operations);
   const Room room(pool, parts, order.place.size(), k, n);
 

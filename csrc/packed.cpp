@@ -5,9 +5,11 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <functional>
 #include <new>
 #include <stdexcept>
+#include <system_error>
 
 #include "blocks.h"
 #include "pack.h"
@@ -20,12 +22,20 @@ constexpr size_t kPageBytes = 4096, kHugeBytes = size_t{2} << 20;
 constexpr size_t kWorkBytes = size_t{1} << 20;  // stored bytes that one thread packs at a time
 constexpr size_t kSlice = 32;                   // of these between two looks ahead
 constexpr int kPopulateRead = 22;               // MADV_POPULATE_READ, Linux 5.14
+constexpr size_t kAroundBytes = 64 << 10;       // fault_around_bytes of Linux, unless somebody has set it
+constexpr size_t kAskBytes = 128 << 10;         // of a file at a time: Linux reads no more ahead than a device's read_ahead_kb
 
 size_t tile_bytes(Kind kind, int k) {
   size_t bytes = static_cast<size_t>(k) * kTile * float_bytes(kind);
   if (is_integer(kind))
     bytes = static_cast<size_t>(k / kGroup) * (quant_bytes(kind) + scale_bytes(kind)) + k / kSuper * super_bytes(kind);
   return (bytes + 63) / 64 * 64;
+}
+
+// Advice only: a system that does not take it, or a page that two sources share, costs time and nothing else.
+void advise(const uint8_t* begin, const uint8_t* end, int advice) {
+  const uintptr_t from = reinterpret_cast<uintptr_t>(begin) / kPageBytes * kPageBytes;
+  madvise(reinterpret_cast<void*>(from), reinterpret_cast<uintptr_t>(end) - from, advice);
 }
 
 float half_value(const uint8_t* p, int i) { return f16_to_f32(half_at(p, i)); }
@@ -77,23 +87,55 @@ const char* kind_name(Kind kind) {
 
 // ---- packing --------------------------------------------------------------------------------------------
 
-Tiles::Tiles(size_t bytes) : bytes_((bytes + kPageBytes - 1) / kPageBytes * kPageBytes) {
-  // Room to begin at a huge page, where there is one to fill; anonymous memory arrives zeroed.
-  const size_t room = bytes_ < kHugeBytes ? 0 : kHugeBytes;
-  void* data = mmap(nullptr, bytes_ + room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) throw std::bad_alloc();
-  data_ = static_cast<uint8_t*>(data);
-  if (!room) return;
-  const size_t before = (kHugeBytes - reinterpret_cast<uintptr_t>(data_) % kHugeBytes) % kHugeBytes;
-  if (before) munmap(data_, before);
-  munmap(data_ + before + bytes_, room - before);
-  data_ += before;
-  madvise(data_, bytes_, MADV_HUGEPAGE);
+namespace {
+
+// Zeroed memory that begins at a multiple of `alignment`; null where there is none.
+uint8_t* reserve(size_t bytes, size_t alignment, int protection) {
+  const size_t room = alignment - kPageBytes;
+  void* data = mmap(nullptr, bytes + room, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) return nullptr;
+  auto* begin = static_cast<uint8_t*>(data);
+  const size_t before = (alignment - reinterpret_cast<uintptr_t>(begin) % alignment) % alignment;
+  if (before) munmap(begin, before);
+  if (room > before) munmap(begin + before + bytes, room - before);
+  return begin + before;
+}
+
+size_t whole_pages(size_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
+
+}  // namespace
+
+Tiles::Tiles(size_t bytes) : bytes_(whole_pages(bytes)) {
+  const bool huge = bytes_ >= kHugeBytes;  // where there is one to fill
+  data_ = reserve(bytes_, huge ? kHugeBytes : kPageBytes, PROT_READ | PROT_WRITE);
+  if (!data_) throw std::bad_alloc();
+  if (huge) madvise(data_, bytes_, MADV_HUGEPAGE);
+}
+
+Tiles::Tiles(int file, size_t bytes) : bytes_(whole_pages(bytes)) {
+  // What Linux maps around a page that is read is the same part of the address space as of the file.
+  data_ = reserve(bytes_, kAroundBytes, PROT_NONE);
+  if (!data_) throw std::bad_alloc();
+  if (mmap(data_, bytes_, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
+    const int error = errno;
+    munmap(data_, bytes_);
+    throw std::system_error(error, std::generic_category(), "mmap");
+  }
+  // Nothing beside what is asked for shall be brought in: by huge pages, or read ahead of a fault.
+  madvise(data_, bytes_, MADV_NOHUGEPAGE);
+  madvise(data_, bytes_, MADV_RANDOM);
 }
 
 Tiles::~Tiles() { munmap(data_, bytes_); }
 
-Packed::Packed(const std::vector<Source>& sources, size_t offset) {
+void Tiles::ask(size_t begin, size_t bytes) const {
+  for (const size_t end = begin + bytes; begin < end; begin += kAskBytes)
+    advise(data_ + begin, data_ + std::min(begin + kAskBytes, end), MADV_WILLNEED);
+}
+
+void Tiles::give_back(size_t begin, size_t bytes) const { advise(data_ + begin, data_ + begin + bytes, MADV_DONTNEED); }
+
+Packed::Packed(const std::vector<Source>& sources) {
   if (sources.empty()) throw std::invalid_argument("nothing to pack");
   k_ = sources[0].k;
   for (const Source& s : sources) {
@@ -109,7 +151,7 @@ Packed::Packed(const std::vector<Source>& sources, size_t offset) {
     seg.tiles = (s.n + kTile - 1) / kTile;
     seg.first = n_;
     seg.tile_bytes = tile_bytes(seg.kind, s.k);
-    seg.data = reinterpret_cast<const uint8_t*>(offset + bytes_);  // made an address by `pack`
+    seg.data = reinterpret_cast<const uint8_t*>(bytes_);
     bytes_ += seg.tile_bytes * seg.tiles;
     n_ += s.n;
     segments_.push_back(seg);
@@ -135,12 +177,6 @@ struct Work {  // tiles t0..t1-1 of a source
   const uint8_t* row(int r) const { return source->data + r * stored_row_bytes(source->type, source->k); }
 };
 
-// Advice only: a system that does not take it, or a page that two sources share, costs time and nothing else.
-void advise(const uint8_t* begin, const uint8_t* end, int advice) {
-  const uintptr_t from = reinterpret_cast<uintptr_t>(begin) / kPageBytes * kPageBytes;
-  madvise(reinterpret_cast<void*>(from), reinterpret_cast<uintptr_t>(end) - from, advice);
-}
-
 void add_work(const Source& s, const Segment& seg, std::vector<Work>& works) {
   const size_t stored = stored_row_bytes(s.type, s.k) * kTile;
   const int each = stored < kWorkBytes ? static_cast<int>(kWorkBytes / stored) : 1;
@@ -148,26 +184,11 @@ void add_work(const Source& s, const Segment& seg, std::vector<Work>& works) {
     works.push_back({&s, &seg, t, t + each < seg.tiles ? t + each : seg.tiles});
 }
 
-}  // namespace
-
-std::vector<std::unique_ptr<Packed>> Packed::pack(const std::vector<std::vector<Source>>& matrices, bool mapped) {
-  std::vector<std::unique_ptr<Packed>> all;
-  size_t bytes = 0;
-  for (const auto& sources : matrices) {
-    all.emplace_back(new Packed(sources, bytes));
-    bytes += all.back()->bytes_;
-  }
-  if (all.empty()) return all;
-  const auto tiles = std::make_shared<Tiles>(bytes);
+// Packs each matrix where it has been placed.
+void fill(const std::vector<std::unique_ptr<Packed>>& all, const std::vector<std::vector<Source>>& matrices, bool mapped) {
   std::vector<Work> works;
-  for (size_t i = 0; i < all.size(); ++i) {
-    all[i]->tiles_ = tiles;
-    for (size_t j = 0; j < matrices[i].size(); ++j) {
-      Segment& seg = all[i]->segments_[j];
-      seg.data = tiles->data() + reinterpret_cast<size_t>(seg.data);
-      add_work(matrices[i][j], seg, works);
-    }
-  }
+  for (size_t i = 0; i < all.size(); ++i)
+    for (size_t j = 0; j < matrices[i].size(); ++j) add_work(matrices[i][j], all[i]->segments()[j], works);
   // In the order of the file, one slice after the other: while one is packed the next is read, and between two the
   // pool is free for others.
   const auto lies_before = [](const Work& a, const Work& b) { return std::less<>()(a.begin(), b.begin()); };
@@ -187,6 +208,56 @@ std::vector<std::unique_ptr<Packed>> Packed::pack(const std::vector<std::vector<
     // Once more, for the pages around a fault that the system maps unasked, some of which were given back already.
     for (size_t i = at; mapped && i < next; ++i) advise(works[i].begin(), works[i].end(), MADV_DONTNEED);
   }
+}
+
+}  // namespace
+
+void Packed::place(const uint8_t* at) {
+  for (Segment& seg : segments_) seg.data = at + reinterpret_cast<size_t>(seg.data);
+}
+
+std::vector<std::unique_ptr<Packed>> Packed::placed(const std::vector<std::vector<Source>>& matrices,
+                                                    const std::vector<size_t>& offsets, const uint8_t* at, size_t bytes) {
+  if (offsets.size() != matrices.size()) throw std::invalid_argument("each matrix must have an offset");
+  std::vector<std::unique_ptr<Packed>> all;
+  size_t end = 0;
+  for (size_t i = 0; i < matrices.size(); ++i) {
+    all.emplace_back(new Packed(matrices[i]));
+    if (offsets[i] % 64 || offsets[i] < end || offsets[i] > bytes || all[i]->bytes_ > bytes - offsets[i])
+      throw std::invalid_argument("matrices must lie one after the other, at multiples of 64, within the memory given");
+    end = offsets[i] + all[i]->bytes_;
+    all[i]->place(at + offsets[i]);
+  }
+  return all;
+}
+
+std::vector<std::unique_ptr<Packed>> Packed::pack(const std::vector<std::vector<Source>>& matrices, bool mapped) {
+  std::vector<size_t> offsets;
+  size_t bytes = 0;
+  for (const auto& sources : matrices) {
+    offsets.push_back(bytes);
+    bytes += bytes_of(sources);
+  }
+  if (matrices.empty()) return {};
+  const auto tiles = std::make_shared<Tiles>(bytes);
+  auto all = placed(matrices, offsets, tiles->data(), bytes);
+  for (auto& one : all) one->tiles_ = tiles;
+  fill(all, matrices, mapped);
+  return all;
+}
+
+void Packed::pack_to(const std::vector<std::vector<Source>>& matrices, const std::vector<size_t>& offsets, uint8_t* out,
+                     size_t bytes, bool mapped) {
+  const auto all = placed(matrices, offsets, out, bytes);
+  memset(out, 0, bytes);
+  fill(all, matrices, mapped);
+}
+
+std::vector<std::unique_ptr<Packed>> Packed::at(const std::vector<std::vector<Source>>& matrices,
+                                                const std::vector<size_t>& offsets, std::shared_ptr<const Tiles> tiles,
+                                                size_t bytes) {
+  auto all = placed(matrices, offsets, tiles->data(), bytes);
+  for (auto& one : all) one->tiles_ = tiles;
   return all;
 }
 

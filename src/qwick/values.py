@@ -39,6 +39,29 @@ def real(name: str, value: Any, low: float, high: float, allowed: str = "") -> f
     return float(value)
 
 
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+def size_in_bytes(name: str, value: Any) -> int:
+    """Return a size as a whole number of bytes from 1: a number, or a text such as 8GB or 512MiB.
+
+    Raises ParameterError for anything else.
+    """
+    if not isinstance(value, str):
+        return whole(name, value, 1, 1 << 62, "a size such as 8GB or 512MiB, or a number of bytes")
+    lower = value.strip().lower()
+    digits = lower.rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = lower[len(digits) :].strip() or "b"
+    try:
+        size = int(float(digits) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise refused(name, value, "a size such as 8GB or 512MiB") from None
+    if not 1 <= size <= 1 << 62:
+        raise refused(name, value, "sizes above 0, up to 4611686018427 MB")
+    return size
+
+
 def check_switch(name: str, value: object) -> None:
     """Raise ParameterError unless `value` is True or False."""
     if not isinstance(value, bool):

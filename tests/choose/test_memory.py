@@ -125,3 +125,63 @@ def test_rows_lie_with_each_expert_that_they_take() -> None:
     more = 576 * 4 * (8 * (3 * 896 + 768) + 128 - 4864)
     # A qwen3_moe of these sizes has as many queries and keys as the qwen2.
     assert sparse.scratch - dense.scratch == more
+
+
+# ---- experts in a file ---------------------------------------------------------------------------
+
+LEAST = 60 * 10**6
+
+
+def test_a_wish_for_less_than_the_weights() -> None:
+    p = plan(20 * GB, least=LEAST, weights_ram=200 * 10**6)
+    assert (p.weights, p.weights_ram) == (200 * 10**6, 200 * 10**6)
+    roomy = plan(20 * GB)
+    assert p.needed == roomy.needed - WEIGHTS + 200 * 10**6
+    assert (p.context, roomy.weights_ram) == (roomy.context, None)
+    for enough in (WEIGHTS, WEIGHTS + 1):
+        assert plan(20 * GB, least=LEAST, weights_ram=enough) == roomy
+        assert plan(20 * GB, weights_ram=enough) == roomy, "without experts too"
+
+
+def test_a_wish_for_too_little() -> None:
+    with pytest.raises(ParameterError) as caught:
+        plan(20 * GB, least=LEAST, weights_ram=LEAST - 1)
+    assert f"weights_ram is {LEAST - 1:,} bytes; allowed: from {LEAST:,}" in caught.value.message
+    assert plan(20 * GB, least=LEAST, weights_ram=LEAST).weights == LEAST
+    with pytest.raises(ParameterError) as caught:
+        plan(20 * GB, weights_ram=WEIGHTS - 1)
+    assert f"allowed: from {WEIGHTS:,} bytes (all weights: only experts" in caught.value.message
+    with pytest.raises(ResourceError, match=r"0\.40 GB weights"):
+        plan(GB // 2, least=LEAST, weights_ram=400 * 10**6)
+
+
+def test_experts_stay_in_a_file_where_all_would_not_fit() -> None:
+    p = plan(500 * 10**6, least=LEAST)
+    assert p.weights_ram is not None
+    assert p.weights_ram == p.weights > LEAST
+    # A tenth is left to the system, and a quarter of what the other weights leave is the context's.
+    assert p.needed <= 450 * 10**6 < p.needed + 2
+    scratch = plan(20 * GB, 1).scratch
+    tables = p.scratch - scratch
+    assert p.context * p.kv_per_token + tables <= (500 * 10**6 - LEAST - scratch) / 4
+    assert p.context > 512
+    assert p.cache_tokens == p.context
+    assert plan(500 * 10**6, 700, least=LEAST).context == 700
+
+
+def test_what_fits_stays_in_memory() -> None:
+    assert plan(GB, least=LEAST).weights_ram is None
+
+
+def test_not_even_the_least_fits() -> None:
+    with pytest.raises(ResourceError, match=r"0\.06 GB weights"):
+        plan(200 * 10**6, least=LEAST)
+    with pytest.raises(ResourceError) as caught:
+        plan(500 * 10**6, 100_000, least=LEAST)
+    assert "--ctx" in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True, "8"])
+def test_bad_bounds(bad: Any) -> None:
+    with pytest.raises(ParameterError, match="weights_ram is"):
+        plan(20 * GB, least=LEAST, weights_ram=bad)

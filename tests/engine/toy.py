@@ -65,6 +65,8 @@ class ToyModel:
         self._hidden: F32 = np.empty((0, 4), np.float32)
         self._logits: F32 = np.empty((0, self.width), np.float32)
 
+    expert_use = None
+
     def new_cache(self, pages: int) -> Cache:
         return np.full((pages, self.page_size, 2), -1, np.int64)
 

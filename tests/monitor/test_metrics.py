@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.test_records import record
 from qwick.engine.stats import STEP_TOKENS, Snapshot, Stats
+from qwick.model.expert_use import ExpertUse
 from qwick.monitor.metrics import COUNTS, FINISHES, LATENCY, PER_TOKEN, TTFT, Metrics
 from qwick.monitor.records import REFUSED, RequestRecord
 
@@ -109,7 +110,7 @@ def snapshot(**values: Any) -> dict[str, Any]:
         *("preemptions", "drafted", "accepted", "steps", "step_seconds", "failed_steps"),
         *("model_seconds", "between_seconds", "corrupted", "drafts", "prompt_rows", "generated"),
     ]
-    cache = {"pages": 10, "page_size": 64, "prefix_reuse": True}
+    cache = {"pages": 10, "page_size": 64, "prefix_reuse": True, "experts": None}
     return {**dict.fromkeys(names, 0), **cache, "step_tokens": [0] * 14, **values}
 
 
@@ -200,6 +201,24 @@ def test_steps_by_their_tokens() -> None:
     cache = {"block_size": "64", "num_gpu_blocks": "10", "enable_prefix_caching": "True"}
     where = tuple(sorted({**cache, "model_name": "m"}.items()))
     assert values["qwick:cache_config_info", where] == 1
+
+
+def test_the_use_of_experts() -> None:
+    metrics, label = Metrics(["m"], version="1"), (("model_name", "m"),)
+    use = ExpertUse(48, 128, 96, 800, 7680, 0.25, 3, 10**9, 8 * 10**8, 700, 100, 27 * 10**7)
+    counts = {"calls": 96, "taken": 800, "rows": 7680, "hits": 700, "misses": 100}
+    for life in (0, 0, 1):  # the second look finds nothing new, the third another engine
+        metrics.engine("m", Snapshot(experts=use).to_dict(), waiting=0, life=life)
+    values = read(metrics)
+    for name, count in counts.items():
+        assert values[f"qwick:expert_{name}_total", label] == 2 * count
+    assert values["qwick:expert_read_bytes_total", label] == 2 * 27 * 10**7
+    gauges = {"busiest_share": 0.25, "idle": 3, "resident_bytes": 8 * 10**8}
+    for name, value in gauges.items():
+        assert values[f"qwick:expert_{name}", label] == value
+    metrics.engine("m", None, waiting=0)  # unloaded
+    assert read(metrics)["qwick:expert_resident_bytes", label] == 0
+    assert use.per_call == 800 / 96
 
 
 def test_an_unknown_model_makes_no_series() -> None:

@@ -6,10 +6,10 @@ Arithmetic on a config and three numbers. Knows no files and loads nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from qwick.errors import ResourceError
+from qwick.errors import ParameterError, ResourceError
 from qwick.machine.cpu import Memory, read_memory
 from qwick.model.arch import KV_DTYPES, Arch, read_arch
 from qwick.values import check_kind, refused, whole
@@ -20,6 +20,9 @@ DEFAULT_CONTEXT = 32_768  # tokens; what the family was trained on before any sc
 LEAST_CONTEXT = 512  # tokens; a default below this would be a surprise, not a help
 POOL_CONTEXTS = 4  # the cache of all requests together, in contexts
 POOL_SHARE = 0.5  # of the memory that weights leave, at most, for that cache
+# Where experts stay in a file and have what memory there is: at most so much of what the other
+# weights leave is for a context that nobody has asked for, and so much of all is the system's.
+CONTEXT_SHARE, SPARE_SHARE = 0.25, 0.1
 # The interpreter with numpy, the tokenizer, what loading and sampling need for a moment, the
 # kernels' scratch: measured with steps of full size.
 PROCESS_BYTES = 96 << 20
@@ -36,6 +39,7 @@ class MemoryPlan:
     context: int  # of one sequence
     cache_tokens: int  # of all sequences together, at least `context`
     available: int
+    weights_ram: int | None = None  # most bytes of weights in memory; None: all of them are
 
     @property
     def needed(self) -> int:
@@ -52,6 +56,8 @@ def plan_memory(
     context: int | None = None,
     kv_kinds: Sequence[str],
     memory: Memory | None = None,
+    least: int | None = None,
+    weights_ram: int | None = None,
 ) -> MemoryPlan:
     """Return context and cache size for a checkpoint, or say that it does not fit.
 
@@ -64,6 +70,10 @@ def plan_memory(
     all of it is used in time. It is sized for several requests, within what can really be had:
     POOL_CONTEXTS contexts, or what POOL_SHARE of the remaining memory holds if that is less, and
     always one context.
+
+    least: bytes of weights that must be in memory if experts may stay in a file
+    (`model.load.WeightSizes`); None: all. weights_ram: most bytes of weights in memory, as wished.
+    Without a wish, experts stay in a file where otherwise all would not fit.
 
     Raises ResourceError with the numbers when it cannot fit, UnsupportedError for a context beyond
     the model's, ParameterError, and ConfigError as `read_arch` does.
@@ -83,22 +93,57 @@ def plan_memory(
         arch.check_context(context)
     memory = read_memory() if memory is None else memory
     check_kind("memory", memory, Memory, "a Memory, or none")
+    least = weights if least is None else whole("least", least, 0, MOST_BYTES)
+    bound = None
+    if weights_ram is not None:
+        bound = _bound(whole("weights_ram", weights_ram, 1, MOST_BYTES), least, weights)
+        weights = weights if bound is None else bound
     widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + _feed_forward_width(arch)
     scratch = PROCESS_BYTES + 4 * (rows * widths + logit_rows * (arch.vocab + 2 * arch.hidden))
-    left = memory.available - weights - scratch
     tables = TABLES * 4 * arch.head_dim  # bytes of the cosines and sines of a position
-    fits = max(left, 0) // (kv_per_token + tables)
-    wished = context
-    if wished is None:
-        wished = min(arch.context, DEFAULT_CONTEXT)
-        if fits < wished:
-            wished = max(min(LEAST_CONTEXT, wished), fits)
-    scratch, left = scratch + tables * wished, left - tables * wished
-    pool = max(wished, min(POOL_CONTEXTS * wished, int(left * POOL_SHARE) // kv_per_token))
-    plan = MemoryPlan(weights, scratch, kv_per_token, wished, pool, memory.available)
+
+    def planned(weights: int, share: float = 1.0) -> tuple[MemoryPlan, int]:
+        """Return a plan, and the context that would fit; share: of what is left, for that."""
+        left = memory.available - weights - scratch
+        fits = max(int(left * share), 0) // (kv_per_token + tables)
+        wished = context
+        if wished is None:
+            wished = min(arch.context, DEFAULT_CONTEXT)
+            if fits < wished:
+                wished = max(min(LEAST_CONTEXT, wished), fits)
+        left -= tables * wished
+        pool = max(wished, min(POOL_CONTEXTS * wished, int(left * POOL_SHARE) // kv_per_token))
+        more = scratch + tables * wished
+        plan = MemoryPlan(weights, more, kv_per_token, wished, pool, memory.available, bound)
+        return plan, fits
+
+    plan, fits = planned(weights)
+    if plan.needed > memory.available and least < weights and bound is None:
+        plan, _ = planned(least, CONTEXT_SHARE)
+        plan = replace(plan, cache_tokens=plan.context)
+        room = memory.available - plan.needed + least - int(SPARE_SHARE * memory.available)
+        _, fits = planned(least)
+        plan = replace(plan, weights=max(room, least), weights_ram=max(room, least))
     if plan.needed > memory.available:
         raise ResourceError(_too_much(plan, memory), hint=_way_out(fits))
     return plan
+
+
+def _bound(weights_ram: int, least: int, weights: int) -> int | None:
+    """Return the bound on weights in memory, None if all fit; ParameterError if it cannot be."""
+    if weights_ram >= weights:
+        return None
+    if least >= weights:
+        raise ParameterError(
+            f"weights_ram is {weights_ram:,} bytes; allowed: from {weights:,} bytes (all weights: "
+            "only experts can stay in a file), or none"
+        )
+    if weights_ram < least:
+        raise ParameterError(
+            f"weights_ram is {weights_ram:,} bytes; allowed: from {least:,} bytes (the weights "
+            "that every token uses, and the experts of one layer)"
+        )
+    return weights_ram
 
 
 def _feed_forward_width(arch: Arch) -> int:

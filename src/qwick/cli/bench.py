@@ -18,6 +18,7 @@ from qwick.cli.visible import one_line
 if TYPE_CHECKING:
     from qwick.evaluate.speed import Measured
     from qwick.machine.limits import Limits
+    from qwick.model.expert_use import ExpertUse
 
 
 def _numbers(most: int) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
@@ -110,8 +111,12 @@ def bench(
         if not as_json:
             _print_row(report, row)
             _print_kernels(row)
+    use = decoder.expert_use
+    report["experts"] = None if use is None else use.to_dict()
     if as_json:
         print_json(report)
+    elif use is not None:
+        click.echo(_experts_text(use))
 
 
 def _row(test: Measured, machine: Limits) -> dict[str, Any]:
@@ -138,6 +143,20 @@ def _row(test: Measured, machine: Limits) -> dict[str, Any]:
             for kernel in test.kernels
         ],
     }
+
+
+def _experts_text(use: ExpertUse) -> str:
+    text = (
+        f"experts: {use.per_call:.1f} of {use.experts} read per layer and step, the busiest has "
+        f"{use.busiest:.1%} of its layer's rows"
+    )
+    if use.budget is None:
+        return text
+    found = use.hits / max(1, use.hits + use.misses)
+    return (
+        f"{text}; {size_text(use.held)} of them in memory, {found:.1%} found there, "
+        f"{size_text(use.read)} brought in"
+    )
 
 
 _LINE = "| {:<28} | {:>9} | {:>8} | {:<18} | {:>7} | {:>8} | {:>9} | {:>7} | {:>7} | {:>8} |"

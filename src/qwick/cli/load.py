@@ -20,14 +20,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def load_options(command: F) -> F:
-    """Add --threads, --ctx, --yarn and --quantize to a click command, which gets `loading`.
+    """Add the options of loading to a click command, which gets them as `loading`.
 
     That is a dict of keywords of `Qwen.load`.
     """
 
     @functools.wraps(command)
     def told(**given: Any) -> Any:
-        loading = {name: given.pop(name) for name in ("threads", "ctx", "yarn", "quantize")}
+        loading = {name: given.pop(name) for name in _NAMES}
         return command(loading=loading, **given)
 
     for option in reversed(_OPTIONS):
@@ -35,6 +35,7 @@ def load_options(command: F) -> F:
     return cast(F, told)
 
 
+_NAMES = ("threads", "ctx", "yarn", "quantize", "weights_ram")
 _OPTIONS = (
     click.option(
         "--threads",
@@ -57,13 +58,21 @@ _OPTIONS = (
         type=click.Choice(["int8", "int4", "nf4"]),
         help="Round the weights to 8 or 4 bits while they are loaded; default: as they are stored.",
     ),
+    click.option(
+        "--weights-ram",
+        metavar="SIZE",
+        help="Most memory for weights, such as 2GB: experts beyond it stay in a file.",
+    ),
 )
 
 
 def load(model: str | None, loading: dict[str, Any], *, drafts: bool) -> Qwen:
     """Return the loaded model, fetched when the store lacks it; progress is shown for both."""
     from qwick import hub
+    from qwick.values import size_in_bytes
 
+    if loading["weights_ram"] is not None:  # refuse it before a checkpoint is fetched
+        size_in_bytes("--weights-ram", loading["weights_ram"])
     with listening() as listener:
         path = hub.resolve(model, listener)
         from qwick.llm import Qwen  # after the model's name is known to be right

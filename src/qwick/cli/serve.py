@@ -9,31 +9,12 @@ import click
 
 from qwick.cli.load import load_options
 from qwick.cli.offline import offline_option
-from qwick.errors import ParameterError, UsageError
+from qwick.errors import UsageError
 
 if TYPE_CHECKING:
     from qwick.server.limits import Limits
 
 __all__ = ["serve"]
-
-_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
-
-
-def parse_bytes(name: str, text: str) -> int:
-    """Return a size such as 8GB or 512MiB in bytes; ParameterError for anything else."""
-    lower = text.strip().lower()
-    digits = lower.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = lower[len(digits) :].strip() or "b"
-    try:
-        value = float(digits) * {"b": 1, **_UNITS}[unit]
-        whole = int(value)
-    except (KeyError, ValueError, OverflowError):
-        raise ParameterError(
-            f"{name} is {text!r:.60}; allowed: a size such as 8GB or 512MiB"
-        ) from None
-    if whole < 1:
-        raise ParameterError(f"{name} is {text!r:.60}; allowed: sizes above 0")
-    return whole
 
 
 @click.command(short_help="Serve models behind the OpenAI API.")
@@ -208,7 +189,7 @@ def serve(models: tuple[str, ...], **given: Any) -> None:
     from qwick.llm.load import Options
     from qwick.monitor.health import Thresholds
     from qwick.server.options import Bounds, ServeOptions, Tls
-    from qwick.values import a_path
+    from qwick.values import a_path, size_in_bytes
 
     certificate, key = given["tls_certificate"], given["tls_key"]
     if (certificate is None) is not (key is None):
@@ -222,7 +203,7 @@ def serve(models: tuple[str, ...], **given: Any) -> None:
         loading=Options(**given["loading"], drafts=not given["no_drafts"]),
         places=given["places"],
         waiting=given["waiting"],
-        memory=None if given["memory"] is None else parse_bytes("--memory", given["memory"]),
+        memory=None if given["memory"] is None else size_in_bytes("--memory", given["memory"]),
         open_door=given["open_door"],
         cors_origins=given["cors_origins"],
         tls=None
@@ -235,7 +216,7 @@ def serve(models: tuple[str, ...], **given: Any) -> None:
         stuck_seconds=given["stuck_after"],
         metrics_compat=given["metrics_compat"],
         bounds=Bounds(
-            body_bytes=parse_bytes("--max-body", given["max_body"]),
+            body_bytes=size_in_bytes("--max-body", given["max_body"]),
             request_seconds=given["deadline"],
             header_seconds=given["header_seconds"],
             body_seconds=given["body_seconds"],

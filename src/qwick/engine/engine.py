@@ -143,6 +143,7 @@ class Engine:
             pages=self.page_count,
             page_size=self._state.limits.page_size,
             prefix_reuse=self._state.prefix_reuse,
+            experts=None if self._model is None else self._model.expert_use,
         )
 
     def check(self) -> None:

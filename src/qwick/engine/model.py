@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwick.model.batch import Batch
+from qwick.model.expert_use import ExpertUse
 from qwick.model.positions import Rotations
 
 F32 = NDArray[np.float32]
@@ -48,6 +49,11 @@ class Model(Protocol):
     @property
     def has_head(self) -> bool:
         """Whether states lead to logits; of a model without, `logits` and `best` are not called."""
+        ...
+
+    @property
+    def expert_use(self) -> ExpertUse | None:
+        """How experts were used so far; None for a model without. Asked from any thread."""
         ...
 
     def new_cache(self, pages: int) -> Any:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qwick.model.expert_use import ExpertUse
+
 # Upper bounds, of tokens of a step, up to which steps are counted together: those of vLLM.
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
@@ -77,6 +79,7 @@ class Snapshot:
     """An engine at one moment: its counters so far, its requests and the pages of its cache.
 
     page_size: positions of a page. prefix_reuse: whether pages are found by what is in them.
+    experts: how a mixture of experts used them; None for other models.
     """
 
     stats: Stats = field(default_factory=Stats)
@@ -87,11 +90,13 @@ class Snapshot:
     pages: int = 0
     page_size: int = 0
     prefix_reuse: bool = True
+    experts: ExpertUse | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers by name, the counters among them."""
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
         del state["stats"]
+        state["experts"] = None if self.experts is None else self.experts.to_dict()
         return {**self.stats.to_dict(), **state}
 
 

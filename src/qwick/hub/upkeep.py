@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from qwick.errors import ResourceError
+from qwick.hub import packed
 from qwick.hub.catalog import Entry
 from qwick.hub.disk import bytes_below, delete
 from qwick.hub.listener import Listener, check_listener
@@ -24,7 +25,7 @@ from qwick.values import check_kind, check_switch
 __all__ = ["Checked", "Garbage", "Held", "Pruned", "Usage", "prune", "usage", "verify"]
 
 Verdict = Literal["ok", "damaged", "missing"]
-Kind = Literal["partial download", "unused file", "stale lock"]
+Kind = Literal["partial download", "unused file", "stale lock", "stale cache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,8 @@ class _BusyError(Exception):
 def prune(store: Store, *, dry_run: bool = False) -> Pruned:
     """Delete partial downloads, lock files that nobody holds and files that nobody refers to.
 
+    Packed experts go where their checkpoint has gone or changed.
+
     Checkpoints of the catalogue stay, damaged ones too, and so does all that a running pull or
     remove works on. With dry_run nothing changes. Raises ResourceError at the first thing that
     cannot be deleted; what has been deleted by then stays so.
@@ -200,6 +203,10 @@ def prune(store: Store, *, dry_run: bool = False) -> Pruned:
                     "nobody can tell what a running pull needs",
                     hint=f"when none runs, delete {store.home / 'checkpoints'}/*/incoming by hand",
                 ) from error
+    with store.writing():
+        for path in sorted(_below(store.home / packed.FOLDER)):
+            with contextlib.suppress(_BusyError, NoLocksError):
+                deleted.extend(_prune_packed(store, path, dry_run=dry_run))
     for path in sorted(_below(store.home / "attributions")):
         if path.suffix == ".part":  # of a process that was killed as it wrote
             deleted.append(Garbage(path, "unused file", bytes_below(path)))
@@ -227,6 +234,27 @@ def _prune_locked(store: Store, name: str) -> Iterator[Garbage]:
             folder.rmdir()
         lock.unlink()  # by its holder: whoever waits for it finds out and makes a new one
     yield from found
+
+
+def _prune_packed(store: Store, path: Path, *, dry_run: bool) -> Iterator[Garbage]:
+    """Delete a file of packed experts that nobody needs; _BusyError while it is being written."""
+
+    def waiting() -> None:
+        raise _BusyError
+
+    lock = packed.lock_of(store, path)
+    if dry_run:
+        if is_held(lock):
+            raise _BusyError
+        if packed.is_stale(path):
+            yield Garbage(path, "stale cache", bytes_below(path))
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock, waiting):
+        if packed.is_stale(path):
+            yield Garbage(path, "stale cache", bytes_below(path))
+            delete(path)
+        lock.unlink()
 
 
 def _garbage(store: Store, name: str) -> list[Garbage]:

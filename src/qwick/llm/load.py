@@ -5,6 +5,7 @@ Asks hub, formats, choose and model in turn, and has no logic of theirs. Knows n
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +26,16 @@ from qwick.llm.texts import Texts
 from qwick.text.published import published_template
 from qwick.text.template import ChatTemplate
 from qwick.text.tokenizer import Tokenizer
-from qwick.values import check_kind, check_switch, real, whole
+from qwick.values import check_kind, check_switch, real, size_in_bytes, whole
 
 if TYPE_CHECKING:
+    from qwick.choose.memory import MemoryPlan
     from qwick.engine.process import EngineProcess
     from qwick.formats.checkpoint import Checkpoint
     from qwick.hub.listener import Listener
+    from qwick.model.load import MappedExperts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Options:
     prefix_reuse: bool = True
     drafts: bool = True
     quantize: str | None = None
+    weights_ram: int | str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not even travel; the rest is checked where it is used."""
@@ -58,6 +64,8 @@ class Options:
         check_kind("quantize", self.quantize, (str, type(None)), "int8, int4, nf4, or none")
         check_switch("prefix_reuse", self.prefix_reuse)
         check_switch("drafts", self.drafts)
+        if self.weights_ram is not None:
+            size_in_bytes("weights_ram", self.weights_ram)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,9 @@ def build_engine(progress: Callable[[int, int], None], *, path: Path, options: O
         def progress(self, what: str, done: int, total: int) -> None:
             if what == LOADING:
                 progress(done, total)
+
+        def notice(self, text: str) -> None:
+            log.warning("%s", text)
 
     return load(path, options, Told()).engine(options)
 
@@ -143,9 +154,9 @@ def load(
     from qwick.choose.memory import plan_memory
     from qwick.formats.open import open_checkpoint
     from qwick.machine.cpu import use_threads
-    from qwick.model.load import kv_kinds, load_model, stretched, weight_bytes
+    from qwick.model.load import kv_kinds, load_model, stretched, weight_sizes
 
-    kv = settings.KV.get() if options.kv is None else options.kv
+    kv, bound = settings.KV.get() if options.kv is None else options.kv, options.weights_ram
     if listener is None:
         listener = hub.StderrListener()
     hub.check_listener(listener)
@@ -156,9 +167,12 @@ def load(
         if options.yarn is not None:
             checkpoint, longest = stretched(stored, options.yarn)
             ctx = longest if ctx is None else ctx
+        sizes = weight_sizes(checkpoint, options.quantize)
         plan = plan_memory(
             checkpoint.config,
-            weight_bytes(checkpoint, options.quantize),
+            sizes.every,
+            least=sizes.least,
+            weights_ram=None if bound is None else size_in_bytes("weights_ram", bound),
             context=ctx,
             kv_kinds=kv_kinds(checkpoint, kv),
             rows=TOKEN_BUDGET,
@@ -173,6 +187,7 @@ def load(
             kv=kv,
             quantize=options.quantize,
             progress=partial(listener.progress, hub.LOADING),
+            experts=_mapped(checkpoint, plan, listener, asked=bound is not None),
         )
         texts = texts_later.result()
         _tell_template(checkpoint, texts, listener)
@@ -183,6 +198,32 @@ def load(
             f"{decoder.arch.vocab}"
         )
     return Loaded(decoder, texts, plan.cache_tokens)
+
+
+def _mapped(
+    checkpoint: Checkpoint, plan: MemoryPlan, listener: Listener, *, asked: bool
+) -> MappedExperts | None:
+    """Return how experts are kept in a file, if the plan has it so; say it where nobody asked."""
+    from qwick import hub
+    from qwick.hub.packed import open_packed
+    from qwick.model.load import ExpertFile, ExpertLayout, MappedExperts, Progress, Write
+
+    if plan.weights_ram is None:
+        return None
+    if not asked:
+        listener.notice(
+            "the weights do not fit into memory: the experts stay in a file, and "
+            f"{plan.weights_ram / 1e9:.2f} GB of weights are in memory; --weights-ram sets how much"
+        )
+
+    def keep(layout: ExpertLayout, write: Write, waited: Progress) -> ExpertFile:
+        made = open_packed(
+            hub.Store(), checkpoint.files, layout.facts(), layout.size, write,
+            notice=listener.notice, waited=waited,
+        )  # fmt: skip
+        return ExpertFile(made.descriptor, made.start)
+
+    return MappedExperts(plan.weights_ram, keep)
 
 
 def _name_of(checkpoint: Checkpoint, path: Path) -> str:

@@ -86,6 +86,7 @@ class Qwen:
         prefix_reuse: bool = True,
         drafts: bool = True,
         own_process: bool = False,
+        weights_ram: int | str | None = None,
         listener: Listener | None = None,
     ) -> Qwen:
         """Load a checkpoint: a catalogue name (fetched if need be), a folder, a .gguf file, None.
@@ -105,14 +106,17 @@ class Qwen:
         every prompt whole. drafts: where a text repeats itself, guess several tokens ahead
         and compute them together; the answers are the same without. own_process: the engine gets a
         process of its own, so that a busy interpreter here does not slow it down; it is replaced
-        when it dies or hangs. listener: hears about a fetch, and how many bytes of the weights are
+        when it dies or hangs. weights_ram: most bytes of weights in memory, as a number or a text
+        such as "2GB"; the experts of a checkpoint that has some are then read from a file of packed
+        weights, written once into the store; default: so where otherwise all would not fit, with
+        what memory there is. listener: hears about a fetch, and how many bytes of the weights are
         ready; default: hub.StderrListener.
 
         Raises ModelNotFoundError, DownloadError, FormatError, UnsupportedError, ParameterError, and
         ResourceError when it does not fit into memory.
         """
         check_switch("own_process", own_process)
-        options = Options(threads, ctx, yarn, kv, prefix_reuse, drafts, quantize)
+        options = Options(threads, ctx, yarn, kv, prefix_reuse, drafts, quantize, weights_ram)
         if own_process:
             return cls(*start_process(model, options, listener))
         loaded = load(model, options, listener)

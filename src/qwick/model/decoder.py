@@ -17,8 +17,10 @@ from qwick.model.arch import Arch
 from qwick.model.attention import Attention
 from qwick.model.batch import Batch, Run
 from qwick.model.cache import KVCache
+from qwick.model.expert_use import ExpertUse
 from qwick.model.layers import F32, I32, Buffers, Embedding, Linear, RMSNorm
 from qwick.model.positions import Rotations
+from qwick.model.residency import Residency
 from qwick.model.rope import Rope
 from qwick.native import ops
 
@@ -94,6 +96,8 @@ class ExpertMLP:
     experts: ops.Experts
     taken: int
     renormalize: bool
+    layer: int
+    residency: Residency | None = None  # where experts lie in a mapped file
 
     @property
     def active(self) -> list[ops.Packed]:
@@ -105,12 +109,16 @@ class ExpertMLP:
     def __call__(self, b: Buffers, runs: tuple[Run, ...]) -> None:
         """b.normed -> b.delta, F32[m, hidden]."""
         self.router(b.normed, b.routed)
+        if self.residency is not None:
+            self.residency.ready(self.layer, self.experts.chosen(self.taken, b.routed))
         for begin, end, prompt in runs or (Run(0, b.m, prompt=False),):
             rows = slice(begin, end)
             ops.experts(
                 b.normed[rows], b.routed[rows], self.experts, self.taken, b.delta[rows],
                 renormalize=self.renormalize, prompt=prompt,
             )  # fmt: skip
+        if self.residency is not None:
+            self.residency.settle()
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,32 @@ class Decoder:
             found += [block.attention.qkv, block.attention.out]
             found += [mlp.router] if isinstance(mlp, ExpertMLP) else [mlp.gate_up, mlp.down]
         return found if self.weights.head is None else [*found, self.weights.head]
+
+    @property
+    def expert_use(self) -> ExpertUse | None:
+        """How the experts were used so far; None where there are none."""
+        mlps = [b.mlp for b in self.weights.blocks if isinstance(b.mlp, ExpertMLP)]
+        if not mlps or self.arch.experts is None:
+            return None
+        count = self.arch.experts.count
+        uses = np.array([mlp.experts.uses[:count] for mlp in mlps])
+        rows = uses.sum(axis=1)
+        found = ExpertUse(
+            layers=len(mlps),
+            experts=count,
+            calls=sum(mlp.experts.calls for mlp in mlps),
+            taken=sum(mlp.experts.taken for mlp in mlps),
+            rows=int(rows.sum()),
+            busiest=float((uses.max(axis=1) / np.maximum(rows, 1)).max()),
+            idle=int((uses == 0).sum()),
+        )
+        there = mlps[0].residency  # one for all layers
+        if there is None:
+            return found
+        counts = {
+            name: getattr(there, name) for name in ("budget", "held", "hits", "misses", "read")
+        }
+        return replace(found, **counts)
 
     def _chain(self) -> None:
         """Tell each matrix which one is read next, so that the memory has work between two."""

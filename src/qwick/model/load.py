@@ -5,11 +5,14 @@ What is missing, unexpected or misshapen is reported in one message, before anyt
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qwick.errors import FormatError, ResourceError, shown
 from qwick.model.arch import Arch, read_arch
@@ -23,17 +26,35 @@ from qwick.model.decoder import (
     feed_forward_parts,
     tensor_table,
 )
+from qwick.model.expert_file import ExpertFile, ExpertLayout, Write
 from qwick.model.layers import F32, Embedding, Linear, RMSNorm
 from qwick.model.positions import with_yarn
 from qwick.model.requantise import requantised
+from qwick.model.residency import Residency
 from qwick.native import ops
+from qwick.native.mapping import Mapping
 from qwick.quant.decode import decode
 from qwick.quant.types import StoredType
 
 if TYPE_CHECKING:
     from qwick.formats.checkpoint import Checkpoint, Tensor
 
+__all__ = [
+    "ExpertFile",
+    "ExpertLayout",
+    "MappedExperts",
+    "Progress",
+    "WeightSizes",
+    "Write",
+    "kv_kinds",
+    "load_model",
+    "weight_bytes",
+    "weight_sizes",
+]
+
 Progress = Callable[[int, int], None]  # stored bytes that are ready, stored bytes in all
+Keep = Callable[[ExpertLayout, Write, Progress], ExpertFile]
+"""What finds the file of packed experts, or has it written; the progress is that of a wait."""
 
 GROUP_BYTES = 512 << 20
 """Stored bytes that are packed in one go, between two words about progress."""
@@ -43,7 +64,30 @@ MADE_BYTES = 64 << 20
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
+_ROUTERS = ("mlp.gate.weight", "mlp.shared_expert_gate.weight")  # a shared expert's beside it
 _PIECE = 1 << 20  # bytes compared at a time: the answer of a comparison stays in the cache
+
+
+@dataclass(frozen=True)
+class MappedExperts:
+    """Experts in a file: how many bytes all weights may have in memory, and who keeps the file."""
+
+    weights_ram: int
+    keep: Keep
+
+
+@dataclass(frozen=True)
+class WeightSizes:
+    """Bytes of a checkpoint's weights: with all in memory, or with experts in a mapped file."""
+
+    every: int  # of memory, as `weight_bytes` tells
+    always: int  # of what every token uses, and of the embedding, whose rows are mapped
+    layer: int  # of the packed experts of the layer that has most; 0: there are none
+
+    @property
+    def least(self) -> int | None:
+        """Least bytes of weights in memory with the experts in a file; None without experts."""
+        return self.always + self.layer if self.layer else None
 
 
 def load_model(
@@ -53,12 +97,14 @@ def load_model(
     kv: str = "auto",
     quantize: str | None = None,
     progress: Progress | None = None,
+    experts: MappedExperts | None = None,
 ) -> Decoder:
     """Build the checkpoint's decoder. The checkpoint may be closed afterwards.
 
     context: positions to prepare for, at most the model's own (the default). kv: for
-    `Arch.kv_kinds`. quantize: as `requantised` has it. Raises ConfigError, FormatError (tensors),
-    UnsupportedError (context beyond the model's), ParameterError.
+    `Arch.kv_kinds`. quantize: as `requantised` has it. experts: keep them in a file; default: in
+    memory, as all else. Raises ConfigError, FormatError (tensors), UnsupportedError (context beyond
+    the model's), ParameterError.
     """
     arch = read_arch(checkpoint.config)
     if arch.tied and arch.head and _HEAD in checkpoint.tensors:
@@ -69,7 +115,7 @@ def load_model(
         context = arch.context
     arch.check_context(context)
     kinds = kv_kinds(checkpoint, kv)
-    weights = _Loader(checkpoint, arch, progress).weights()
+    weights = _Loader(checkpoint, arch, progress, experts).weights()
     return Decoder(arch, weights, context=context, kv_kinds=kinds)
 
 
@@ -106,7 +152,23 @@ def weight_bytes(checkpoint: Checkpoint, quantize: str | None = None) -> int:
     tied = arch.tied and arch.head
     spare = _HEAD if tied else _EMBEDDING
     counted = [t for name, t in tensors.items() if name != spare or (t.made and not tied)]
-    return sum(t.nbytes for t in counted) + (MADE_BYTES if any(t.made for t in counted) else 0)
+    return sum(map(_held, counted)) + (MADE_BYTES if any(t.made for t in counted) else 0)
+
+
+def weight_sizes(checkpoint: Checkpoint, quantize: str | None = None) -> WeightSizes:
+    """Return what the weights take with and without a file of experts; raises as `kv_kinds`."""
+    checkpoint = requantised(checkpoint, quantize)
+    arch = read_arch(checkpoint.config)
+    _check(checkpoint, arch)
+    every = weight_bytes(checkpoint)
+    layout = ExpertLayout(checkpoint.tensors, arch)
+    always = every - layout.stored + checkpoint.tensors[_EMBEDDING].nbytes
+    return WeightSizes(every, always, layout.layer_size)
+
+
+def _held(tensor: Tensor) -> int:
+    """Return the bytes of a tensor in memory: routers become float32 (see `_Loader`)."""
+    return 4 * prod(tensor.shape) if tensor.name.endswith(_ROUTERS) else tensor.nbytes
 
 
 def _check(checkpoint: Checkpoint, arch: Arch) -> None:
@@ -151,45 +213,84 @@ def _check_copy(checkpoint: Checkpoint) -> None:
 
 
 class _Loader:
-    def __init__(self, checkpoint: Checkpoint, arch: Arch, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        arch: Arch,
+        progress: Progress | None,
+        experts: MappedExperts | None,
+    ) -> None:
         self.tensors = checkpoint.tensors
         self.arch = arch
         self.progress = progress
         self.done = 0
         self.total = sum(self.tensors[spec.name].nbytes for spec in tensor_table(arch))
         self.packed: dict[tuple[str, ...], ops.Packed] = {}
+        self.experts = experts
+        self.mapped: list[list[tuple[ops.Packed, ops.Packed]]] = []  # experts, layer after layer
+        self.residency: Residency | None = None
 
     def weights(self) -> Weights:
         layers = [f"model.layers.{i}." for i in range(self.arch.layers)]
         head = (_EMBEDDING if self.arch.tied else _HEAD,) if self.arch.head else None
-        matrices = [names for layer in layers for names in _matrices(self.arch, layer)]
+        if self.experts is not None:
+            layout = ExpertLayout(self.tensors, self.arch)
+            mapping, begins = self._map(layout, self.experts.keep)
+        names = (n for layer in layers for n in _matrices(self.arch, layer))
+        matrices = [n for n in names if not (self.mapped and ".experts." in n[0])]
         self._pack(matrices if head is None else [*matrices, head])
+        if self.experts is not None:
+            held = sum(packed.bytes for packed in self.packed.values())
+            held += self.tensors[_EMBEDDING].nbytes
+            held += sum(_held(t) for n, t in self.tensors.items() if n.endswith(_ROUTERS))
+            left = self.experts.weights_ram - held
+            self.residency = Residency(mapping, begins, layout.sizes, left)
         return Weights(
             embedding=self._embedding(),
-            blocks=tuple(self._block(layer) for layer in layers),
+            blocks=tuple(self._block(i, layer) for i, layer in enumerate(layers)),
             norm=self._norm("model.norm.weight"),
             head=None if head is None else Linear(self.packed[head]),
         )
 
-    def _block(self, layer: str) -> Block:
+    def _map(self, layout: ExpertLayout, keep: Keep) -> tuple[Mapping, NDArray[np.int64]]:
+        """Map the experts, written first where they are not there already; say where they lie."""
+        done, stored = self.done, layout.stored
+
+        def waited(arrived: int, total: int) -> None:
+            if self.progress is not None:
+                self.progress(done + stored * arrived // max(total, 1), self.total)
+
+        file = keep(layout, lambda to: layout.write(to, self._count), waited)
+        try:
+            mapping, begins, self.mapped = layout.open(file)
+        finally:
+            os.close(file.descriptor)  # the mapping stays
+        self.done = done + stored
+        return mapping, begins
+
+    def _block(self, number: int, layer: str) -> Block:
         attn = layer + "self_attn."
         bias = norms = None
         if self.arch.qkv_bias:
             bias = np.concatenate([self._vector(f"{attn}{name}_proj.bias") for name in "qkv"])
         if self.arch.qk_norm:
             norms = (self._vector(attn + "q_norm.weight"), self._vector(attn + "k_norm.weight"))
-        qkv, out, *units = (self.packed[names] for names in _matrices(self.arch, layer))
+        qkv, out, *units = (
+            self.packed[names] for names in _matrices(self.arch, layer) if names in self.packed
+        )
         return Block(
             attention_norm=self._norm(layer + "input_layernorm.weight"),
             attention=Attention(Linear(qkv, bias), norms, Linear(out)),
             mlp_norm=self._norm(layer + "post_attention_layernorm.weight"),
-            mlp=self._mlp(layer, units),
+            mlp=self._mlp(number, layer, units),
         )
 
-    def _mlp(self, layer: str, units: list[ops.Packed]) -> MLP | ExpertMLP:
-        """Make a feed-forward part; units: gate and up, and down, of each."""
+    def _mlp(self, number: int, layer: str, units: list[ops.Packed]) -> MLP | ExpertMLP:
+        """Make a feed-forward part; units: gate and up, and down, of each that is not mapped."""
         experts = self.arch.experts
         pairs = list(zip(units[::2], units[1::2], strict=True))
+        if self.mapped:
+            pairs = self.mapped[number] + pairs
         if experts is None:
             ((gate_up, down),) = pairs
             return MLP(Linear(gate_up), Linear(down))
@@ -198,6 +299,8 @@ class _Loader:
             experts=ops.Experts(pairs, shared=experts.shared is not None),
             taken=experts.taken,
             renormalize=experts.renormalize,
+            layer=number,
+            residency=self.residency,
         )
 
     def _router(self, layer: str, *, shared: bool) -> Linear:
@@ -206,8 +309,7 @@ class _Loader:
         In float32 however it is stored: what a token takes may depend on no rounding that its
         company decides, as that of a matrix unit is. It is small.
         """
-        gates = ["mlp.gate.weight", "mlp.shared_expert_gate.weight"][: 1 + shared]
-        tensors = [self.tensors[layer + gate] for gate in gates]
+        tensors = [self.tensors[layer + gate] for gate in _ROUTERS[: 1 + shared]]
         self._count(*tensors)
         rows = np.concatenate([decode(t.type, t.data.reshape(t.shape[0], -1)) for t in tensors])
         return Linear(ops.pack([("f32", rows.reshape(-1).view(np.uint8), *rows.shape)]))

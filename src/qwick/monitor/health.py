@@ -67,6 +67,7 @@ class ModelFacts:
     pid: int | None = None
     memory: int | None = None  # bytes of the engine's process
     weights: int = 0  # bytes of them that are its checkpoint
+    experts: Mapping[str, Any] | None = None  # how it used them (engine.stats), if it has some
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field by name."""

@@ -76,6 +76,19 @@ _OWN_COUNTERS = {  # which vLLM does not have
     "engine_failed_steps": "Steps that failed.",
     "engine_restarts": "How often an engine was replaced.",
 }
+_EXPERT_COUNTERS = {  # of mixtures of experts: 0 for other models
+    "expert_calls": "Layers of experts computed, one for each layer and step.",
+    "expert_taken": "Experts read by them, each once a layer and step.",
+    "expert_rows": "Tokens times the experts that each took.",
+    "expert_hits": "Experts that were in memory when they were to be read.",
+    "expert_misses": "Experts that were not.",
+    "expert_read_bytes": "Bytes of experts brought into memory.",
+}
+_EXPERT_GAUGES = {
+    "expert_busiest_share": "Largest share that one expert has of its layer's rows, 0 to 1.",
+    "expert_idle": "Experts that no token has taken.",
+    "expert_resident_bytes": "Bytes of experts in memory, of those that lie in a file.",
+}
 _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
     "time_to_first_token_seconds": ("Seconds to the first token.", TTFT),
     "inter_token_latency_seconds": ("Seconds between two pieces of an answer.", PER_TOKEN),
@@ -145,7 +158,7 @@ class Metrics:
         """
         own = self._models[model]
         if snapshot is None:
-            own.gauges = {**dict.fromkeys(_GAUGES, 0.0), "num_requests_waiting": waiting}
+            own.gauges = {**dict.fromkeys(own.gauges, 0.0), "num_requests_waiting": waiting}
             own.cache = None
         else:
             own.take(snapshot, waiting, restarts, life)
@@ -166,7 +179,12 @@ class Metrics:
         """Yield every metric as it is now."""
         for prefix in self._prefixes:
             yield from self._shared(prefix)
-        for name, text in _OWN_COUNTERS.items():
+        for name, text in _EXPERT_GAUGES.items():
+            gauge = GaugeMetricFamily(f"{PREFIX}:{name}", text, labels=LABELS)
+            for model, own in self._models.items():
+                gauge.add_metric((model, ENGINE), own.gauges[name])
+            yield gauge
+        for name, text in (_OWN_COUNTERS | _EXPERT_COUNTERS).items():
             counter = CounterMetricFamily(f"{PREFIX}:{name}", text, labels=LABELS)
             for model, own in self._models.items():
                 counter.add_metric((model, ENGINE), own.counters[name])
@@ -272,8 +290,9 @@ class _Model:
     """What was counted for one model."""
 
     def __init__(self) -> None:
-        self.gauges: dict[str, float] = dict.fromkeys(_GAUGES, 0.0)
-        self.counters: dict[str, float] = dict.fromkeys((*_COUNTERS, *_OWN_COUNTERS), 0.0)
+        self.gauges: dict[str, float] = dict.fromkeys((*_GAUGES, *_EXPERT_GAUGES), 0.0)
+        counters = (*_COUNTERS, *_OWN_COUNTERS, *_EXPERT_COUNTERS)
+        self.counters: dict[str, float] = dict.fromkeys(counters, 0.0)
         self.histograms = {name: _Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}
         self.cache: tuple[str, ...] | None = None  # values of _CACHE, of an engine that is there
         self._finishes: dict[str, int] = dict.fromkeys(FINISHES, 0)
@@ -309,7 +328,11 @@ class _Model:
             between(gap)
 
     def take(self, snapshot: Mapping[str, Any], waiting: int, restarts: int, life: int) -> None:
+        experts = snapshot["experts"] or {}
         self.gauges = {
+            "expert_busiest_share": experts.get("busiest", 0.0),
+            "expert_idle": experts.get("idle", 0),
+            "expert_resident_bytes": experts.get("held", 0),
             "num_requests_running": snapshot["running"],
             "num_requests_waiting": snapshot["waiting"] + waiting,
             "kv_cache_usage_perc": snapshot["pages_used"] / max(1, snapshot["pages"]),
@@ -337,6 +360,12 @@ class _Model:
             ("engine_model_seconds", snapshot["model_seconds"]),
             ("engine_between_seconds", snapshot["between_seconds"]),
             ("engine_failed_steps", snapshot["failed_steps"]),
+            ("expert_calls", experts.get("calls", 0)),
+            ("expert_taken", experts.get("taken", 0)),
+            ("expert_rows", experts.get("rows", 0)),
+            ("expert_hits", experts.get("hits", 0)),
+            ("expert_misses", experts.get("misses", 0)),
+            ("expert_read_bytes", experts.get("read", 0)),
         ):
             self.counters[name] += self._grown(name, value)
         steps = [self._grown(f"step {i}", n) for i, n in enumerate(snapshot["step_tokens"])]

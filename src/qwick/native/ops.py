@@ -36,6 +36,8 @@ except ImportError as error:  # pragma: no cover - only in a broken installation
         else "install qwick with pip, which compiles them: it needs a C++17 compiler (g++)",
     ) from error
 
+extension = _ext  # for `mapping.py`
+
 PAGE_SIZE = 32
 """Tokens per page of the KV cache: the layout of keys depends on it (csrc/kernels.h, kPage)."""
 
@@ -63,7 +65,7 @@ class Packed:
     """Weights laid out for the kernels: one or several matrices `[n_i, k]` side by side.
 
     Immutable, and independent of the arrays it was made from. `n` is the sum of the n_i;
-    `segments` lists (packed class, n_i); `bytes` is the memory it holds.
+    `segments` lists (packed class, n_i); `bytes` is the memory it holds, or what of a file it maps.
     """
 
     __slots__ = ("bytes", "handle", "k", "n", "segments")
@@ -163,6 +165,20 @@ class Experts:
     def uses(self) -> list[int]:
         """How many rows each has taken so far."""
         return self.handle.uses
+
+    @property
+    def calls(self) -> int:
+        """How often `experts` has been called."""
+        return self.handle.calls
+
+    @property
+    def taken(self) -> int:
+        """How many experts were in use in these calls, summed."""
+        return self.handle.taken
+
+    def chosen(self, top: int, logits: F32) -> list[int]:
+        """Return which experts `experts` will use for F32[m, experts], but for a shared one."""
+        return self.handle.chosen(top, logits)
 
 
 def experts(

@@ -20,6 +20,7 @@ from qwick.monitor.memory import resident_bytes
 from qwick.server.grammars import Grammars
 from qwick.server.options import ServeOptions
 from qwick.server.waiting import FairQueue
+from qwick.values import size_in_bytes
 
 log = logging.getLogger("qwick.server")
 
@@ -115,10 +116,15 @@ class Hosted:
         self._failure = None
 
     async def least(self) -> int:
-        """Return the bytes that it takes at least: those of its files."""
+        """Return the bytes that it takes at least: those of its weights."""
         if not self._least:
-            self._least = await asyncio.to_thread(size_of, self.source)
+            self._least = await asyncio.to_thread(self.weights)
         return self._least
+
+    def weights(self) -> int:
+        """Return the bytes of its weights in memory: those of its files, or the bound on them."""
+        size, bound = size_of(self.source), self._options.loading.weights_ram
+        return size if bound is None else min(size, size_in_bytes("weights_ram", bound))
 
     async def taken(self) -> int:
         """Return the bytes that it takes: what its engine has, at least what it will have loaded.

@@ -18,7 +18,7 @@ from qwick.monitor.memory import resident_bytes
 from qwick.monitor.metrics import Metrics
 from qwick.monitor.records import REFUSED, Averages, Records, RequestRecord
 from qwick.server.audit import AuditLog
-from qwick.server.hosted import Hosted, size_of
+from qwick.server.hosted import Hosted
 from qwick.server.models import Models
 from qwick.server.options import ServeOptions
 from qwick.server.problems import problem_of
@@ -216,7 +216,7 @@ class Observer:
             return ModelFacts(hosted.name, hosted.state, waiting=hosted.queue.waiting)
         pulse, snapshot = qwen.engine.pulse, qwen.engine.snapshot
         if hosted.name not in self._weights:
-            self._weights[hosted.name] = size_of(hosted.source)
+            self._weights[hosted.name] = hosted.weights()
         return ModelFacts(
             hosted.name,
             hosted.state,
@@ -232,6 +232,7 @@ class Observer:
             pid=pulse.pid,
             memory=None if pulse.pid is None else resident_bytes(pulse.pid),
             weights=self._weights[hosted.name],
+            experts=None if snapshot.experts is None else snapshot.experts.to_dict(),
         )
 
     def _memory(self) -> int | None:
