@@ -17,6 +17,7 @@ from qwick.family import MODEL_TYPES
 from qwick.formats import qwen1
 from qwick.formats.checkpoint import (
     Checkpoint,
+    Tensor,
     TokenizerData,
     check_known,
     closed,
