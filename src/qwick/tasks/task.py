@@ -304,7 +304,7 @@ def talks(family: Family) -> str | None:
     """Return why a family answers no questions at all."""
     if family.base:
         return "is a base model, which continues texts and answers no questions"
-    if "guard" in family.name:
+    if any(kind in family.name for kind in ("guard", "embedding", "reranker")):
         return f"is of the family {family.name}, which rates texts and answers no questions"
     return None
 
