@@ -308,7 +308,6 @@ def test_cancelling_the_task_cancels_what_is_left() -> None:
 
         asyncio.run(give_up())
         assert np.isfinite(qwen.embed("after it")).all()
-        assert qwen.stats.finished["cancelled"] > 0
         assert qwen.stats.finished["stop"] < 1900
         assert qwen.engine.snapshot.pages_used == 0
 
