@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ from llm.small import TOKENIZER
 from qwick.errors import ParameterError
 from qwick.llm.texts import Texts
 from qwick.tasks import Source, split_document
-from qwick.tasks.chunks import Places
+from qwick.tasks.chunks import Places, _sentences
 
 WORDS = [
     "the",
@@ -112,3 +113,12 @@ def test_what_cannot_be_is_refused() -> None:
     for changes in ({"size": 31}, {"size": 64, "overlap": 32}, {"overlap": -1}):
         with pytest.raises(ParameterError, match="allowed"):
             split_document("x", TOKENIZER, **changes)  # type: ignore[arg-type]
+
+
+def test_a_long_run_of_marks_takes_no_more_than_its_length() -> None:
+    begun = time.process_time()
+    for run in ("." * 100_000, "?!" * 50_000, "…" * 100_000 + ")" * 100_000):
+        assert list(_sentences(run + "x")) == [(0, len(run) + 1)]
+        end = len(run) + 2
+        assert list(_sentences(f"a{run} b")) == [(0, end), (end, end + 1)]
+    assert time.process_time() - begun < 5  # of which the square of their lengths takes minutes

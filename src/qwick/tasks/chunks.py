@@ -16,9 +16,11 @@ from qwick.text.tokenizer import Tokenizer, check_text
 from qwick.values import check_kind, whole
 
 LEAST_CHUNK, MOST_CHUNK = 32, 1 << 20  # tokens
-# The end of a sentence, a paragraph or a page, with the blanks behind it.
+# The end of a sentence, a paragraph or a page, with the blanks behind it. A run of marks is looked
+# at from its beginning alone: from each of its marks, a long one would take the square of its time.
 _END = re.compile(
-    r"""(?:[.!?…]+["'”’»)\]]*(?=\s) | [。！？]+["”’」』）】]*)\s* | \n[ \t]*\n\s* | \f\s*""",
+    r"""(?:(?<![.!?…])[.!?…]+["'”’»)\]]*(?=\s) | [。！？]+["”’」』）】]*)\s*
+    | \n[ \t]*\n\s* | \f\s*""",
     re.VERBOSE,
 )
 _PARAGRAPH = re.compile(r"\n[ \t\r]*\n|\f")
