@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -15,8 +17,15 @@ import pytest
 from openai.types import embedding_create_params
 
 from llm.pooled import judged, states, write_checkpoint
+from llm.small import small_qwen
+from qwick.engine.request import Request
+from qwick.errors import ContextLengthError, EngineError, OverloadedError
+from qwick.llm import Qwen, gather
+from qwick.llm.pooling import Pooled
+from qwick.server import pooled
 from qwick.server.openai import replies
 from qwick.server.openai.bodies import EmbeddingBody
+from qwick.server.pooled import Pool, PooledFlight
 from server.live import MODEL, Server, chat_body, until
 
 pytestmark = pytest.mark.model
@@ -258,3 +267,69 @@ def test_others_are_answered_meanwhile_and_who_leaves_is_cancelled(server: Serve
             assert other.get("/v1/monitor").json()["models"][0]["running"] == 1
     until(lambda: last_record(server, "embedding").get("finish") == "cancelled", 60)
     assert last_record(server, "embedding")["status"] == 499
+
+
+# -- a flight by itself ----------------------------------------------------------------------------
+
+
+def flown(qwen: Qwen, pool: Pool, meanwhile: Callable[[PooledFlight], object]) -> list[Any]:
+    """The pieces of a pool's flight, which is made on a thread, as the desk has it."""
+
+    async def run() -> list[Any]:
+        flight = await asyncio.to_thread(pool.flight, qwen)
+        task = asyncio.create_task(_all_of(flight.pieces(qwen)))
+        await asyncio.sleep(0.01)
+        meanwhile(flight)
+        return await task
+
+    return asyncio.run(run())
+
+
+async def _all_of(pieces: AsyncIterator[Any]) -> list[Any]:
+    return [piece async for piece in pieces]
+
+
+def a_pool(read: Callable[[Any], Any] = list, ids: int = 3, many: int = 2) -> Pool:
+    requests = [Request([i % 200 + 1] * ids, kind="embed") for i in range(many)]
+    return Pool("input", lambda _: Pooled(requests, read), lambda found, _: repr(found).encode())
+
+
+def test_the_event_loop_neither_checks_nor_reads_what_is_pooled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home, where = threading.get_ident(), {"check": set[int](), "read": set[int]()}
+    checked: list[Request] = []
+    real = gather.check_all
+
+    def check_all(requests: Sequence[Request], engine: Any) -> None:
+        where["check"].add(threading.get_ident())
+        checked.extend(requests)
+        real(requests, engine)
+
+    def read(events: Any) -> str:
+        where["read"].add(threading.get_ident())
+        return f"{len(events)} read"
+
+    monkeypatch.setattr(gather, "check_all", check_all)
+    monkeypatch.setattr(pooled, "check_all", check_all)
+    with small_qwen() as qwen:
+        ((_, reply),) = flown(qwen, a_pool(read), lambda _: None)
+        assert reply.body == b"'2 read'"
+        assert len(checked) == 2, "checked more than once"
+        assert len(asyncio.run(qwen.aembed([[1, 2], [3]]))) == 2
+        assert len(checked) == 4
+        with pytest.raises(ContextLengthError):
+            asyncio.run(qwen.aembed([[1] * 600]))
+    assert all(threads and home not in threads for threads in where.values())
+
+
+def test_a_pooled_answer_that_the_server_cancels_says_so() -> None:
+    qwen = small_qwen(cache_tokens=16384)
+    pool = a_pool(ids=400, many=2000)
+    with pytest.raises(EngineError, match="cancelled by the server") as told:
+        flown(qwen, pool, lambda _: qwen.close())
+    assert told.value.status == 503
+    with small_qwen(cache_tokens=16384) as qwen:
+        why = OverloadedError("the server ends", hint="ask again", retry_after=1.0)
+        with pytest.raises(OverloadedError):
+            flown(qwen, pool, lambda flight: flight.abort(why))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from qwick.hub import SilentListener
 from qwick.llm import Qwen, Reply, Timings, Usage
 from qwick.llm.load import load_texts
 from qwick.llm.texts import Texts
@@ -15,7 +16,7 @@ from qwick.llm.texts import Texts
 
 @pytest.fixture(scope="session")
 def texts(default_checkpoint: Path) -> Texts:
-    return load_texts(default_checkpoint)
+    return load_texts(default_checkpoint, SilentListener())
 
 
 @pytest.fixture(scope="session")

@@ -27,14 +27,19 @@ REQUESTS_AHEAD = 64  # as many as run at once
 Told = tuple[int, Event]  # the number of a request among all, and its event
 
 
+def check_all(requests: Sequence[Request], engine: EngineClient) -> None:
+    """Raise as `Capacity.check` for what the engine cannot hold; of many ids it takes its time."""
+    capacity = engine.capacity
+    for request in requests:
+        capacity.check(request)
+
+
 class _Crowd:
     """All requests of one call: those to come, and the tickets of those under way."""
 
     def __init__(
         self, requests: Sequence[Request], engine: EngineClient, put: Callable[[Told], None]
     ) -> None:
-        for request in requests:
-            engine.capacity.check(request)  # all of them before any is computed
         self._engine, self._put = engine, put
         self._left = deque(enumerate(requests))
         self._tickets: dict[int, tuple[Ticket, int]] = {}
@@ -86,6 +91,7 @@ def gathered(requests: Sequence[Request], engine: EngineClient) -> list[Finished
     closed meanwhile; EngineError.
     """
     inbox: SimpleQueue[Told] = SimpleQueue()
+    check_all(requests, engine)  # all of them before any is computed
     crowd = _Crowd(requests, engine, inbox.put)
     found: dict[int, Finished] = {}
     try:
@@ -99,18 +105,26 @@ def gathered(requests: Sequence[Request], engine: EngineClient) -> list[Finished
 
 
 class AsyncGathering:
-    """The same for one event loop: iterate over (number, last event), in the order they come."""
+    """The same for one event loop: iterate over (number, last event), in the order they come.
 
-    def __init__(self, requests: Sequence[Request], engine: EngineClient) -> None:
+    checked: whether whoever makes it has called `check_all`; otherwise a thread does so first.
+    """
+
+    def __init__(
+        self, requests: Sequence[Request], engine: EngineClient, *, checked: bool = False
+    ) -> None:
         import asyncio  # see AsyncStream
 
-        self._requests, self._engine = requests, engine
+        self._requests, self._engine, self._checked = requests, engine, checked
         self._events: asyncio.Queue[Told | QwickError] = asyncio.Queue()
 
     async def answers(self) -> AsyncGenerator[tuple[int, Finished], None]:
         """Yield them; leaving the loop, or cancelling its task, cancels the rest."""
-        from asyncio import get_running_loop
+        from asyncio import get_running_loop, to_thread
         from threading import get_ident
+
+        if not self._checked:
+            await to_thread(check_all, self._requests, self._engine)
 
         loop, events, home = get_running_loop(), self._events, get_ident()
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwick.engine.request import Finished
-from qwick.errors import QwickError
+from qwick.errors import EngineError, QwickError, RequestCancelled
 from qwick.llm import Qwen, Reply, Timings, Usage
-from qwick.llm.gather import AsyncGathering
+from qwick.llm.gather import AsyncGathering, check_all
 from qwick.llm.pooling import Pooled
 from qwick.server.ask import Flight, Piece
 from qwick.server.problems import of_field
@@ -29,7 +29,7 @@ class Pool:
     """What is to be computed, once there is a model, and how the answer to it is written.
 
     about: the field of a body that errors are about, if they name none. write: of what
-    `Pooled.read` returns; called on a thread, for it may take its time.
+    `Pooled.read` returns; both are called on a thread, for they may take their time.
     """
 
     about: str
@@ -40,8 +40,7 @@ class Pool:
         """Read the texts; raises UsageErrors for what cannot be."""
         pooled = self.prepare(qwen)
         with of_field(None, otherwise=self.about):
-            for request in pooled.requests:
-                qwen.engine.capacity.check(request)
+            check_all(pooled.requests, qwen.engine)
         return PooledFlight(pooled, self.write)
 
 
@@ -79,19 +78,24 @@ class PooledFlight(Flight):
                 self._gathering.interrupt(error)
 
     async def pieces(self, qwen: Qwen) -> AsyncIterator[Piece]:
-        """Yield the answer. Raises what ends one of its texts, which ends all."""
+        """Yield the answer. Raises what ends one of its texts, which ends all; see `Flight`."""
         begun = time.monotonic()
-        self._gathering = AsyncGathering(self._pooled.requests, qwen.engine)
+        self._gathering = AsyncGathering(self._pooled.requests, qwen.engine, checked=True)
         if self._failure is not None:
             self._gathering.interrupt(self._failure)
         found: dict[int, Finished] = {}
-        async with aclosing(self._gathering.answers()) as answers:
-            async for number, event in answers:
-                found[number] = event
+        try:
+            async with aclosing(self._gathering.answers()) as answers:
+                async for number, event in answers:
+                    found[number] = event
+        except RequestCancelled as error:
+            raise self._failure or EngineError(
+                "the answer was cancelled by the server", hint="ask again"
+            ) from error
         events = [found[number] for number in range(len(found))]
         seconds = time.monotonic() - begun
         usage = _usage(events)
-        body = await asyncio.to_thread(self._write, self._pooled.read(events), usage)
+        body = await asyncio.to_thread(self._written, events, usage)
         reply = Written(
             text="",
             finish_reason="stop",
@@ -104,6 +108,9 @@ class PooledFlight(Flight):
         )
         self.tally.replies.append(reply)
         yield 0, reply
+
+    def _written(self, events: Sequence[Finished], usage: Usage) -> bytes:
+        return self._write(self._pooled.read(events), usage)
 
 
 def _usage(events: Sequence[Finished]) -> Usage:
