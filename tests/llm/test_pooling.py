@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -398,6 +399,42 @@ def test_what_cannot_be_judged(qwen: Qwen) -> None:
     assert len(qwen.rerank("x", ["x", "a " * 319], truncate=600)) == 2
     with small_qwen() as plain, pytest.raises(UnsupportedError, match="no token of its own"):
         plain.rerank("x", ["y"])
+
+
+def test_what_goes_before_every_text_is_refused_once(qwen: Qwen, monkeypatch: Patch) -> None:
+    """Before any text is read with it, truncated or not."""
+    read: list[int] = []
+    real = type(qwen.tokenizer).encode
+
+    def encode(self: Any, text: str, **keywords: Any) -> list[int]:
+        read.append(len(text))
+        return real(self, text, **keywords)
+
+    monkeypatch.setattr(type(qwen.tokenizer), "encode", encode)
+    long, far = "a" * 700, "7a " * 100_000
+    documents = ["x"] * 100
+    for truncate, (text, tokens) in itertools.product(
+        (None, 640), ((long, r"\d+"), (far, "more than 640"))
+    ):
+        calls = (
+            ("query", partial(qwen.rerank, text, documents)),
+            ("instruction", partial(qwen.rerank, "x", documents, instruction=text)),
+            ("instruction", partial(qwen.embed, documents, instruction=text)),
+        )
+        for field, call in calls:
+            read.clear()
+            with pytest.raises(ContextLengthError, match=f"has {tokens} tokens") as told:
+                call(truncate=truncate)
+            assert told.value.field == field
+            assert sum(read) < 2000
+    # What fits by itself but not below truncate.
+    with pytest.raises(ParameterError, match=r"truncate is 50; allowed: more than \d{3}"):
+        qwen.embed(documents, instruction="a" * 100, truncate=50)
+    # With a text it is too long: told without reading both.
+    read.clear()
+    with pytest.raises(ContextLengthError, match=r"texts\[0\] has more than 640 tokens"):
+        qwen.embed(["7" * 2300], instruction="7" * 400)
+    assert read == [len("Instruct: \nQuery:") + 400]
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -17,15 +17,26 @@ import pytest
 from openai.types import embedding_create_params
 
 from llm.pooled import judged, states, write_checkpoint
-from llm.small import small_qwen
+from llm.small import POOLED_TOKENIZER_DATA, small_qwen
 from qwick.engine.request import Request
-from qwick.errors import ContextLengthError, EngineError, OverloadedError
+from qwick.errors import (
+    ContextLengthError,
+    EngineError,
+    OverloadedError,
+    ParameterError,
+    RefusedError,
+)
 from qwick.llm import Qwen, gather
 from qwick.llm.pooling import Pooled
 from qwick.server import pooled
+from qwick.server.ask import check_size
+from qwick.server.caller import Caller
 from qwick.server.openai import replies
-from qwick.server.openai.bodies import EmbeddingBody
+from qwick.server.openai.bodies import EmbeddingBody, RerankBody
+from qwick.server.openai.pooling import embedding_ask, rerank_ask
+from qwick.server.options import Bounds
 from qwick.server.pooled import Pool, PooledFlight
+from qwick.text.tokenizer import Tokenizer
 from server.live import MODEL, Server, chat_body, until
 
 pytestmark = pytest.mark.model
@@ -267,6 +278,45 @@ def test_others_are_answered_meanwhile_and_who_leaves_is_cancelled(server: Serve
             assert other.get("/v1/monitor").json()["models"][0]["running"] == 1
     until(lambda: last_record(server, "embedding").get("finish") == "cancelled", 60)
     assert last_record(server, "embedding")["status"] == 499
+
+
+# -- what is read with each of many texts ----------------------------------------------------------
+
+
+def test_a_query_counts_with_every_document() -> None:
+    caller = Caller(None, "", "r")
+    texts = ["a", "bc", "d"]
+    for instruction, more in ((None, 0), ("Find", 4)):
+        asked = RerankBody(model="m", query="12345", documents=texts, instruction=instruction)
+        assert rerank_ask(asked, caller, documents=True).characters == 3 * (5 + more) + 4
+        given = EmbeddingBody(model="m", input=texts, instruction=instruction)
+        assert embedding_ask(given, caller).characters == 3 * more + 4
+    many = RerankBody(model="m", query="x" * 8_000_000, documents=["x"] * 2048)
+    with pytest.raises(RefusedError, match="the request has 16384002048 characters") as told:
+        check_size(rerank_ask(many, caller, documents=True), Bounds())
+    assert "counts with each text" in str(told.value)
+
+
+def test_tokens_of_all_texts_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwick.server.openai import pooling
+
+    monkeypatch.setattr(pooling, "MOST_TOKENS", 3000)
+    caller = Caller(None, "", "r")
+    with small_qwen(tokenizer=Tokenizer.from_data(POOLED_TOKENIZER_DATA)) as qwen:
+        given = EmbeddingBody(model="m", input=["x" * 99] * 30)  # with their ends, 3000
+        (pool,) = {embedding_ask(given, caller).pool} - {None}
+        assert len(pool.prepare(qwen).requests) == 30
+        body = RerankBody(model="m", query="he", documents=["x"] * 2048)
+        more = EmbeddingBody(model="m", input=[[7] * 99] * 31)
+        for ask, field in (
+            (embedding_ask(more, caller), "input"),
+            (rerank_ask(body, caller, documents=True), "documents"),
+        ):
+            assert ask.pool is not None
+            words = f"{field} holds more than 3000 tokens.*allowed: up to 3000 in one request"
+            with pytest.raises(ParameterError, match=words) as told:
+                ask.pool.prepare(qwen)
+            assert (told.value.status, told.value.field) == (400, field)
 
 
 # -- a flight by itself ----------------------------------------------------------------------------

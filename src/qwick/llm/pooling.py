@@ -64,7 +64,8 @@ class _Reading:
     """How the texts of a call are read.
 
     truncate: the most tokens of a prompt; None: those of the context, and more is an error. names:
-    what messages call the texts, `{i}` being the number of one.
+    what messages call the texts, `{i}` being the number of one. most_tokens: of all prompts
+    together; None: any.
     """
 
     texts: Texts
@@ -72,6 +73,7 @@ class _Reading:
     truncate: int | None
     namespace: str
     names: str
+    most_tokens: int | None
 
     def __post_init__(self) -> None:
         """Raise ParameterError for what cannot be."""
@@ -80,24 +82,58 @@ class _Reading:
             allowed = f"whole numbers from 1 to {self.context}, or none"
             whole("truncate", self.truncate, 1, self.context, allowed)
 
+    def check_before(self, before: str, around: int, field: str) -> None:
+        """Refuse a `before` that with `around` others leaves no room for a text, or too little.
+
+        Once, as it is read again with each of the texts. field: what most of it comes from.
+        """
+        tokens, told = self.context + 1, f"more than {self.context}"
+        if not surely_longer([before], self.context):
+            tokens = around + len(self.texts.tokenizer.encode(before, parse_special=False))
+            told = str(tokens)
+        if tokens > self.context:
+            error = ContextLengthError(
+                f"what goes around each text, the {field} with it, has {told} tokens; the context "
+                f"holds {self.context}",
+                hint="shorten the query or the instruction",
+                prompt_tokens=tokens,
+                context=self.context,
+            )
+            error.field = field
+            raise error
+        if self.truncate is not None and tokens >= self.truncate:
+            raise ParameterError(
+                f"truncate is {self.truncate}; allowed: more than {tokens}, the tokens around a "
+                "text"
+            )
+
+    def check_total(self, tokens: int) -> None:
+        """Refuse so many tokens of the prompts until now."""
+        if self.most_tokens is not None and tokens > self.most_tokens:
+            name = self.names.partition("[")[0]
+            raise ParameterError(
+                f"{name} holds more than {self.most_tokens} tokens, with what goes around each "
+                f"text; allowed: up to {self.most_tokens} in one request",
+                hint="send fewer texts at a time",
+            )
+
     def encode(self, text: object, i: int, before: str = "") -> list[int]:
         """Return the ids of `before` and a text; refuse what is far too long before it is read."""
         check_text(text, self.names.format(i=i))
         assert isinstance(text, str)
-        if self.truncate is None and surely_longer([text], self.context):
+        if self.truncate is None and surely_longer([before, text], self.context):
             raise self._too_long(i, self.context + 1, f"more than {self.context}")
         return self.texts.tokenizer.encode(before + text, parse_special=False)
 
     def fit(self, ids: Sequence[int], around: int, i: int) -> Sequence[int]:
-        """Return ids, or their beginning, that fit with `around` others; ContextLengthError."""
+        """Return ids, or their beginning, that fit with `around` others; ContextLengthError.
+
+        `check_before` has seen that truncate leaves room for some.
+        """
         most = self.context if self.truncate is None else self.truncate
         tokens = len(ids) + around
         if tokens > most and self.truncate is None:
             raise self._too_long(i, tokens, str(tokens))
-        if around >= most:
-            raise ParameterError(
-                f"truncate is {most}; allowed: more than {around}, the tokens around a text"
-            )
         return ids[: most - around]
 
     def _too_long(self, i: int, tokens: int, told: str) -> ContextLengthError:
@@ -125,11 +161,12 @@ def embedding(
     truncate: int | None = None,
     namespace: str = "",
     names: str = "texts[{i}]",
+    most_tokens: int | None = None,
 ) -> Pooled[F32]:
     """Prepare `Qwen.embed`: a request for each text, whose last token is `<|endoftext|>`.
 
-    Control tokens written in texts stay text. Raises ParameterError, ContextLengthError,
-    UnsupportedError.
+    Control tokens written in texts stay text. most_tokens: of all requests; None: any. Raises
+    ParameterError, ContextLengthError, UnsupportedError.
     """
     check_switch("normalize", normalize)
     size = _check_dimensions(dimensions, capacity.hidden)
@@ -141,11 +178,13 @@ def embedding(
             f"the vocabulary of {texts.name} has no {END_OF_TEXT}, which ends an embedded text",
             hint="load a checkpoint of Qwen1.5 or later",
         )
-    reading = _Reading(texts, capacity.context, truncate, namespace, names)
-    requests = []
+    reading = _Reading(texts, capacity.context, truncate, namespace, names, most_tokens)
+    before = "" if instruction is None else _QUERY.format(instruction=instruction)
+    reading.check_before(before, 1, "instruction")
+    requests, total = [], 0
     for i, one in enumerate([inputs] if isinstance(inputs, str) else _listed("texts", inputs)):
-        ids = _embedded(reading, one, i, end, instruction)
-        ids = [*reading.fit(ids, 1, i), end]
+        ids = [*reading.fit(_embedded(reading, one, i, end, before), 1, i), end]
+        reading.check_total(total := total + len(ids))
         requests.append(Request(ids, kind="embed", namespace=namespace))
 
     def read(events: Sequence[Finished]) -> F32:
@@ -156,19 +195,16 @@ def embedding(
     return Pooled(requests, read)
 
 
-def _embedded(
-    reading: _Reading, one: Any, i: int, end: int, instruction: str | None
-) -> Sequence[int]:
-    """Return a text's ids before the last."""
+def _embedded(reading: _Reading, one: Any, i: int, end: int, before: str) -> Sequence[int]:
+    """Return a text's ids before the last; before: the instruction, in its words, or nothing."""
     name = reading.names.format(i=i)
     if isinstance(one, str):
         if not one:
             raise ParameterError(f"{name} is empty; allowed: 1 character or more")
-        before = "" if instruction is None else _QUERY.format(instruction=instruction)
         return reading.encode(one, i, before)
     if not isinstance(one, (list, tuple)) and getattr(one, "ndim", 0) != 1:
         raise refused(name, one, "a text, or a list of token ids")
-    if instruction is not None:
+    if before:
         raise ParameterError(f"{name} is a list of ids, beside an instruction; allowed: texts")
     ids = Request(one).ids  # which refuses what is no list of ids
     return ids[:-1] if ids[-1] == end else ids
@@ -208,10 +244,11 @@ def reranking(
     top_n: int | None = None,
     truncate: int | None = None,
     namespace: str = "",
+    most_tokens: int | None = None,
 ) -> Pooled[list[Ranked]]:
     """Prepare `Qwen.rerank`: a request for each document, whether it meets the query: "no", "yes".
 
-    Control tokens written in texts stay text. Raises as `embedding`.
+    Control tokens written in texts stay text. most_tokens and errors as `embedding`.
     """
     texts.check_answers()
     most = None if top_n is None else whole("top_n", top_n, 1, MAX_TEXTS, "1 or more, or none")
@@ -220,14 +257,18 @@ def reranking(
         if not check_text(text, f"the {name}"):
             raise ParameterError(f"the {name} is empty; allowed: 1 character or more")
     labels = [_token_of(texts, word) for word in (NO, YES)]
-    reading = _Reading(texts, capacity.context, truncate, namespace, "documents[{i}]")
+    names = "documents[{i}]"
+    reading = _Reading(texts, capacity.context, truncate, namespace, names, most_tokens)
     head = texts.tokenizer.encode(_JUDGE_HEAD, parse_special=True)
     tail = texts.tokenizer.encode(_JUDGE_TAIL, parse_special=True)
     before = _JUDGE_BODY.format(instruction=wanted, query=query)
-    requests = []
+    around, longest = len(head) + len(tail), max(query, wanted, key=len)
+    reading.check_before(before, around, "query" if longest is query else "instruction")
+    requests, total = [], 0
     for i, document in enumerate(_listed("documents", documents)):
         body = reading.encode(document, i, before)
-        ids = [*head, *reading.fit(body, len(head) + len(tail), i), *tail]
+        ids = [*head, *reading.fit(body, around, i), *tail]
+        reading.check_total(total := total + len(ids))
         requests.append(Request(ids, kind="classify", namespace=namespace, labels=labels))
 
     def read(events: Sequence[Finished]) -> list[Ranked]:

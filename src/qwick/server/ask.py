@@ -98,7 +98,7 @@ class Ask:
     prompts: Sequence[Question]
     choices: int = 1
     max_tokens: int | None = None
-    characters: int = 0  # of all its texts
+    characters: int = 0  # of all its texts; of what is read with each of many, as often
     user: str | None = None
     pool: Pool | None = None
 
@@ -249,7 +249,8 @@ def check_size(ask: Ask, bounds: Bounds) -> None:
             f"the request has {ask.characters} characters; allowed: {bounds.characters}",
             status=413,
             code="too_many_characters",
-            hint="shorten the messages",
+            hint="shorten the messages; of embeddings and rankings, an instruction or a query "
+            "counts with each text",
         )
 
 

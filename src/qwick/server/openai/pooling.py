@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_NUMBERS = 1 << 20  # of an answer as text, 22 bytes each; base64 has 5.3
+MOST_TOKENS = 1 << 21  # of all prompts of a request: half an hour's, and 80 MB of ids
 SPELLED = {"truncate": "truncate_prompt_tokens"}
 
 
@@ -75,6 +76,7 @@ def embedding_ask(body: EmbeddingBody, caller: Caller) -> Ask:
                 truncate=_truncated(body.truncate_prompt_tokens, qwen),
                 namespace=caller.namespace(body.cache_salt, share=body.cache_prompt is not False),
                 names=names,
+                most_tokens=MOST_TOKENS,
             )
             size = body.dimensions or qwen.engine.capacity.hidden
             if as_text and len(inputs) * size > MOST_NUMBERS:
@@ -85,12 +87,12 @@ def embedding_ask(body: EmbeddingBody, caller: Caller) -> Ask:
                 )
             return pooled
 
-    said = inputs if body.instruction is None else [body.instruction, *inputs]
+    each = len(body.instruction or "")  # it is read with every text
     return Ask(
         "embedding",
         body.model,
         [Question({}, prompt=text) for text in inputs],
-        characters=sum(map(len, said)),
+        characters=len(inputs) * each + sum(map(len, inputs)),
         user=body.user,
         pool=Pool("input", prepare, partial(_embeddings, body.model, as_text=as_text)),
     )
@@ -111,15 +113,16 @@ def rerank_ask(body: RerankBody, caller: Caller, *, documents: bool) -> Ask:
                 top_n=body.top_n or None,
                 truncate=_truncated(body.truncate_prompt_tokens, qwen),
                 namespace=caller.namespace(body.cache_salt, share=body.cache_prompt is not False),
+                most_tokens=MOST_TOKENS,
             )
 
     told = documents if body.return_documents is None else body.return_documents
-    said = [body.query, body.instruction or "", *texts]
+    each = len(body.query) + len(body.instruction or "")  # both are read with every document
     return Ask(
         "rerank",
         body.model,
         [Question({}, prompt=text) for text in (body.query, *texts)],
-        characters=sum(map(len, said)),
+        characters=len(texts) * each + sum(map(len, texts)),
         user=body.user,
         pool=Pool("documents", prepare, partial(_ranking, body.model, caller.request_id, told)),
     )
