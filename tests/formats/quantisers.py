@@ -73,6 +73,7 @@ def gptq(
             "qzeros": ("I32", packed(zeros.T - less, bits)),
             "scales": ("F16", np.ascontiguousarray(scales.T)),
             "g_idx": ("I32", group_of.astype(np.int32)),
+            "bias": ("F16", np.zeros(len(w), np.float16)),  # as AutoGPTQ does: see `quantised`
         }, values
 
     return quantise
@@ -196,6 +197,8 @@ def quantised(
         if name.endswith("_proj.weight"):
             parts, weights[name] = SCHEMES[scheme][1](value)
             stem = name[: -len("weight")]
+            if stem.endswith(("q_proj.", "k_proj.", "v_proj.")):
+                parts.pop("bias", None)  # it is the model's own, if there is one
             stored.update({stem + end: part for end, part in parts.items()})
         else:
             stored[name] = ("F32", value)

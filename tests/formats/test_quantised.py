@@ -126,6 +126,9 @@ DAMAGE: dict[str, tuple[str, Any, str]] = {
     ),
     "a group below": ("gptq act-order", put("g_idx", lambda a: a - 1), r"groups from -1 to 6"),
     "a short g_idx": ("gptq act-order", put("g_idx", lambda a: a[:-1]), r"g_idx' has the shape"),
+    "a bias": ("gptq int4", put("bias", lambda a: a + np.float16(1)), r"bias' is not zero; no model"),
+    "a NaN bias": ("gptq int4", put("bias", lambda a: a * np.float16("nan")), r"bias' is not zero"),
+    "a short bias": ("gptq int4", put("bias", lambda a: a[:-1]), r"bias' has the shape \[127\]"),
     "not symmetric": ("gptq asymmetric", say(sym=True), r"off the middle.*set sym to false"),
     "3 bits": ("gptq int4", say(bits=3), r"gptq with bits 3 is not supported; allowed: 4, 8"),
     "rules": ("gptq int4", say(dynamic={"+:.*": {"bits": 8}}), r"dynamic rules"),
@@ -194,6 +197,21 @@ def test_damage_is_told(tmp_path: Path, damage: str) -> None:
         _ = found.tensors[NAME].data
     assert isinstance(caught.value, (FormatError, UnsupportedError))
     assert str(tmp_path) in str(caught.value)
+
+
+def test_zero_biases_go_and_a_models_own_stay(tmp_path: Path) -> None:
+    """AutoGPTQ writes one beside every matrix, zeros where the model has none."""
+    config, parts = sample("gptq int4")
+    stem = NAME[: -len("weight")]
+    stored = {}
+    for name in ("q_proj.", "o_proj.", "attn.c_attn.", "mlp.w1.", "mlp.c_proj."):
+        stored |= {end.replace(stem, name): part for end, part in parts.items()}
+        if name in ("q_proj.", "attn.c_attn."):
+            stored[name + "bias"] = ("F16", np.ones(128, np.float16))
+    write_parts(tmp_path, {**CONFIG, "quantization_config": config}, stored)
+    with open_checkpoint(tmp_path) as checkpoint:
+        biases = {name for name in checkpoint.tensors if name.endswith("bias")}
+    assert biases == {"q_proj.bias", "attn.c_attn.bias"}
 
 
 def test_pieces_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 Of a matrix [n, k] with groups of g columns: qweight I32[k bits / 32, n] holds 32 / bits quants of a
 column of outputs in a word, the first lowest; qzeros I32[groups, n bits / 32] likewise, less one
 (checkpoint_format "gptq"; "gptq_v2": as they are); scales [groups, n]; g_idx I32[k], the group of
-each column, in any order (desc_act), or absent: i // g.
+each column, in any order (desc_act), or absent: i // g. AutoGPTQ writes a bias [n] beside each,
+zeros where the model has none.
 
 Source: QuantLinear.forward in auto_gptq/nn_modules/qlinear/qlinear_cuda.py (AutoGPTQ):
 weight = scales[g_idx] * (q - (zeros + 1)[g_idx]).
@@ -53,6 +54,9 @@ IDLE = (
 )
 
 
+BIASED = ("q_proj", "k_proj", "v_proj", "c_attn")  # which have a bias in models of the family
+
+
 def read(settings: Settings, parts: Parts) -> dict[str, Tensor]:
     """Return the quantised matrices; errors as `read_quantised`."""
     bits = settings.one_of("bits", 4, 4, 8)
@@ -100,6 +104,10 @@ def _matrix(
                 stem + ".g_idx",
                 f"holds groups from {group_of.min()} to {group_of.max()}; there are {groups}",
             )
+    if stem.rpartition(".")[2] not in BIASED and stem + ".bias" in parts:
+        bias = parts.take(stem + ".bias", FLOATS, (n,))
+        if (bias.floats() != 0).any():
+            raise fault(parts, bias.name, "is not zero; no model of the family has a bias there")
 
     def quants(a: int, b: int) -> U8:
         words = qweight.numbers()[:, a:b]
