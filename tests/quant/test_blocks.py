@@ -163,6 +163,14 @@ def bound(stored: StoredType, x: np.ndarray) -> np.ndarray:
     return np.repeat(span / most * 0.5 + scales * 2 + span * 2**-9, 256 // parts, axis=1)
 
 
+@pytest.mark.parametrize("power", [-20, 0, 3])
+def test_the_levels_of_mxfp4_come_back(power: int) -> None:
+    """Its extreme is the largest level: no scale above the least that holds it."""
+    levels = np.ldexp(np.float32([6, 0.5, 1.5, -4, 3, -2, 1, 0]), power)
+    x = np.tile(levels, 4).reshape(1, 32)
+    np.testing.assert_array_equal(decode(StoredType.MXFP4, encode(StoredType.MXFP4, x)), x)
+
+
 @pytest.mark.parametrize("name", [*SIGNED, *RANGED, *STEPS, *LEVELS])
 @given(seed=st.integers(0, 2**32), scale=st.floats(0.01, 100), shift=st.floats(-1, 1))
 @settings(deadline=None, max_examples=60)

@@ -258,8 +258,8 @@ def _nf4(blocks: F32) -> U8:
 def _mxfp4(blocks: F32) -> U8:
     """The least power of two under which nothing exceeds the largest level, 6 (doubled: 12)."""
     top = np.abs(blocks).max(axis=1, keepdims=True)
-    _, exponent = np.frexp(top / np.float32(6))
-    e = np.maximum(exponent, -127)
+    fraction, exponent = np.frexp(top / np.float32(6))  # fraction 2^exponent, from 0.5 to 1
+    e = np.maximum(exponent - (fraction == 0.5), -127)
     levels = FP4_TABLE[:8]
     q = _places(np.abs(blocks), np.ldexp(np.float32(0.5), e), levels)
     q |= np.where(blocks < 0, np.uint8(8), np.uint8(0))
