@@ -126,7 +126,11 @@ DAMAGE: dict[str, tuple[str, Any, str]] = {
     ),
     "a group below": ("gptq act-order", put("g_idx", lambda a: a - 1), r"groups from -1 to 6"),
     "a short g_idx": ("gptq act-order", put("g_idx", lambda a: a[:-1]), r"g_idx' has the shape"),
-    "a bias": ("gptq int4", put("bias", lambda a: a + np.float16(1)), r"bias' is not zero; no model"),
+    "a bias": (
+        "gptq int4",
+        put("bias", lambda a: a + np.float16(1)),
+        r"bias' is not zero; no model",
+    ),
     "a NaN bias": ("gptq int4", put("bias", lambda a: a * np.float16("nan")), r"bias' is not zero"),
     "a short bias": ("gptq int4", put("bias", lambda a: a[:-1]), r"bias' has the shape \[127\]"),
     "not symmetric": ("gptq asymmetric", say(sym=True), r"off the middle.*set sym to false"),

@@ -237,6 +237,34 @@ def test_a_store_that_may_not_be_written(store: Store, checkpoint: Path) -> None
         Use(store, checkpoint)
 
 
+def test_without_locks_nobody_takes_anothers_file_away(
+    store: Store, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two write it then; the second begins, and ends, while the first is at it."""
+    from qwick.hub import locks, packed
+
+    def no_locks(*_: Any) -> bool:
+        raise locks.NoLocksError("none here")
+
+    monkeypatch.setattr(locks, "_taken", no_locks)
+    second: list[Use] = []
+
+    def write(put: Any) -> None:
+        put(CONTENT[:1000])
+        with monkeypatch.context() as patch:
+            patch.setattr(packed.os, "getpid", lambda: 1)
+            second.append(Use(store, checkpoint))
+        put(CONTENT[1000:])
+
+    first = open_packed(
+        store, [checkpoint], FACTS, len(CONTENT), write,
+        notice=lambda _: None, waited=lambda *_: None,
+    )  # fmt: skip
+    assert read(first) == second[0].content == CONTENT
+    the_file(store)  # and no part beside it
+    assert Use(store, checkpoint).written == 0
+
+
 # ---- processes -----------------------------------------------------------------------------------
 
 WRITER = """

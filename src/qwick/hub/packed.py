@@ -78,11 +78,16 @@ def open_packed(
         make_folder(path.parent)
         lock = lock_of(store, path)
         make_folder(lock.parent)
+        alone = False
         with contextlib.suppress(NoLocksError):  # then two may write it, each a whole one
             stack.enter_context(locked(lock, _Waiting(path, len(header) + size, notice, waited)))
+            alone = True
         found = _fitting(path, header, size)  # written by another process meanwhile
         if found is None:
-            _make(store, path, header, size, write, notice)
+            if alone:
+                for old in (path, *_parts(path)):  # what does not fit, what a killed process left
+                    old.unlink(missing_ok=True)
+            _make(path, header, size, write, notice)
             found = _fitting(path, header, size)
     if found is None:
         raise ResourceError(
@@ -111,16 +116,9 @@ class _Waiting:
 
 
 def _make(
-    store: Store,
-    path: Path,
-    header: bytes,
-    size: int,
-    write: Write,
-    notice: Callable[[str], None],
+    path: Path, header: bytes, size: int, write: Write, notice: Callable[[str], None]
 ) -> None:
-    """Write the file; the lock is held."""
-    for old in (path, *_parts(path)):  # what does not fit, and what a killed process has left
-        old.unlink(missing_ok=True)
+    """Write the file, and put it into its place when it is whole."""
     needed = len(header) + size
     free = shutil.disk_usage(path.parent).free
     if free < needed:
