@@ -16,7 +16,7 @@ import pytest
 
 from formats.quantisers import SCHEMES, quantised, write_parts
 from formats.samples import CONFIG
-from qwick.errors import FormatError, QwickError, UnsupportedError
+from qwick.errors import ConfigError, FormatError, QwickError, UnsupportedError
 from qwick.formats.open import open_checkpoint
 from qwick.formats.quantised.fp8 import e4m3
 from qwick.quant.decode import decode
@@ -201,6 +201,30 @@ def test_damage_is_told(tmp_path: Path, damage: str) -> None:
         _ = found.tensors[NAME].data
     assert isinstance(caught.value, (FormatError, UnsupportedError))
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [["a"], {"a": 1}, 7, "float8"])
+def test_a_dtype_that_is_none(tmp_path: Path, dtype: Any) -> None:
+    config, parts = sample("awq")
+    given = {**CONFIG, "torch_dtype": dtype, "quantization_config": config}
+    write_parts(tmp_path, given, parts)
+    with pytest.raises(ConfigError, match=r"torch_dtype in config.json is .*; allowed: bfloat16"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "offset", [10**400, -(10**400), 1e39, True, "1", None], ids=lambda it: str(it)[:6]
+)
+def test_an_offset_that_is_no_float32(tmp_path: Path, offset: Any) -> None:
+    """An integer of any length is valid JSON."""
+    (case,) = [c for c in CASES if "double" in c["name"]]
+    parts = {name: (told["dtype"], array(told)) for name, told in case["parts"].items()}
+    (name,) = [name for name in parts if name.endswith("bitsandbytes__nf4")]
+    said = {**json.loads(parts[name][1].tobytes()), "nested_offset": offset}
+    parts[name] = ("U8", np.frombuffer(json.dumps(said).encode(), np.uint8))
+    write_parts(tmp_path, {**CONFIG, "quantization_config": case["quantization_config"]}, parts)
+    with pytest.raises(FormatError, match=r"and nested_offset .*; allowed: from 1, and a float32"):
+        open_checkpoint(tmp_path)
 
 
 def test_zero_biases_go_and_a_models_own_stay(tmp_path: Path) -> None:

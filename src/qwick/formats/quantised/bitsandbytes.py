@@ -21,7 +21,16 @@ import numpy as np
 from qwick.errors import shown
 from qwick.formats.checkpoint import Tensor
 from qwick.formats.jsonfile import parse_object
-from qwick.formats.quantised.parts import F32, U8, Parts, Settings, fault, in_pieces, rounded
+from qwick.formats.quantised.parts import (
+    DTYPES,
+    F32,
+    U8,
+    Parts,
+    Settings,
+    fault,
+    in_pieces,
+    rounded,
+)
 from qwick.quant.types import StoredType
 
 IDLE = (
@@ -34,7 +43,7 @@ IDLE = (
 )
 BY_127 = np.float32(7.874015718698502e-3)  # bitsandbytes multiplies by this, and does not divide
 _STATE = ".weight.quant_state.bitsandbytes__"
-_DTYPES = {"bfloat16": StoredType.BF16, "float16": StoredType.F16, "float32": StoredType.F32}
+_LARGEST = float(np.finfo(np.float32).max)
 _MOST = 1 << 12  # bytes of a quant_state
 
 
@@ -73,10 +82,10 @@ def _four_bits(parts: Parts, stem: str, kind: str) -> Tensor:
             0 < n < 1 << 31
             and 0 < k < 1 << 31
             and 0 < block < 1 << 31
-            and dtype in _DTYPES
+            and dtype in DTYPES
             and state.get("quant_type") == kind
         ):
-            stored = _DTYPES[dtype]
+            stored = DTYPES[dtype]
         case _:
             raise fault(parts, stem + _STATE + kind, f"says {shown(state, 300)}; no matrix is that")
     weight = parts.take(name)
@@ -116,9 +125,17 @@ def _nested(
 ) -> tuple[F32, F32, int, np.float32]:
     """Return the table, scales, block size and offset of the scales."""
     size, offset = state.get("nested_blocksize"), state.get("nested_offset")
-    if type(size) is not int or not 0 < size < 1 << 31 or not isinstance(offset, (int, float)):
+    if (
+        type(size) is not int
+        or not 0 < size < 1 << 31
+        or type(offset) not in (int, float)
+        or not abs(offset) <= _LARGEST
+    ):
         raise fault(
-            parts, name, f"has nested_blocksize {shown(size)} and nested_offset {shown(offset)}"
+            parts,
+            name,
+            f"has nested_blocksize {shown(size)} and nested_offset {shown(offset)}; allowed: from "
+            "1, and a float32",
         )
     codes = parts.take(name + ".nested_quant_map", ("F32",), (256,)).numbers()
     above = parts.take(name + ".nested_absmax", ("F32",), (-(-blocks // size),)).numbers()

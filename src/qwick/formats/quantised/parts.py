@@ -34,7 +34,7 @@ _NUMPY = {
     "I16": "<i2",
     "I8": "i1",
 }
-_DTYPES = {"bfloat16": StoredType.BF16, "float16": StoredType.F16, "float32": StoredType.F32}
+DTYPES = {"bfloat16": StoredType.BF16, "float16": StoredType.F16, "float32": StoredType.F32}
 
 
 @dataclass(frozen=True)
@@ -218,8 +218,8 @@ class Settings:
 def dtype_of(path: Path, config: Mapping[str, Any]) -> StoredType:
     """Return the dtype that a checkpoint's weights had, and have when they are decoded."""
     value = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
-    if value not in _DTYPES:
+    if not isinstance(value, str) or value not in DTYPES:
         raise ConfigError(
-            f"{path}: torch_dtype in config.json is {shown(value)}; allowed: {', '.join(_DTYPES)}"
+            f"{path}: torch_dtype in config.json is {shown(value)}; allowed: {', '.join(DTYPES)}"
         )
-    return _DTYPES[value]
+    return DTYPES[value]
