@@ -19,6 +19,7 @@ from formats.samples import CONFIG
 from qwick.errors import ConfigError, FormatError, QwickError, UnsupportedError
 from qwick.formats.open import open_checkpoint
 from qwick.formats.quantised.fp8 import e4m3
+from qwick.formats.quantised.parts import Settings
 from qwick.quant.decode import decode
 from qwick.quant.encode import encode
 from qwick.quant.types import StoredType
@@ -240,6 +241,19 @@ def test_zero_biases_go_and_a_models_own_stay(tmp_path: Path) -> None:
     with open_checkpoint(tmp_path) as checkpoint:
         biases = {name for name in checkpoint.tensors if name.endswith("bias")}
     assert biases == {"q_proj.bias", "attn.c_attn.bias"}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_key_is_both_read_and_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """A key that is named idle may say anything: one that is read may not."""
+    idle: list[set[str]] = []
+    monkeypatch.setattr(Settings, "finish", lambda it, *keys: idle.append(it._read & set(keys)))
+    config, parts = sample(scheme)
+    write_parts(tmp_path, {**CONFIG, "quantization_config": config}, parts)
+    with open_checkpoint(tmp_path):
+        assert idle == [set()]
 
 
 def test_pieces_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from qwick.formats.quantised.parts import FLOATS, U8, Parts, Settings, fault
 
 PLACE = [0, 4, 1, 5, 2, 6, 3, 7]  # in which nibble of a word each of eight outputs lies
 
+# How a checkpoint was made, and how others run it.
 IDLE = (
-    "backend",
     "do_fuse",
     "exllama_config",
     "fuse_max_seq_len",

@@ -33,7 +33,6 @@ IDLE = (
     "desc_act",  # g_idx says it
     "disable_exllama",
     "exllama_config",
-    "is_marlin_format",
     "lm_head",  # whether there is lm_head.qweight says it
     "max_input_length",
     "meta",
