@@ -29,6 +29,7 @@ from qwick.model.load import load_model, weight_bytes
 from qwick.model.requantise import KINDS, requantised
 from qwick.native import ops
 from qwick.quant.decode import decode
+from qwick.quant.types import StoredType
 
 CONFIGS = {
     name: {**BLOCKED[name], "num_hidden_layers": 1} for name in ("qwen2", "qwen3", "qwen3-moe")
@@ -152,6 +153,26 @@ def test_quantize_leaves_what_is_small_enough(folders: Folders) -> None:
         assert requantised(checkpoint, None) is checkpoint
         with pytest.raises(ParameterError, match="allowed: int8, int4, nf4, or none"):
             requantised(checkpoint, "int5")
+
+
+# Quants of up to 4 bits stay under "int4" and "nf4", of up to 8 under all.
+FOUR = {"Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "IQ4_NL", "IQ4_XS", "MXFP4", "Q4_Z", "NF4"}
+EIGHT = FOUR | {"Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_quants_are_not_rounded_again(kind: str) -> None:
+    """Whatever their scales take: Q4_1 and Q4_Z are larger than what they would become."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    row = {name: np.ones((8, 256), np.float32)}
+    kept = set()
+    for stored in StoredType:
+        checkpoint = in_memory(CONFIGS["qwen3"], row, {name: stored})
+        if requantised(checkpoint, kind).tensors[name] is checkpoint.tensors[name]:
+            kept.add(stored.name)
+        else:
+            assert requantised(checkpoint, kind).tensors[name].nbytes < stored.row_bytes(256) * 8
+    assert kept == (EIGHT if kind == "int8" else FOUR)
 
 
 def test_numbers_that_cannot_be_encoded_are_told() -> None:

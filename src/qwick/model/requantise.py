@@ -40,8 +40,9 @@ def requantised(checkpoint: Checkpoint, quantize: str | None) -> Checkpoint:
 
     quantize: "int8" (blocks as Q8_0), "int4" (Q4_0) or "nf4" (NF4): of attention, of feed-forward
     parts and of experts. The head becomes 8 bits in all three, a copy of the embedding if they are
-    tied. Embedding, routers, norms and biases stay as they are, and so does a matrix that would not
-    become smaller or whose rows are no multiple of 32 long. Each is made when it is asked for.
+    tied. Embedding, routers, norms and biases stay as they are, and so does a matrix whose quants
+    have no more bits already, however many its scales take, or whose rows are no multiple of 32
+    long. Each is made when it is asked for.
     """
     if quantize is None:
         return checkpoint
@@ -59,11 +60,17 @@ def requantised(checkpoint: Checkpoint, quantize: str | None) -> Checkpoint:
 
 
 def _encoded(tensor: Tensor, stored: StoredType) -> Tensor:
-    """Return a matrix in another type if it is smaller in that."""
+    """Return a matrix in another type if its quants have more bits than that has."""
     if len(tensor.shape) != 2 or tensor.shape[1] % stored.block:
         return tensor
-    smaller = Tensor(tensor.name, stored, tensor.shape, lambda: _encode(tensor, stored))
-    return smaller if smaller.nbytes < tensor.nbytes else tensor
+    if _bits(tensor.type) <= _bits(stored):
+        return tensor
+    return Tensor(tensor.name, stored, tensor.shape, lambda: _encode(tensor, stored))
+
+
+def _bits(stored: StoredType) -> int:
+    """Return the bits of a quant, or of a float, without scales: what its packed class is named."""
+    return int("".join(filter(str.isdigit, stored.packed)))
 
 
 def _encode(tensor: Tensor, stored: StoredType) -> NDArray[np.uint8]:
