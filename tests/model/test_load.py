@@ -26,6 +26,7 @@ from qwick.model.arch import KV_DTYPES, read_arch
 from qwick.model.cache import KVCache, page_bytes
 from qwick.model.decoder import tensor_table
 from qwick.model.load import load_model, weight_bytes
+from qwick.model.requantise import requantised
 from qwick.model.rope import Rope
 from qwick.quant.types import StoredType
 
@@ -175,6 +176,25 @@ def test_weights_count_once_in_memory(tied: bool) -> None:
     assert weight_bytes(in_memory({**CONFIG, "tie_word_embeddings": tied}, held)) == once
     if tied:
         assert weight_bytes(in_memory(CONFIG, tensors())) == once
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_what_is_not_loaded_is_not_counted(quantize: str | None) -> None:
+    """A head that the architecture does not name, and constants of old exporters."""
+    plain = tensors()
+    bare = {**CONFIG, "architectures": ["Qwen3Model"], "tie_word_embeddings": False}
+    spare = {
+        **plain,
+        "lm_head.weight": plain["model.embed_tokens.weight"],
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32),
+    }
+    checkpoint = in_memory(bare, spare)
+    loaded = load_model(checkpoint, quantize=quantize)
+    assert loaded.weights.head is None
+    assert weight_bytes(checkpoint, quantize) == weight_bytes(in_memory(bare, plain), quantize)
+    small = requantised(checkpoint, quantize)
+    assert not small.tensors["lm_head.weight"].made
+    assert "lm_head.weight" not in requantised(in_memory(bare, plain), quantize).tensors
 
 
 def test_a_config_beyond_the_tensors_costs_nothing(tmp_path: Path) -> None:

@@ -150,8 +150,8 @@ def weight_bytes(checkpoint: Checkpoint, quantize: str | None = None) -> int:
     checkpoint = requantised(checkpoint, quantize)
     tensors, arch = checkpoint.tensors, read_arch(checkpoint.config)
     tied = arch.tied and arch.head
-    spare = _HEAD if tied else _EMBEDDING
-    counted = [t for name, t in tensors.items() if name != spare or (t.made and not tied)]
+    loaded = [tensors[spec.name] for spec in tensor_table(arch) if spec.name in tensors]
+    counted = [t for t in loaded if tied or t.made or t.name != _EMBEDDING]
     return sum(map(_held, counted)) + (MADE_BYTES if any(t.made for t in counted) else 0)
 
 

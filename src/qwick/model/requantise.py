@@ -40,16 +40,17 @@ def requantised(checkpoint: Checkpoint, quantize: str | None) -> Checkpoint:
 
     quantize: "int8" (blocks as Q8_0), "int4" (Q4_0) or "nf4" (NF4): of attention, of feed-forward
     parts and of experts. The head becomes 8 bits in all three, a copy of the embedding if they are
-    tied. Embedding, routers, norms and biases stay as they are, and so does a matrix whose quants
-    have no more bits already, however many its scales take, or whose rows are no multiple of 32
-    long. Each is made when it is asked for.
+    tied; a checkpoint without a head gets none. Embedding, routers, norms and biases stay as they
+    are, and so does a matrix whose quants have no more bits already, however many its scales take,
+    or whose rows are no multiple of 32 long. Each is made when it is asked for.
     """
     if quantize is None:
         return checkpoint
     if not isinstance(quantize, str) or quantize not in KINDS:
         raise refused("quantize", quantize, f"{', '.join(KINDS)}, or none")
     tensors, config = dict(checkpoint.tensors), checkpoint.config
-    own = tensors.get(_EMBEDDING if read_arch(config).tied else _HEAD)
+    arch = read_arch(config)
+    own = tensors.get(_EMBEDDING if arch.tied else _HEAD) if arch.head else None
     if own is not None and (head := _encoded(own, HEAD)) is not own:
         tensors[_HEAD] = replace(head, name=_HEAD)
         config = MappingProxyType({**config, "tie_word_embeddings": False})
