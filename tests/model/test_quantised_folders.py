@@ -155,6 +155,32 @@ def test_quantize_leaves_what_is_small_enough(folders: Folders) -> None:
             requantised(checkpoint, "int5")
 
 
+def test_the_plan_holds_all_that_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many bytes as a group has when it is packed, though a matrix alone be larger."""
+    config = {**CONFIGS["qwen3"], "tie_word_embeddings": False}
+    held = wild_tensors(CONFIGS["qwen3"])
+    held["lm_head.weight"] = held["model.embed_tokens.weight"]
+    checkpoint = in_memory(config, held)
+    pack_all, seen = ops.pack_all, [0]
+
+    def counted(matrices: Any, *, mapped: bool) -> Any:
+        seen.append(sum(data.nbytes for parts in matrices for _, data, *_ in parts))
+        return pack_all(matrices, mapped=mapped)
+
+    monkeypatch.setattr(ops, "pack_all", counted)
+    plans = {}
+    for limit in (1, 100_000, 64 << 20):
+        monkeypatch.setattr("qwick.model.load.MADE_BYTES", limit)
+        del seen[1:]
+        load_model(checkpoint, quantize="int8")
+        plans[limit] = weight_bytes(checkpoint, "int8"), max(seen)
+    weights = plans[64 << 20][0] - (64 << 20)
+    for limit, (planned, most) in plans.items():
+        assert planned == weights + max(limit, most)
+    assert plans[1][1] > 1
+    assert plans[100_000][1] > 100_000
+
+
 # Quants of up to 4 bits stay under "int4" and "nf4", of up to 8 under all.
 FOUR = {"Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "IQ4_NL", "IQ4_XS", "MXFP4", "Q4_Z", "NF4"}
 EIGHT = FOUR | {"Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0"}

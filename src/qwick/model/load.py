@@ -6,7 +6,8 @@ What is missing, unexpected or misshapen is reported in one message, before anyt
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from collections.abc import Mapping as Named
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -60,7 +61,10 @@ GROUP_BYTES = 512 << 20
 """Stored bytes that are packed in one go, between two words about progress."""
 
 MADE_BYTES = 64 << 20
-"""The same where they are made: they are held, beside what they become, until it is ready."""
+"""The same where they are made: they are held, beside what they become, until it is ready.
+
+A matrix more is made where that many bytes are not reached yet: `_most_made` says what it comes to.
+"""
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
@@ -152,7 +156,17 @@ def weight_bytes(checkpoint: Checkpoint, quantize: str | None = None) -> int:
     tied = arch.tied and arch.head
     loaded = [tensors[spec.name] for spec in tensor_table(arch) if spec.name in tensors]
     counted = [t for t in loaded if tied or t.made or t.name != _EMBEDDING]
-    return sum(map(_held, counted)) + (MADE_BYTES if any(t.made for t in counted) else 0)
+    return sum(map(_held, counted)) + _most_made(tensors, arch)
+
+
+def _most_made(tensors: Named[str, Tensor], arch: Arch) -> int:
+    """Return the bytes that are made and held at once, at least MADE_BYTES; 0: none are made."""
+    found = [m for m in _all_matrices(arch) if all(name in tensors for name in m)]
+    made = [
+        sum(t.nbytes for names in group for t in map(tensors.__getitem__, names) if t.made)
+        for group in _groups(tensors, found)
+    ]
+    return max(MADE_BYTES, *made) if any(made) else 0
 
 
 def weight_sizes(checkpoint: Checkpoint, quantize: str | None = None) -> WeightSizes:
@@ -232,13 +246,11 @@ class _Loader:
 
     def weights(self) -> Weights:
         layers = [f"model.layers.{i}." for i in range(self.arch.layers)]
-        head = (_EMBEDDING if self.arch.tied else _HEAD,) if self.arch.head else None
         if self.experts is not None:
             layout = ExpertLayout(self.tensors, self.arch)
             mapping, begins = self._map(layout, self.experts.keep)
-        names = (n for layer in layers for n in _matrices(self.arch, layer))
-        matrices = [n for n in names if not (self.mapped and ".experts." in n[0])]
-        self._pack(matrices if head is None else [*matrices, head])
+        matrices = _all_matrices(self.arch)
+        self._pack([n for n in matrices if not (self.mapped and ".experts." in n[0])])
         if self.experts is not None:
             held = sum(packed.bytes for packed in self.packed.values())
             held += self.tensors[_EMBEDDING].nbytes
@@ -249,7 +261,7 @@ class _Loader:
             embedding=self._embedding(),
             blocks=tuple(self._block(i, layer) for i, layer in enumerate(layers)),
             norm=self._norm("model.norm.weight"),
-            head=None if head is None else Linear(self.packed[head]),
+            head=Linear(self.packed[matrices[-1]]) if self.arch.head else None,
         )
 
     def _map(self, layout: ExpertLayout, keep: Keep) -> tuple[Mapping, NDArray[np.int64]]:
@@ -332,19 +344,13 @@ class _Loader:
 
         A group is one call that leaves the interpreter free from its first byte to its last.
         """
-        group: list[tuple[str, ...]] = []
-        size = 0
-        for names in matrices:
-            size += sum(self.tensors[name].nbytes for name in names)
-            group.append(names)
-            made = any(self.tensors[name].made for name in names)
-            if size >= (MADE_BYTES if made else GROUP_BYTES) or names is matrices[-1]:
-                self._pack_group(group, size)
-                group, size = [], 0
+        for group in _groups(self.tensors, matrices):
+            self._pack_group(group)
 
-    def _pack_group(self, group: list[tuple[str, ...]], size: int) -> None:
+    def _pack_group(self, group: list[tuple[str, ...]]) -> None:
         tensors = [[self.tensors[name] for name in names] for names in group]
         flat = [tensor for parts in tensors for tensor in parts]
+        size = sum(tensor.nbytes for tensor in flat)
         try:
             packed = ops.pack_all(
                 [[_part(tensor) for tensor in parts] for parts in tensors],
@@ -364,6 +370,27 @@ class _Loader:
         self.done += sum(t.nbytes for t in tensors)
         if self.progress is not None:
             self.progress(self.done, self.total)
+
+
+def _groups(
+    tensors: Named[str, Tensor], matrices: list[tuple[str, ...]]
+) -> Iterator[list[tuple[str, ...]]]:
+    """Yield the matrices that are packed in one go, and in memory together if they are made."""
+    group: list[tuple[str, ...]] = []
+    size = 0
+    for names in matrices:
+        size += sum(tensors[name].nbytes for name in names)
+        group.append(names)
+        made = any(tensors[name].made for name in names)
+        if size >= (MADE_BYTES if made else GROUP_BYTES) or names is matrices[-1]:
+            yield group
+            group, size = [], 0
+
+
+def _all_matrices(arch: Arch) -> list[tuple[str, ...]]:
+    """Return the tensors of every matrix but for routers, layer after layer; then the head."""
+    layers = [names for i in range(arch.layers) for names in _matrices(arch, f"model.layers.{i}.")]
+    return [*layers, (_EMBEDDING if arch.tied else _HEAD,)] if arch.head else layers
 
 
 def _matrices(arch: Arch, layer: str) -> list[tuple[str, ...]]:
