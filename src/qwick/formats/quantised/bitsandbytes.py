@@ -128,7 +128,8 @@ def _nested(
     if (
         type(size) is not int
         or not 0 < size < 1 << 31
-        or type(offset) not in (int, float)
+        or not isinstance(offset, (int, float))
+        or isinstance(offset, bool)
         or not abs(offset) <= _LARGEST
     ):
         raise fault(
