@@ -106,6 +106,21 @@ def test_what_it_was_made_of_matters(store: Store, checkpoint: Path, tmp_path: P
     assert len(files_of(store)) == 3
 
 
+def test_what_is_made_depends_on_the_config(store: Store, tmp_path: Path) -> None:
+    """It says how quantised weights are decoded: the size of groups, zero points less one."""
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    weights.write_bytes(b"weights")
+    config.write_text('{"group_size": 64}', "utf-8")
+    assert [Use(store, weights, made=1).written for _ in range(2)] == [1, 0]
+    assert not is_stale(the_file(store))
+    config.write_text('{"group_size": 128}', "utf-8")
+    assert is_stale(the_file(store))
+    assert [Use(store, weights, made=1).written for _ in range(2)] == [1, 0]
+    assert [Use(store, weights).written for _ in range(2)] == [1, 0]
+    config.write_text('{"group_size": 32}', "utf-8")
+    assert Use(store, weights).written == 0, "stored as they are"
+
+
 HEADER = [0, 15, 16, 20, 23, 24, 40, 55, 56, 57, 100, 200]  # in each of its parts
 
 

@@ -17,6 +17,7 @@ from native.test_mapping import resident
 from qwick.formats.checkpoint import Checkpoint
 from qwick.model.arch import read_arch
 from qwick.model.decoder import Decoder, ExpertMLP
+from qwick.model.expert_file import MADE
 from qwick.model.load import (
     ExpertFile,
     ExpertLayout,
@@ -25,6 +26,7 @@ from qwick.model.load import (
     weight_bytes,
     weight_sizes,
 )
+from qwick.model.requantise import requantised
 from qwick.quant.types import StoredType
 
 START = 1 << 16
@@ -140,6 +142,22 @@ def test_what_the_file_depends_on() -> None:
     assert facts(types) != facts({**types, name: StoredType.Q8_0})
     head = {**types, "lm_head.weight": StoredType.Q8_0}
     assert facts(types) == facts(head), "which is not in the file"
+
+
+def test_how_tensors_are_made_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = BLOCKED["qwen3-moe"]
+    checkpoint = in_memory(config, wild_tensors(config))
+
+    def facts(kind: str | None) -> dict[str, object]:
+        small = requantised(checkpoint, kind)
+        return ExpertLayout(small.tensors, read_arch(small.config)).facts()
+
+    before, stored = facts("int4"), facts(None)
+    assert before["made"] == MADE
+    assert "made" not in stored
+    monkeypatch.setattr("qwick.model.expert_file.MADE", MADE + 1)
+    assert facts("int4") != before
+    assert facts(None) == stored
 
 
 @pytest.mark.parametrize("stored", [StoredType.F32, StoredType.BF16, StoredType.Q8_0])

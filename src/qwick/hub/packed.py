@@ -63,13 +63,15 @@ def open_packed(
 ) -> PackedFile:
     """Return the file made of these checkpoint files, written first where there is no good one.
 
-    facts: what else its bytes depend on, plain values. size: bytes that `write` hands on. waited:
-    hears how much is there while another process writes it.
+    facts: what else its bytes depend on, plain values; with "made" among them, the config.json
+    beside a folder's files counts as one of them, for it says how quantised weights are decoded.
+    size: bytes that `write` hands on. waited: hears how much is there while another process writes
+    it.
 
     Raises ResourceError when the disk has no room, or the store cannot be written. What is broken
     off, in whatever way, leaves no file of that name.
     """
-    header = _header(files, facts, size)
+    header = _header(_deciding(files, facts), facts, size)
     path = _path(store, files)
     found = _fitting(path, header, size)
     if found is not None:
@@ -202,6 +204,13 @@ def _path(store: Store, files: Sequence[Path]) -> Path:
     digest = hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
     name = first.stem[:80] if first.suffix == ".gguf" else first.parent.name[:80]
     return store.home / FOLDER / f"{name}-{digest}{SUFFIX}"
+
+
+def _deciding(files: Sequence[Path], facts: Mapping[str, Any]) -> list[Path]:
+    """Return the files that decide what the bytes are."""
+    config = files[0].parent / "config.json"
+    says = "made" in facts and files[0].suffix != ".gguf" and config.exists()
+    return [*files, config] if says else list(files)
 
 
 def _parts(path: Path) -> Iterator[Path]:

@@ -33,6 +33,12 @@ ALIGNMENT = 1 << 16
 Linux maps so much around a page that is read (fault_around_bytes; csrc/packed.cpp aligns it with
 the file), and no page is larger.
 """
+MADE = 1
+"""Version of the bytes of tensors that are made (quantised folders, `requantised`).
+
+Raise it when a decoder of formats/quantised, or quant/encode.py, makes other bytes of the same
+checkpoint: files packed of the former ones are made again then.
+"""
 PIECE = 64 << 20  # bytes that are packed in memory at a time, or one expert
 
 Put = Callable[[mmap.mmap], object]  # takes the next bytes of the file
@@ -85,10 +91,15 @@ class ExpertLayout:
         return sum(tensor.nbytes for tensor in self._all())
 
     def facts(self) -> dict[str, object]:
-        """Return what the file's bytes depend on, but for the checkpoint's own, as plain values."""
-        table = [[t.name, *_shape(t)] for t in self._all()]
+        """Return what the file's bytes depend on, but for the checkpoint's own, as plain values.
+
+        made: `MADE`, if a tensor is; then they depend on the checkpoint's config.json as well.
+        """
+        tensors = self._all()
+        table = [[t.name, *_shape(t)] for t in tensors]
         digest = hashlib.sha256(json.dumps(table).encode("utf-8")).hexdigest()
-        return {"packing": PACKING, "alignment": ALIGNMENT, "tensors": digest}
+        facts = {"packing": PACKING, "alignment": ALIGNMENT, "tensors": digest}
+        return {**facts, "made": MADE} if any(t.made for t in tensors) else facts
 
     def write(self, put: Put, written: Callable[[Tensor], None]) -> None:
         """Hand on all bytes; written: hears of each tensor. ResourceError for want of memory."""
