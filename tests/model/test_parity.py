@@ -24,6 +24,7 @@ from qwick.formats.open import open_checkpoint
 from qwick.formats.write import write_gguf
 from qwick.model.arch import read_arch
 from qwick.model.load import load_model
+from qwick.model.positions import DualChunk
 from qwick.native import reference
 from qwick.quant.types import StoredType
 
@@ -132,6 +133,17 @@ def test_gguf_of_experts_by_other_writers(
     with open_checkpoint(path) as checkpoint:
         assert read_arch(checkpoint.config).experts == read_arch(config).experts
         load_model(checkpoint)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_gguf_of_the_models_of_a_million_tokens(tmp_path: Path, name: str) -> None:
+    """GGUF has no key for their chunks: they are those that were published."""
+    config = {**CONFIGS[name], "max_position_embeddings": 1_010_000}
+    write_gguf(tmp_path / "a.gguf", config, wild_tensors(CONFIGS[name]))
+    with open_checkpoint(tmp_path / "a.gguf") as checkpoint:
+        positions = read_arch(checkpoint.config).positions
+    assert positions.scaling == DualChunk(253_952, 262_144, 262_144)
+    assert (positions.native, positions.longest) == (262_144, 1_010_000)
 
 
 def test_experts_are_written_by_number(tmp_path: Path) -> None:

@@ -200,6 +200,21 @@ def test_keys_left_out_show(
     assert differs(model, far_oracle)
 
 
+def test_a_row_is_scaled_alike_in_any_company() -> None:
+    """Also where scores grow within the first chunk: alone, and beside a longer sequence."""
+    config = {**CONFIGS["qwen3-tied"], "max_position_embeddings": 300}
+    config["dual_chunk_attention_config"] = {**CHUNKS, "original_max_position_embeddings": 32}
+    tensors, ids = wild_tensors(CONFIGS["qwen3-tied"]), sequences((60, 130))
+    model = load_model(in_memory(config, tensors), kv="f32", context=300)
+    alone, beside = (run(model, ids, s)[0] for s in (prefill, together))
+    assert alone is not None
+    np.testing.assert_allclose(alone, beside, atol=1e-4)
+
+
+def together(lengths: list[int]) -> list[list[tuple[int, int]]]:
+    return [list(enumerate(lengths))]
+
+
 def test_within_a_chunk_nothing_changes(chunked_config: dict[str, Any]) -> None:
     tensors, ids = wild_tensors(bare(chunked_config)), sequences((64, 20))
     chunks = load_model(in_memory(chunked_config, tensors), kv="f32", context=300)
@@ -242,6 +257,10 @@ def test_yarn_may_be_asked_for() -> None:
     published = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 30000}
     asked = read_arch(with_yarn({**config, "rope_scaling": published}, 2.5)).positions
     assert (asked.native, asked.longest) == (30000, 75000)
+    twice = {"rope_scaling": published, "rope_parameters": {**published, "attention_factor": 1.2}}
+    both = read_arch(with_yarn({**config, **twice}, 2.0)).positions.scaling
+    assert isinstance(both, Yarn)
+    assert (both.factor, both.magnitude) == (2.0, 0.1 * np.log(2.0) + 1)
     with pytest.raises(UnsupportedError, match="its own way"):
         with_yarn({**config, "dual_chunk_attention_config": CHUNKS}, 2)
 

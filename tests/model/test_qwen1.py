@@ -22,13 +22,14 @@ from model.numpy_decoder import NumpyOracle, qwen1
 from model.parity import F32_LIMIT, distance, require_f32
 from model.stepping import SCHEDULES, prefill, run, stepwise
 from model.wild import CONFIGS, VOCAB, Oracle, build, sequences, wild_tensors
-from qwick.errors import ConfigError, FormatError
+from qwick.errors import ConfigError, FormatError, UnsupportedError
 from qwick.formats.open import open_checkpoint
+from qwick.formats.qwen1 import gguf_positions
 from qwick.formats.write import write_folder, write_gguf
 from qwick.model.arch import read_arch
 from qwick.model.decoder import Decoder
 from qwick.model.load import load_model
-from qwick.model.positions import DynamicNtk, Rotations
+from qwick.model.positions import DynamicNtk, Rotations, with_yarn
 
 LIKE = CONFIGS["qwen1.5-mha"]
 TENSORS = wild_tensors(LIKE)
@@ -221,6 +222,27 @@ def test_a_gguf_file_does_not_tell_its_length(
     assert positions.scaling == further
 
 
+def test_the_14b_was_trained_on_less() -> None:
+    sizes = {"num_hidden_layers": 40, "hidden_size": 5120}
+    told = {**sizes, "rope_theta": 1e4, "max_position_embeddings": 8192}
+    assert gguf_positions(told)["seq_length"] == 2048
+    assert gguf_positions({**told, "num_hidden_layers": 32})["seq_length"] == 8192
+
+
+def test_a_tensor_under_two_names_is_told(tmp_path: Path) -> None:
+    tensors = own_names(TENSORS)
+    tensors["model.norm.weight"] = tensors["transformer.ln_f.weight"]
+    write_folder(tmp_path / "m", PUBLISHED, tensors)
+    with pytest.raises(FormatError, match="is there under another name too"):
+        load(tmp_path / "m")
+
+
+def test_there_is_no_yarn_of_it() -> None:
+    for changes in ({}, {"use_dynamic_ntk": False, "use_logn_attn": False}):
+        with pytest.raises(UnsupportedError, match="there is no YaRN of it"):
+            with_yarn({**PUBLISHED, **changes}, 4.0)
+
+
 def test_llama_cpp_gives_the_same_logits(tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text("utf-8"))
     theirs = np.array(golden["logits"], np.float32)
@@ -242,6 +264,10 @@ def test_llama_cpp_gives_the_same_logits(tmp_path: Path) -> None:
         ({"intermediate_size": None}, "intermediate_size=None; allowed: even"),
         ({"seq_length": 0}, "seq_length=0; allowed"),
         ({"seq_length": None}, "has no key 'seq_length'"),
+        ({"seq_length": 1}, "seq_length=1; allowed with log-n attention: from 2"),
+        ({"rope_theta": 5e5}, "has rotary_emb_base and rope_theta; allowed: one"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "asks for YaRN or dual chunks"),
+        ({"dual_chunk_attention_config": {"chunk_size": 96}}, "asks for YaRN or dual chunks"),
         ({"attention_softcap": 3.0}, "attention_softcap=3.0"),
     ],
 )

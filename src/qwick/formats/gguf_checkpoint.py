@@ -27,9 +27,11 @@ from qwick.formats.checkpoint import (
 )
 from qwick.formats.gguf import MAX_TENSORS, GgufFile, Value
 from qwick.formats.gguf_names import (
+    DUAL_CHUNKS,
     EXPERT_PARTS,
     FUSED,
     LAST,
+    MILLION,
     OF_EXPERTS,
     POOLINGS,
     ROPE_KEYS,
@@ -215,6 +217,8 @@ def _config(meta: _Metadata, arch: str, tensors: Mapping[str, Tensor]) -> dict[s
         if value is not None:
             config[name] = value
     config.setdefault("num_key_value_heads", config["num_attention_heads"])
+    if config["max_position_embeddings"] == MILLION:
+        config["dual_chunk_attention_config"] = dict(DUAL_CHUNKS)
     if model_type == qwen1.MODEL_TYPE:
         config.update(qwen1.gguf_positions(config))
         config["intermediate_size"] = qwen1.halved(meta.path, config["intermediate_size"])

@@ -65,6 +65,14 @@ EXPERT_KEYS: dict[str, tuple[str, type]] = {
     "expert_feed_forward_length": ("moe_intermediate_size", int),
     "expert_shared_feed_forward_length": ("shared_expert_intermediate_size", int),
 }
+# A context of the models that attend by chunks, which GGUF has no key for: as they were published
+# (config.json of Qwen2.5-7B-Instruct-1M, config_1m.json of Qwen3-30B-A3B-Instruct-2507).
+MILLION = 1_010_000
+DUAL_CHUNKS = {
+    "chunk_size": 262_144,
+    "local_size": 8192,
+    "original_max_position_embeddings": 262_144,
+}
 ROPE_KEYS: dict[str, tuple[str, type]] = {
     "type": ("rope_type", str),
     "factor": ("factor", float),

@@ -21,7 +21,8 @@ from qwick.formats.tiktoken import read_vocabulary
 
 MODEL_TYPE = "qwen"
 VOCABULARY = "qwen.tiktoken"
-TRAINED = 8192  # tokens, of the 1.8B, 7B and 14B as they were last published
+TRAINED = 8192  # tokens, of the 1.8B and 7B as they were last published
+TRAINED_14B = 2048  # by its config.json, and README of QwenLM/Qwen: "from 2K to over 8K"
 EXTRAS = 205  # tokens for whoever trains on
 
 _KEYS = {
@@ -67,7 +68,12 @@ def translate_config(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"hidden_act": "silu"}
     for key, value in values.items():
         if key not in _EXPECTED and key not in _INERT:
-            out[_KEYS.get(key, key)] = value
+            theirs = _KEYS.get(key, key)
+            if theirs != key and theirs in values:
+                raise ConfigError(
+                    f"{path}: the config has {key} and {theirs}; allowed: one of them"
+                )
+            out[theirs] = value
     out["intermediate_size"] = halved(path, values.get("intermediate_size"))
     out.setdefault("tie_word_embeddings", False)
     return out
@@ -85,12 +91,15 @@ def halved(path: Path, size: object) -> int:
 def gguf_positions(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a GGUF file does not tell of positions, by what the published models have.
 
-    Those with a base of 10,000 were trained on up to 8,192 tokens and go on from there by dynamic
-    NTK and log-n attention; the 72B has a base of a million and neither.
+    Those with a base of 10,000 were trained on up to 8,192 tokens (the 14B, with its 40 layers of
+    5,120, on 2,048) and go on from there by dynamic NTK and log-n attention; the 72B has a base of
+    a million and neither.
     """
     context = config["max_position_embeddings"]
-    further = config["rope_theta"] == 10000.0 and context > TRAINED
-    trained = TRAINED if further else context
+    is_14b = (config["num_hidden_layers"], config["hidden_size"]) == (40, 5120)
+    trained = TRAINED_14B if is_14b else TRAINED
+    further = config["rope_theta"] == 10000.0 and context > trained
+    trained = trained if further else context
     return {"seq_length": trained, "use_dynamic_ntk": further, "use_logn_attn": further}
 
 
@@ -109,6 +118,8 @@ def translate_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Te
         theirs = _TOP.get(name, name)
         if match and match[2] in _PARTS:
             theirs = f"model.layers.{match[1]}.{_PARTS[match[2]]}.{match[3]}"
+        if theirs in out:
+            raise damaged(path, f"{shown(name)} is there under another name too")
         out[theirs] = replace(tensor, name=theirs)
     return out
 

@@ -164,10 +164,14 @@ def read_positions(config: Config, *, first: bool) -> Positions:
     Raises ConfigError for what is missing, wrong or not implemented.
     """
     theta, yarn = _rope(config)
+    chunks = config.values.get("dual_chunk_attention_config")
     if first:
+        if yarn is not None or chunks is not None:
+            raise ConfigError(
+                "the config of a Qwen1 asks for YaRN or dual chunks; allowed: neither"
+            )
         return _qwen1(config, theta)
     trained = config.count("max_position_embeddings", MAX_POSITIONS)
-    chunks = config.values.get("dual_chunk_attention_config")
     if chunks is not None and yarn is not None:
         raise ConfigError(
             "the config has rope_scaling and dual_chunk_attention_config; allowed: one"
@@ -257,6 +261,8 @@ def _qwen1(config: Config, theta: float) -> Positions:
     ntk, log_n = config.flag("use_dynamic_ntk", False), config.flag("use_logn_attn", False)
     if not ntk and not log_n:
         return Positions(theta, original, original)
+    if original < 2:  # whose logarithm is the base of others
+        raise refused_key("seq_length", original, "allowed with log-n attention: from 2")
     longest = max(original, config.count("max_position_embeddings", MAX_POSITIONS, original))
     return Positions(theta, original, longest, DynamicNtk(original, ntk, log_n))
 
@@ -291,17 +297,20 @@ def with_yarn(values: Mapping[str, Any], factor: float) -> dict[str, Any]:
     room for an answer). Raises UnsupportedError where the config has another way to go beyond its
     length.
     """
-    if values.get("dual_chunk_attention_config") or values.get("use_dynamic_ntk"):
+    if values.get("model_type") == "qwen" or values.get("dual_chunk_attention_config"):
         raise UnsupportedError(
-            "this model has its own way beyond its native context, beside which there is no YaRN",
-            hint="give a larger context (--ctx) without --yarn",
+            "this model has its own way beyond its native context, or none; there is no YaRN of it",
+            hint="leave out --yarn; a larger context (--ctx) is all that its own way needs",
         )
-    out = dict(values)
+    out, asked = dict(values), False
     for key in ("rope_scaling", "rope_parameters"):
         table = values.get(key)
         if isinstance(table, Mapping) and "yarn" in (table.get("rope_type"), table.get("type")):
-            out[key] = {**table, "factor": factor}
-            return out
+            # A magnitude that was given belongs to the factor that was.
+            rest = {name: value for name, value in table.items() if name != "attention_factor"}
+            out[key], asked = {**rest, "factor": factor}, True
+    if asked:
+        return out
     trained = Config(values).count("max_position_embeddings", MAX_POSITIONS)
     out["rope_scaling"] = {
         "rope_type": "yarn",

@@ -115,12 +115,13 @@ class Rope:
         table = self.tables[0]
         longest = int(batch.lengths.max(initial=0))
         table.cover(longest if longest <= of.chunk else max(of.chunk, of.farthest + 1))
+        scale = self.positions.query_scale(batch.positions)
+        column = None if scale is None else scale[:, None]
         if longest <= of.chunk:
             return Turns(
-                table.cos, table.sin, batch.positions, None,
+                table.cos, table.sin, batch.positions, column,
                 batch.pages, batch.starts, batch.positions,
             )  # fmt: skip
-        scale = self.positions.query_scale(batch.positions)
         number, place = np.divmod(batch.positions, np.int32(of.chunk))
         each = np.arange(len(batch.lengths), dtype=np.int32)
         owner: I32 = np.repeat(each, np.diff(batch.starts))
@@ -140,7 +141,6 @@ class Rope:
             tables = _tables(batch.pages, owner[later], number[later], None, of.chunk)
             last = ((number[later] - 1) * of.chunk - 1).astype(np.int32)
             far.append(Far(later, turns, *tables, last))
-        column = None if scale is None else scale[:, None]
         return Turns(table.cos, table.sin, place, column, pages, starts, place, tuple(far))
 
 
