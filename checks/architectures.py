@@ -99,9 +99,32 @@ def page(errors: Mapping[str, float]) -> str:
             f"| {name} | `{arch.model_type}` | {arch.hidden} | {arch.heads} | {arch.kv_heads} | "
             f"{arch.head_dim} | {experts} | {errors.get(name, 0.0):.1e} | {fitting} |"
         )
+    parts.append("\n## Other names, and beyond the trained length\n")
+    parts += ["| what | shapes | compared with | mutants |", "|---|---|---|---|"]
+    parts += [f"| {' | '.join(map(str, row))} |" for row in further()]
     parts.append("\n## Mutants\n")
     parts += [f"- {name.replace('_', ' ')}" for name in MUTANTS]
     return "\n".join(parts) + "\n"
+
+
+def further() -> Iterator[tuple[object, ...]]:
+    """Yield what has tests of its own: what, shapes, oracle, how many mutants must show."""
+    from model import test_positions, test_qwen1
+
+    def mutants(test: Any) -> int:
+        cases = [mark.args[1] for mark in test.pytestmark if mark.name == "parametrize"]
+        return sum(map(len, cases))
+
+    chunks = mutants(test_positions.test_other_chunks_show)
+    chunks += mutants(test_positions.test_keys_left_out_show)
+    names = mutants(test_qwen1.test_mutants_show)
+    shapes = ", ".join(test_positions.STRETCHED)
+    stretches = mutants(test_positions.test_other_stretches_show)
+    yield "YaRN", shapes, "transformers", stretches
+    yield "dual chunk attention", ", ".join(test_positions.CHUNKED), "NumPy", chunks
+    yield "Qwen1 in a folder of its own", "qwen1.5-mha", "transformers (Qwen2), llama.cpp", names
+    beyond = mutants(test_qwen1.test_beyond_its_length)
+    yield "dynamic NTK and log-n attention", "qwen1.5-mha", "NumPy", beyond
 
 
 def without_errors(text: str) -> str:

@@ -120,10 +120,11 @@ def replace_logits(oracles: tuple[Oracle, Oracle], rotations: list[int]) -> Any:
 
 
 CHUNKS = {"chunk_size": 80, "local_size": 16, "original_max_position_embeddings": 100}
+CHUNKED = ("qwen2.5-group7", "qwen3-tied")
 FAR = (270, 40, 129, 64, 65)  # five chunks of 64; within one; three; one, to its last; one more
 
 
-@pytest.fixture(scope="module", params=["qwen2.5-group7", "qwen3-tied"])
+@pytest.fixture(scope="module", params=CHUNKED)
 def chunked_config(request: pytest.FixtureRequest) -> dict[str, Any]:
     longer = {"max_position_embeddings": 300}
     return {**CONFIGS[request.param], **longer, "dual_chunk_attention_config": CHUNKS}
