@@ -44,7 +44,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     ("arguments", "code", "said"),
     [
         (["modles"], 2, "did you mean models?"),
-        (["zzz"], 2, "known: run, chat, serve"),
+        (["zzz"], 2, "known: run, chat, jobs, serve"),
         (["--nonsense"], 2, "--nonsense"),
         (["run", "--max-tokens", "many", "x"], 2, "many"),
         (["run", "--temprature", "1", "x"], 2, "--temperature"),

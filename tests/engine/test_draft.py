@@ -223,7 +223,7 @@ def guessing(engine: Engine, request: Request, answer: list[int], bad: random.Ra
 
     sink = Sink()
     live = engine._live[engine.submit(request, sink)]
-    assert (live.drafter is None) == (request.kind == "score")
+    assert (live.drafter is None) == (request.kind != "generate")
     if live.drafter is not None:
         live.drafter = Guesser(guess)
     return sink

@@ -22,6 +22,7 @@ from llm.small import HYBRID, OPENED, PLAIN, small_qwen
 from qwick.formats.open import open_checkpoint
 from qwick.llm import Qwen, Reply
 from qwick.model.batch import Batch
+from qwick.model.positions import Rotations
 from qwick.text.grammar import Grammar
 from qwick.text.thinking import EARLY_END
 from qwick.text.tokenizer import Tokenizer
@@ -53,6 +54,7 @@ class Replay:
 
     context, page_size, exact_rows = 2048, 16, 1 << 20
     hidden, has_head = 4, True
+    rotations = Rotations((2048,))
 
     def __init__(self, width: int) -> None:
         self._width = width

@@ -117,7 +117,9 @@ def test_in_the_embedding_of_one_token(isa: str) -> None:
 )
 def test_in_block_formats(isa: str, shape: str, part: str) -> None:
     config = BLOCKED[shape]
-    require_nan(damaged(config, LAYER + part, dealt_out(config)))
+    # The scale of MXFP4 is a power of two for every byte: it holds no NaN.
+    types = {n: of if HALVES[of] else StoredType.Q4_0 for n, of in dealt_out(config).items()}
+    require_nan(damaged(config, LAYER + part, types))
 
 
 def require_unusable(model: Any) -> None:
