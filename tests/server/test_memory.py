@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import pytest
 
-from qwick.errors import ResourceError
+from formats.quantisers import SCHEMES, quantised, write_parts
+from llm.small import ARCH, random_tensors, write_small
+from qwick.errors import FormatError, ResourceError
+from qwick.formats.write import write_folder
+from qwick.llm.load import Options
 from qwick.monitor.memory import resident_bytes
+from qwick.quant.types import StoredType
 from qwick.server.models import Models
 from qwick.server.options import ServeOptions
 
@@ -32,11 +38,11 @@ def test_a_model_that_is_being_loaded_counts(default_checkpoint: Path) -> None:
                 waiting = asyncio.create_task(models.ready(second))
                 await asyncio.sleep(0.5)
                 assert (first.state, second.state) == ("ready", "cold")
-                # What it has is counted, not its file alone.
+                # What it has is counted, not its weights alone.
                 assert first.qwen is not None
                 has = resident_bytes(first.qwen.engine.pulse.pid)
-                size = default_checkpoint.stat().st_size
-                assert await first.taken() >= max(size, (has or 0) * 0.9)
+                assert first.weights > default_checkpoint.stat().st_size / 2
+                assert await first.taken() >= max(first.weights, (has or 0) * 0.9)
                 assert await second.taken() == 0
             await waiting
             assert (first.state, second.state) == ("cold", "ready")
@@ -88,13 +94,67 @@ def test_a_busy_model_gives_way(default_checkpoint: Path, monkeypatch: pytest.Mo
 
 
 def test_a_model_that_never_fits_is_told_so(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "m.gguf"
-    checkpoint.write_bytes(bytes(1000))
+    checkpoint = write_small(tmp_path / "m.gguf")
 
     async def run() -> None:
         models = models_of(checkpoint, files=0.5)
         with pytest.raises(ResourceError, match="raise --memory"):
             await models.ready(models.first)
         assert models.first.state == "cold"
+
+    asyncio.run(run())
+
+
+WIDE = {**ARCH, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4}
+
+
+def weighed(source: Path, **options: object) -> int:
+    loading = Options(**options)  # type: ignore[arg-type]
+    models = Models(ServeOptions([f"a={source}"], memory=1 << 40, loading=loading))
+    return asyncio.run(models.first.least())
+
+
+def test_weights_count_as_they_will_be_in_memory(tmp_path: Path) -> None:
+    """Not as their files: quantised while they are loaded, or bounded; others as they are."""
+    tensors = random_tensors(WIDE)
+    write_folder(tmp_path / "a", WIDE, tensors, StoredType.BF16, files={"notes": "x" * 10_000_000})
+    matrices = sum(math.prod(t.shape) for n, t in tensors.items() if n.endswith("_proj.weight"))
+    embedding = tensors["model.embed_tokens.weight"].size
+    small = sum(t.size for n, t in tensors.items() if t.ndim == 1)
+    assert (
+        2 * (matrices + embedding)
+        <= weighed(tmp_path / "a")
+        <= 2 * (matrices + embedding) + (4 * small)
+    )
+    made = 64 << 20  # held beside what they become
+    for quantize, bits in (("int4", 4.5), ("int8", 8.5)):
+        low = made + int(matrices * bits / 8 + embedding * 8.5 / 8)
+        assert low <= weighed(tmp_path / "a", quantize=quantize) <= low + 4 * small
+    assert weighed(tmp_path / "a", weights_ram="1MB") == 1_000_000
+    told = {"quantization_config": SCHEMES["bitsandbytes nf4"][0]}
+    write_parts(tmp_path / "c", {**WIDE, **told}, quantised("bitsandbytes nf4", tensors)[0])
+    low = made + 2 * matrices + 4 * embedding  # 4 bits in the file, their values in bfloat16
+    assert low <= weighed(tmp_path / "c") <= low + 4 * small
+    (tmp_path / "b.gguf").write_bytes(bytes(1000))
+    with pytest.raises(FormatError):
+        weighed(tmp_path / "b.gguf")
+
+
+@pytest.mark.model
+def test_what_fits_once_quantised_is_loaded(tmp_path: Path) -> None:
+    """Though its files are larger than the memory allowed; and its weights are told."""
+    path = write_small(tmp_path / "m.gguf", hidden_size=512, intermediate_size=16384)
+    memory = path.stat().st_size - 1
+
+    async def run() -> None:
+        loading = Options(quantize="int4", ctx=64)
+        models = Models(ServeOptions([f"a={path}"], memory=memory, loading=loading))
+        try:
+            assert models.first.weights == 0
+            await models.ready(models.first)
+            assert models.first.state == "ready"
+            assert 0 < models.first.weights < memory
+        finally:
+            await models.close()
 
     asyncio.run(run())

@@ -136,6 +136,21 @@ def start_process(
     return engine, texts
 
 
+def weight_bytes_of(path: Path, options: Options) -> int:
+    """Return the bytes of memory that the weights of a checkpoint on disk will take.
+
+    Of its metadata alone: as they will be quantised, all in memory unless `weights_ram` bounds
+    them. Raises as `load` for a checkpoint that cannot be run.
+    """
+    from qwick.formats.open import open_checkpoint
+    from qwick.model.load import weight_sizes
+
+    with open_checkpoint(path) as checkpoint:
+        size = weight_sizes(checkpoint, options.quantize).every
+    bound = options.weights_ram
+    return size if bound is None else min(size, size_in_bytes("weights_ram", bound))
+
+
 def load_texts(path: Path, listener: Listener) -> Texts:
     """Read what of a checkpoint on disk needs none of its weights."""
     from qwick.formats.open import open_checkpoint

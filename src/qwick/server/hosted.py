@@ -14,13 +14,12 @@ from contextlib import AbstractAsyncContextManager
 from qwick import hub
 from qwick.errors import EngineError, QwickError
 from qwick.llm import Qwen
-from qwick.llm.load import start_process
+from qwick.llm.load import start_process, weight_bytes_of
 from qwick.monitor.health import SILENT
 from qwick.monitor.memory import resident_bytes
 from qwick.server.grammars import Grammars
 from qwick.server.options import ServeOptions
 from qwick.server.waiting import FairQueue
-from qwick.values import size_in_bytes
 
 log = logging.getLogger("qwick.server")
 
@@ -42,7 +41,7 @@ class Hosted:
         self.used = 0.0  # when it was asked last
         self.users = 0  # requests that need it, also those that wait for it
         self.lives = 0  # how often it was loaded
-        self._least = 0  # bytes of its files, once somebody looked
+        self._least = 0  # bytes of its weights, once somebody looked
         self._options = options
         self._qwen: Qwen | None = None
         self._loading: asyncio.Task[Qwen] | None = None
@@ -116,15 +115,21 @@ class Hosted:
         self._failure = None
 
     async def least(self) -> int:
-        """Return the bytes that it takes at least: those of its weights."""
+        """Return the bytes that it takes at least: those of its weights, see `weight_bytes_of`.
+
+        It is fetched first where it is not on disk. Raises what prevents it from being loaded.
+        """
         if not self._least:
-            self._least = await asyncio.to_thread(self.weights)
+            self._least = await asyncio.to_thread(self._weigh, hub.SilentListener())
         return self._least
 
+    def _weigh(self, listener: hub.Listener) -> int:
+        return weight_bytes_of(hub.resolve(self.source, listener), self._options.loading)
+
+    @property
     def weights(self) -> int:
-        """Return the bytes of its weights in memory: those of its files, or the bound on them."""
-        size, bound = size_of(self.source), self._options.loading.weights_ram
-        return size if bound is None else min(size, size_in_bytes("weights_ram", bound))
+        """Bytes of its weights in memory; known of a loaded one, else 0 until somebody looked."""
+        return self._least
 
     async def taken(self) -> int:
         """Return the bytes that it takes: what its engine has, at least what it will have loaded.
@@ -148,11 +153,13 @@ class Hosted:
         begun = time.monotonic()
 
         def load() -> Qwen:
+            listener = _Logged(self.name)
+            self._least = self._least or self._weigh(listener)
             return Qwen(
                 *start_process(
                     self.source,
                     options.loading,
-                    _Logged(self.name),
+                    listener,
                     post=loop.call_soon_threadsafe,
                     stuck_seconds=options.stuck_seconds,
                     on_death=self._log_death,
@@ -212,11 +219,3 @@ class _Logged(hub.SilentListener):
     def notice(self, text: str) -> None:
         """Log a notice."""
         log.info("notice", extra={"model": self._name, "notice": text})
-
-
-def size_of(source: str | None) -> int:
-    """Return the bytes of a checkpoint's files: what its weights take, at least."""
-    path = hub.resolve(source, hub.SilentListener())
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-    return path.stat().st_size

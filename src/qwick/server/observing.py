@@ -55,7 +55,6 @@ class Observer:
         self._metrics = Metrics(
             list(models.hosted), version=options.version, compat=options.metrics_compat
         )
-        self._weights: dict[str, int] = {}
 
     # -- noting --------------------------------------------------------------------------------
 
@@ -215,8 +214,6 @@ class Observer:
         if qwen is None:
             return ModelFacts(hosted.name, hosted.state, waiting=hosted.queue.waiting)
         pulse, snapshot = qwen.engine.pulse, qwen.engine.snapshot
-        if hosted.name not in self._weights:
-            self._weights[hosted.name] = hosted.weights()
         return ModelFacts(
             hosted.name,
             hosted.state,
@@ -231,7 +228,7 @@ class Observer:
             context=qwen.context,
             pid=pulse.pid,
             memory=None if pulse.pid is None else resident_bytes(pulse.pid),
-            weights=self._weights[hosted.name],
+            weights=hosted.weights,
             experts=None if snapshot.experts is None else snapshot.experts.to_dict(),
         )
 
