@@ -376,7 +376,8 @@ def test_the_event_loop_neither_checks_nor_reads_what_is_pooled(
 def test_a_pooled_answer_that_the_server_cancels_says_so() -> None:
     qwen = small_qwen(cache_tokens=16384)
     pool = a_pool(ids=400, many=2000)
-    with pytest.raises(EngineError, match="cancelled by the server") as told:
+    # Closed between two portions of the texts, the engine refuses the next one.
+    with pytest.raises(EngineError, match=r"cancelled by the server|the engine is closed") as told:
         flown(qwen, pool, lambda _: qwen.close())
     assert told.value.status == 503
     with small_qwen(cache_tokens=16384) as qwen:
