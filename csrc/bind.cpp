@@ -1,8 +1,6 @@
-// The only file that knows Python: checks shapes and ranges, releases the GIL, calls drivers.h.
+// With arrays.h the only file that knows Python: checks shapes and ranges, releases the GIL, calls drivers.h.
 // Every array argument is `.noconvert()`: a wrong dtype, layout or alignment is a TypeError, never a hidden copy.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
@@ -12,8 +10,8 @@
 #include <sys/stat.h>
 
 #include <cmath>
-#include <optional>
 
+#include "arrays.h"
 #include "bpe.h"
 #include "cpu.h"
 #include "dispatch.h"
@@ -22,55 +20,9 @@
 #include "packed.h"
 #include "profile.h"
 
-namespace nb = nanobind;
 using namespace qwick;
 
 namespace {
-
-template <class... Of>
-struct Aligned : nb::ndarray<Of...> {};  // at a multiple of an item's size, as C++ wants its numbers
-template <class T, int D>
-using Array = Aligned<T, nb::ndim<D>, nb::c_contig, nb::device::cpu>;
-template <class T, int D>
-using Maybe = std::optional<Array<T, D>>;
-using Pages = Aligned<nb::ndim<4>, nb::c_contig, nb::device::cpu>;
-
-}  // namespace
-
-template <class... Of>
-struct nb::detail::type_caster<Aligned<Of...>> {
-  using Any = nb::ndarray<Of...>;
-  NB_TYPE_CASTER(Aligned<Of...>, make_caster<Any>::Name)
-  bool from_python(handle source, uint32_t flags, cleanup_list* cleanup) noexcept {
-    make_caster<Any> any;
-    if (!any.from_python(source, flags, cleanup)) return false;
-    static_cast<Any&>(value) = std::move(any.value);
-    return reinterpret_cast<uintptr_t>(value.data()) % value.itemsize() == 0;
-  }
-};
-
-namespace {
-
-void require(bool ok, const std::string& message) {
-  if (!ok) throw nb::value_error(message.c_str());
-}
-template <class A>
-void shape_is(const A& a, int axis, size_t expected, const char* name) {
-  if (a.shape(axis) != expected)
-    throw nb::value_error((std::string(name) + ".shape[" + std::to_string(axis) + "] is " +
-                           std::to_string(a.shape(axis)) + ", expected " + std::to_string(expected))
-                              .c_str());
-}
-template <class A>
-void values_within(const A& a, int64_t limit, const char* name) {
-  for (size_t i = 0; i < a.size(); ++i)
-    if (a.data()[i] < 0 || a.data()[i] >= limit)
-      throw nb::index_error((std::string(name) + " holds " + std::to_string(a.data()[i]) +
-                             ", allowed: 0 to " + std::to_string(limit - 1))
-                                .c_str());
-}
-template <class A>
-auto pointer(const std::optional<A>& a) { return a ? a->data() : nullptr; }
 
 using Part = std::tuple<std::string, Array<const uint8_t, 1>, int, int>;
 

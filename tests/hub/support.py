@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+import qwick
 from checks.hub_server import HubServer
 from qwick.hub import Entry, Listener
 from qwick.hub.catalog import Wheels
+from qwick.settings import child_environment
 
-__all__ = ["CONTENT", "PARTS", "WHEELS", "HubServer", "Recorder", "entry_of", "make_wheel"]
+__all__ = [
+    "CONTENT",
+    "PARTS",
+    "WHEELS",
+    "HubServer",
+    "Recorder",
+    "Spawn",
+    "children",
+    "entry_of",
+    "make_wheel",
+]
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
 
 CONTENT = np.random.default_rng(7).bytes(5 << 20)
 
@@ -24,6 +42,30 @@ WHEELS = Wheels(
     tuple(map(len, PARTS)),
     tuple(hashlib.sha256(part).hexdigest() for part in PARTS),
 )
+
+
+@contextmanager
+def children() -> Iterator[Spawn]:
+    """Give what starts Python with some arguments, and end at last whatever it has started."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            **dict.fromkeys(("stdin", "stdout", "stderr"), pipe),
+            text=True,
+            env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
+        )
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def entry_of(content: bytes = CONTENT, **changes: object) -> Entry:

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any
 
 import pytest
 
-import qwick
+from hub.support import Spawn, children
 from qwick.errors import ResourceError
 from qwick.hub import Store, prune, usage
 from qwick.hub.packed import PAGE, PackedFile, is_stale, open_packed
-from qwick.settings import child_environment
 
 CONTENT = bytes(range(256)) * 1024  # 256 KiB
 FACTS = {"packing": 1, "tensors": "abc"}
@@ -219,12 +217,12 @@ def test_a_disk_that_fills_up(store: Store, checkpoint: Path) -> None:
     assert Use(store, checkpoint).content == CONTENT
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts a file system")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount the file system that is filled")
 def test_a_full_file_system(store: Store, checkpoint: Path) -> None:
     store.home.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(store.home)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
+        pytest.skip("this system mounts no tmpfs, even for root, that could be filled")
     try:
         with pytest.raises(ResourceError, match=r"need 327,680 bytes in .*: 131,072 are free"):
             Use(store, checkpoint)
@@ -302,24 +300,9 @@ print("done", flush=True)
 
 
 @pytest.fixture
-def writer(store: Store, checkpoint: Path) -> Iterator[Any]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start() -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(store.home), str(checkpoint)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+def writer(store: Store, checkpoint: Path) -> Iterator[Spawn]:
+    with children() as start:
+        yield lambda: start("-c", WRITER, str(store.home), str(checkpoint))
 
 
 def until(process: subprocess.Popen[str], word: str) -> None:

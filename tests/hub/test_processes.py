@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import qwick
-from hub.support import CONTENT, HubServer, Recorder, entry_of
+from hub.support import CONTENT, HubServer, Recorder, Spawn, children, entry_of
 from qwick.errors import ResourceError
 from qwick.hub import Store
 from qwick.hub.partial import part_path
-from qwick.settings import child_environment
-
-Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
 def spawn(server: HubServer, store: Store) -> Iterator[Spawn]:
     """Start a process that pulls the tiny checkpoint into the store of this test."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*extra: str) -> subprocess.Popen[str]:
-        worker = str(Path(__file__).with_name("pull_worker.py"))
-        entry = entry_of()
-        arguments = [str(store.home), server.endpoint, str(entry.size), entry.sha256, *extra]
-        process = subprocess.Popen(
-            [sys.executable, worker, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=child_environment(PYTHONPATH=str(Path(qwick.__file__).parents[1])),
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    worker, entry = str(Path(__file__).with_name("pull_worker.py")), entry_of()
+    told = [worker, str(store.home), server.endpoint, str(entry.size), entry.sha256]
+    with children() as start:
+        yield lambda *extra: start(*told, *extra)
 
 
 def test_the_second_process_waits_and_finds_the_file(
