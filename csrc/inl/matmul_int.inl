@@ -170,7 +170,7 @@ struct Operands {
   Operands(const Segment& w, int t)
       : quants(w.tile(t)), scales(quants + static_cast<size_t>(w.k / kGroup) * quant_bytes(kind)),
         super(scales + static_cast<size_t>(w.k / kGroup) * scale_bytes(kind)), share(w.tile_bytes * kGroup / w.k) {}
-  __attribute__((always_inline)) Group<kind> group(int g) const {
+  QWICK_DECODE Group<kind> group(int g) const {
     const auto q = Bits<quant_bits(kind)>::open(quants + static_cast<size_t>(g) * quant_bytes(kind));
     return {{operand<kind, 0>(q), operand<kind, 1>(q), operand<kind, 2>(q), operand<kind, 3>(q), operand<kind, 4>(q),
              operand<kind, 5>(q), operand<kind, 6>(q), operand<kind, 7>(q)},

@@ -13,6 +13,7 @@ struct U8 {
 };
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
+#define QWICK_DECODE __attribute__((always_inline))
 
 constexpr int kBlocksAtOnce = 1;  // of rows that share what decoding weights costs
 constexpr int kRowsInStep = 1;  // whose dot products alternate

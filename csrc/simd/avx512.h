@@ -7,6 +7,7 @@ typedef __m512i I32;
 typedef __m512i U8;
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
+#define QWICK_DECODE __attribute__((always_inline))
 
 constexpr int kBlocksAtOnce = 2;  // of rows: 16 float sums and 8 operands stay in registers
 constexpr int kRowsInStep = 4;  // whose dot products alternate

@@ -16,6 +16,7 @@ struct U8 {
 };
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
+#define QWICK_DECODE __attribute__((always_inline))
 
 constexpr int kBlocksAtOnce = 1;  // of rows that share what decoding weights costs
 #ifdef QWICK_DOTPROD

@@ -9,10 +9,11 @@ typedef uint8_t U8 __attribute__((vector_size(64), aligned(1)));
 typedef int16_t I16x32 __attribute__((vector_size(64), aligned(2)));
 
 #define QWICK_INLINE static inline __attribute__((always_inline))
+#define QWICK_DECODE __attribute__((noinline))  // once per class, not for every number of rows: half of the code
 
 constexpr int kBlocksAtOnce = 1;  // of rows that share what decoding weights costs
 constexpr int kRowsInStep = 1;  // whose dot products alternate
-constexpr int kPageRows = 8;  // of attention, that share what is loaded of a page
+constexpr int kPageRows = 2;  // of attention, that share what is loaded of a page
 constexpr int kFloatPanelRows = 2;
 constexpr int kPeakSums = 4;  // independent dot products that hide its latency and fit the registers
 
@@ -191,11 +192,14 @@ QWICK_INLINE void dot_rows_of(I32 (&acc)[N], U8 w, const int8_t* x) {
   for (int i = 0; i < N; ++i) acc[i] = dot<wide>(acc[i], w, x + 4 * i);
 }
 // Four steps: acc += op[t] * the four bytes at x + t * apart.
-// Not inline: the compiler makes some hundred instructions of it, and each kernel has many.
-template <Kind kind>
-static __attribute__((noinline)) I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
-  for (int t = 0; t < 4; ++t) acc = dot<(largest_quant(kind) > 129)>(acc, op[t], x + t * apart);
+// Once for all kernels: the compiler makes some hundred instructions of it.
+static __attribute__((noinline, noclone)) I32 four_dots(I32 acc, const U8* op, const int8_t* x, int apart) {
+  for (int t = 0; t < 4; ++t) acc = dot<true>(acc, op[t], x + t * apart);
   return acc;
+}
+template <Kind>
+QWICK_INLINE I32 dot4(I32 acc, const U8* op, const int8_t* x, int apart) {
+  return four_dots(acc, op, x, apart);
 }
 
 // The largest lane of each of eight, in the first eight lanes.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import time
@@ -101,6 +100,8 @@ def _path(text: str, name: str) -> str:
 
 
 def _run(run: Jobs, qwen: Qwen) -> None:
+    import asyncio
+
     begun = time.monotonic()
 
     def tell(tally: Tally) -> None:
@@ -118,6 +119,8 @@ def _run(run: Jobs, qwen: Qwen) -> None:
 @contextlib.contextmanager
 def _heard(run: Jobs) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM stop the run in good order within the block."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
