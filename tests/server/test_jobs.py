@@ -17,12 +17,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from openai.types import Completion
+from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
 from cli.conftest import environment, read_terminal
+from llm.pooled import write_checkpoint
 from qwick.cli.main import main
+from qwick.llm import Qwen
 from server.live import MODEL, Server
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("default_checkpoint")]
@@ -113,7 +116,7 @@ BAD_LINES: list[tuple[Any, str]] = [
     (line("\ud800"), "hex escape"),
     (line("y" * 600), "custom_id is 'yyy"),
     ({**line("method"), "method": "GET"}, "method is 'GET'"),
-    (line("embeddings", "/v1/embeddings"), "url is '/v1/embeddings'; allowed: /v1/chat"),
+    (line("images", "/v1/images"), "url is '/v1/images'; allowed: /v1/chat/completions, /v1/comp"),
     ({**line("more"), "more": 1}, "more is no field"),
     ({**line("body"), "body": "x"}, "body is 'x'"),
 ]
@@ -155,6 +158,42 @@ def test_good_lines_have_bodies_of_the_official_client(mixed: tuple[Path, Path, 
     assert len(found["several"]["response"]["body"]["choices"]) == 2
     assert found["echo"]["response"]["body"]["choices"][0]["text"].startswith("Say echo.")
     assert found["inert"]["response"]["headers"] == {"x-qwick-inert": "metadata"}
+
+
+def test_embeddings_and_rankings_are_those_of_python(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    folder = write_checkpoint(tmp_path / "judge", "whole")
+    texts = ["The capital of France is Paris.", "x"]
+    bodies: dict[str, tuple[str, dict[str, Any]]] = {
+        "vectors": ("/v1/embeddings", {"input": texts}),
+        "short": ("/v1/embeddings", {"input": texts[0], "dimensions": 32}),
+        "ranked": ("/v1/rerank", {"query": "Paris", "documents": texts}),
+        "stream": ("/v1/embeddings", {"input": "x", "stream": True}),
+        "bare": ("/v1/rerank", {"query": "Paris", "documents": []}),
+    }
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": {"model": "judge", **body}}
+        for name, (url, body) in bodies.items()
+    ]
+    source = write(tmp_path / "in.jsonl", lines)
+    made = command(source, tmp_path / "out.jsonl", "--model", f"judge={folder}")
+    made[made.index("--ctx") + 1] = "640"
+    done = subprocess.run(made, capture_output=True, text=True, timeout=300, env=environment())
+    assert done.returncode == SOME_FAILED, done.stderr
+    found = {name: one["response"] for name, one in by_id(tmp_path / "out.jsonl").items()}
+    assert {name for name, one in found.items() if one["status_code"] == 400} == {"stream", "bare"}
+    with Qwen.load(folder, ctx=640) as qwen:
+        expected, ranked = qwen.embed(texts), qwen.rerank("Paris", texts)
+    listed = CreateEmbeddingResponse.model_validate(found["vectors"]["body"])
+    assert np.allclose([row.embedding for row in listed.data], expected, atol=1e-6)
+    (short,) = CreateEmbeddingResponse.model_validate(found["short"]["body"]).data
+    assert len(short.embedding) == 32
+    results = found["ranked"]["body"]["results"]
+    assert [(row["index"], row["document"]["text"]) for row in results] == [
+        (row.index, row.document) for row in ranked
+    ]
+    scores = [row["relevance_score"] for row in results]
+    assert scores == pytest.approx([row.score for row in ranked], abs=1e-6)
 
 
 def test_bad_bodies_have_the_error_of_the_server(mixed: tuple[Path, Path, Path]) -> None:

@@ -30,8 +30,17 @@ from qwick.server.ask import Ask, check_size, prepare
 from qwick.server.caller import Caller
 from qwick.server.grammars import Grammars
 from qwick.server.jobfile import MOST_LINE, START, Answers, Done, Line, Requests
-from qwick.server.openai.bodies import Body, ChatBody, CompletionBody, Json
+from qwick.server.openai.bodies import (
+    Body,
+    ChatBody,
+    CompletionBody,
+    EmbeddingBody,
+    Json,
+    RerankBody,
+    Sampled,
+)
 from qwick.server.openai.fields import INERT_HEADER, REFUSED, inert_fields
+from qwick.server.openai.pooling import PooledWriter, embedding_ask, rerank_ask
 from qwick.server.openai.requests import needs_texts, read_chat, read_completion
 from qwick.server.options import Bounds
 from qwick.server.problems import of_field, param_of, problem_of
@@ -40,10 +49,13 @@ from qwick.server.sending import Writer
 
 log = logging.getLogger("qwick.server")
 
+Asking = ChatBody | CompletionBody | EmbeddingBody | RerankBody
 # What a body is read as, and the fields that are refused with a reason.
-ENDPOINTS: Mapping[str, tuple[type[ChatBody] | type[CompletionBody], Mapping[str, str]]] = {
+ENDPOINTS: Mapping[str, tuple[type[Asking], Mapping[str, str]]] = {
     "/v1/chat/completions": (ChatBody, REFUSED),
     "/v1/completions": (CompletionBody, {}),
+    "/v1/embeddings": (EmbeddingBody, {}),
+    "/v1/rerank": (RerankBody, {}),
 }
 
 
@@ -188,7 +200,7 @@ class Jobs:
     def _read(self, qwen: Qwen, caller: Caller, asked: JobLine) -> tuple[list[str], Ask, Writer]:
         kind, refused = ENDPOINTS[asked.url]
         body = parsed(json.dumps(asked.body).encode(), kind, refused)
-        if body.stream:
+        if isinstance(body, Sampled) and body.stream:
             raise UnsupportedError("stream is True; allowed: False in a batch", hint="leave it out")
         if body.model != self._served:
             with of_field("model"):
@@ -197,14 +209,20 @@ class Jobs:
                     hint=f"served: {self._served}; --model NAME=MODEL gives it another name",
                 )
         inert = inert_fields(body)
-        writer: Writer
-        if isinstance(body, ChatBody):
-            ask, writer = read_chat(body, caller)
-        else:
-            texts = qwen.texts if needs_texts(body) else None
-            ask, writer = read_completion(body, caller, texts)
+        ask, writer = _asked(qwen, caller, body)
         check_size(ask, self._bounds)
         return inert, ask, writer
+
+
+def _asked(qwen: Qwen, caller: Caller, body: Asking) -> tuple[Ask, Writer]:
+    """Return what a body asks, and who writes the answer: as the server's routes do."""
+    if isinstance(body, ChatBody):
+        return read_chat(body, caller)
+    if isinstance(body, CompletionBody):
+        return read_completion(body, caller, qwen.texts if needs_texts(body) else None)
+    if isinstance(body, EmbeddingBody):
+        return embedding_ask(body, caller), PooledWriter()
+    return rerank_ask(body, caller, documents=True), PooledWriter()
 
 
 def _read_line(line: Line) -> JobLine:
