@@ -22,7 +22,7 @@ from qwick.model.batch import Batch
 from qwick.model.decoder import Decoder
 from qwick.native import ops
 
-REQUESTS = 14
+REQUESTS = 11
 
 
 def differing(rows: list[dict[str, Any]]) -> set[str]:

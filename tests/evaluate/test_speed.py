@@ -43,12 +43,12 @@ def test_cost_is_the_files_own(decoder: Decoder, default_checkpoint: Path) -> No
 def test_every_test_of_the_plan_is_measured(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "BATCH_TOKENS", 8)
+    monkeypatch.setattr(speed, "BATCH_TOKENS", 4)
     heard: list[str] = []
     plan = Plan(prompts=(40,), answers=(8,), batches=(2, 66), repeat=2)
     rows = {row.test: row for row in measure(decoder, 151_665, plan, heard.append)}
     assert heard == list(rows) == ["pp40", "tg8", "batch2", "batch66"]
-    assert [row.tokens for row in rows.values()] == [40, 8, 2 * 8, 66 * 8]
+    assert [row.tokens for row in rows.values()] == [40, 8, 2 * 4, 66 * 4]
     cost = Cost.of(decoder)
     assert rows["pp40"].bytes_read == cost.weight_bytes
     assert rows["pp40"].operations == 40 * cost.body_operations + cost.head_operations

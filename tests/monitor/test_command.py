@@ -56,18 +56,19 @@ class Recorded:
     """A real HTTP server that answers every request with what it was told to; notes what came."""
 
     def __init__(self) -> None:
-        self.status, self.body = 200, json.dumps(GOOD)
+        self.told = 200, json.dumps(GOOD)
         self.asked: list[tuple[str, str, str | None]] = []
         recorded = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 found = (self.command, self.path, self.headers.get("authorization"))
+                status, body = recorded.told  # before anybody hears of it and tells another
                 recorded.asked.append(found)
-                self.send_response(recorded.status)
+                self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.end_headers()
-                self.wfile.write(recorded.body.encode())
+                self.wfile.write(body.encode())
 
             do_POST = do_GET  # noqa: N815
 
@@ -79,8 +80,7 @@ class Recorded:
 
     def tell(self, body: Any, status: int = 200) -> None:
         """Answer with this from now on: a str as it is, anything else as JSON."""
-        self.body = body if isinstance(body, str) else json.dumps(body)
-        self.status = status
+        self.told = status, body if isinstance(body, str) else json.dumps(body)
 
 
 @pytest.fixture

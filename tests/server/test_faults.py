@@ -194,7 +194,7 @@ def test_an_answer_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 def test_a_long_prompt_is_kept_alive_and_tells_its_progress(tmp_path: Path) -> None:
     with Server(tmp_path, ["--keep-alive", "0.1"]) as server, server.client() as client:
         server.ready()
-        body = chat_body("word " * 3000, stream=True, return_progress=True)
+        body = chat_body("word " * 2500, stream=True, return_progress=True)
         lines = []
         with client.stream("POST", CHAT, json=body) as response:
             lines = [line for line in response.iter_lines() if line]

@@ -147,8 +147,11 @@ async def _all(stream: Any) -> Any:
     return await stream.read()
 
 
+LOOP = asyncio.new_event_loop()  # one for all: making another each time takes most of the time
+
+
 def _run(found: Any) -> Any:
-    return asyncio.run(_all(found)) if hasattr(found, "read") else asyncio.run(found)
+    return LOOP.run_until_complete(_all(found) if hasattr(found, "read") else found)
 
 
 def _close(found: Any) -> Any:

@@ -84,11 +84,13 @@ class Walk:
 
     def _try(self, bits: np.ndarray) -> None:
         """Compare some bits with what llguidance says of the tokens one by one."""
-        allowed = [int(id) for id in ids_of(bits) if id not in ENDS]
-        for id in self._random.sample(allowed, min(4, len(allowed))):
+        allowed = ids_of(bits)
+        allowed = allowed[~np.isin(allowed, ENDS)]
+        for at in self._random.sample(range(len(allowed)), min(4, len(allowed))):
+            id = int(allowed[at])
             assert fits(self.matcher, id), self._tokenizer.decode([id])
         if self.matcher._forced:  # the mask leaves the tokenizer's own way only
-            assert allowed == self.matcher._forced[:1]
+            assert allowed.tolist() == self.matcher._forced[:1]
             return
         for id in self._random.sample(range(self._tokenizer.n_tokens), 4):
             if not allows(bits, id) and id not in self._tokenizer.control_ids:
