@@ -83,6 +83,7 @@ TARGETS: dict[str, tuple[str, str]] = {
     "kernels_amx_emulated": (f"{BF16}|{TILES}", AVX512),
     "kernels_avxvnni_emulated": (f"{BF16}|{TILES}", DOT),
 }
+WHERE_ASKED = {"kernels_amx_emulated", "kernels_avxvnni_emulated"}  # compiled with QWICK_EMULATIONS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -178,6 +179,8 @@ def problems_of_objects(build: Path) -> list[str]:
     for name in sorted(objects.keys() | TARGETS.keys()):
         if name not in TARGETS:
             problems.append(f"{name} is not known here: say what its objects may hold")
+        elif name not in objects and name in WHERE_ASKED:
+            continue
         elif name not in objects:
             problems.append(f"{name} has no objects in {build}")
         else:

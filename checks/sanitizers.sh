@@ -35,7 +35,7 @@ printf '%s\n' "$build/src" "$(site "$given")" >"$(site "$python")/sanitized.pth"
 # No vptr check: it needs the run-time type information of the Python side.
 flags="-fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g"
 "$python" -m cmake -S . -B "$build" -G Ninja -DCMAKE_MAKE_PROGRAM="$build/venv/bin/ninja" -DCMAKE_BUILD_TYPE=None \
-  -DCMAKE_CXX_FLAGS="$flags" -DQWICK_OPTIMIZE=-O1 -DPython_EXECUTABLE="$python" \
+  -DCMAKE_CXX_FLAGS="$flags" -DQWICK_OPTIMIZE=-O1 -DQWICK_EMULATIONS=ON -DPython_EXECUTABLE="$python" \
   -DSKBUILD_SABI_VERSION=3.10 -DSKBUILD_SABI_COMPONENT=Development.SABIModule
 "$python" -m cmake --build "$build"
 rm -rf "$build/src" && cp -r src "$build/src" && cp "$build"/_native*.so "$build/src/qwick/native/"

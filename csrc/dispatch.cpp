@@ -13,7 +13,10 @@ std::atomic<const Kernels*> active{nullptr};
 const std::vector<const Kernels*>& all_kernels() {
   static const std::vector<const Kernels*> all = {
 #if defined(__x86_64__)
-      &kAvx512Bf16, &kAvx512Vnni, &kAmx, &kAvxVnni, &kAvx2, &kAmxEmulated, &kAvxVnniEmulated,
+      &kAvx512Bf16, &kAvx512Vnni, &kAmx, &kAvxVnni, &kAvx2,
+#if defined(QWICK_EMULATIONS)
+      &kAmxEmulated, &kAvxVnniEmulated,
+#endif
 #elif defined(__aarch64__)
       &kNeonI8mm, &kNeonDot, &kNeon,
 #endif

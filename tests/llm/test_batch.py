@@ -34,14 +34,17 @@ def _first_difference(a: list[Logprob], b: list[Logprob]) -> int | None:
 
 
 @pytest.fixture(scope="module")
-def alone(qwen: Qwen) -> list[Reply]:
-    return [qwen.chat(prompt, **GREEDY) for prompt in PROMPTS]
+def alone(qwen: Qwen) -> dict[str, Reply]:
+    """Every other prompt's answer: one at a time takes time."""
+    return {prompt: qwen.chat(prompt, **GREEDY) for prompt in PROMPTS[::2]}
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("at_once", [12, 32])
-def test_many_at_once_answer_as_each_alone(qwen: Qwen, alone: list[Reply], at_once: int) -> None:
-    """At most 2 of 32 differ, and only where the two best tokens lie closer than the paths do.
+def test_many_at_once_answer_as_each_alone(
+    qwen: Qwen, alone: dict[str, Reply], at_once: int
+) -> None:
+    """At most 1 of 16 differs, and only where the two best tokens lie closer than the paths do.
 
     On the matrix unit the rows of more than 12 answers are rounded otherwise
     (docs/reference/sampling.md): there any may differ, by as much as that page says.
@@ -51,8 +54,10 @@ def test_many_at_once_answer_as_each_alone(qwen: Qwen, alone: list[Reply], at_on
         together += qwen.chat_batch(PROMPTS[start : start + at_once], **GREEDY)
     differing = []
     apart = 0.0  # how far the two paths put the same token's logprob, at most
-    for prompt, one, other in zip(PROMPTS, alone, together, strict=True):
-        a, b = _logprobs(one), _logprobs(other)
+    for prompt, other in zip(PROMPTS, together, strict=True):
+        if prompt not in alone:
+            continue
+        a, b = _logprobs(alone[prompt]), _logprobs(other)
         at = _first_difference(a, b)
         common = len(a) if at is None else at
         apart = max(
@@ -61,13 +66,11 @@ def test_many_at_once_answer_as_each_alone(qwen: Qwen, alone: list[Reply], at_on
         if at is not None:
             best, second = a[at].top[:2]
             differing.append((prompt, at, best[-1] - second[-1]))
-    print(
-        f"\n{len(differing)} of {len(PROMPTS)} differ; paths up to {apart:.2g} apart: {differing}"
-    )
+    print(f"\n{len(differing)} of {len(alone)} differ; paths up to {apart:.2g} apart: {differing}")
     if at_once > 12 and "amx" in ops.isa():
         assert apart <= 0.2
     else:
-        assert len(differing) <= 2, differing
+        assert len(differing) <= 1, differing
     for prompt, at, margin in differing:
         assert margin <= apart, f"{prompt!r} differs at {at}, where the margin is {margin:.2g}"
     assert len({reply.text for reply in together}) == len(PROMPTS)
