@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ TOLD: Mapping[str, tuple[str, str, str]] = {
         "test_parity.py",
     ),
 }
+SAID: Mapping[str, str] = {
+    "prefill": "prefill",
+    "stepwise": "token by token",
+    "chunked": "chunked",
+    "mixed": "with others in one step",
+}
 HEAD = """# Architectures
 
 Which computations run, and what each was compared with. Made by `python -m checks.architectures`
@@ -62,7 +69,9 @@ Every tensor of a test checkpoint is random and wild: norms 1 ± 0.3, biases N(0
 scaled so that the logits' standard deviation lies between 1 and 5. An error is the largest of all
 logits, in units of that deviation, in float32; {limit:g} is allowed. Each shape is fed in
 {schedules}.
-A mutant is the same model with one thing wrong; each that fits a shape is run, and must be seen.
+A mutant is the same model with one thing wrong. The numbers are of those that are run for a shape,
+and each must be seen: those of the shapes in prefill, token by token and with others in one step,
+the others in prefill and token by token. The list at the end names what a schedule cannot show.
 
 Each runs from a Hugging Face folder and from GGUF; [formats](formats.md) has the number formats.
 How one is added: [a guide](../guides/architectures.md).
@@ -72,13 +81,13 @@ How one is added: [a guide](../guides/architectures.md).
 def page(errors: Mapping[str, float]) -> str:
     """Return the page; errors: of each shape, the largest."""
     tests()
+    from model import test_mutants
     from model.mutants import MUTANTS
     from model.parity import F32_LIMIT
     from model.stepping import SCHEDULES
     from model.wild import CONFIGS
 
-    names = {"stepwise": "token by token", "mixed": "with others in one step"}
-    said = ", ".join(names.get(name, name) for name in SCHEDULES)
+    said = ", ".join(SAID[name] for name in SCHEDULES)
     parts = [HEAD.format(limit=F32_LIMIT, schedules=said)]
     parts.append(
         "| model type | in GGUF | checkpoints | compared with | tests |\n|---|---|---|---|---|"
@@ -89,21 +98,24 @@ def page(errors: Mapping[str, float]) -> str:
     parts.append("\n## Shapes\n")
     columns = "shape, model type, width, heads, key heads, head width, experts, error, mutants"
     parts += [f"| {columns.replace(', ', ' | ')} |", "|" + "---|" * 9]
+    run = Counter(case.values[0] for case in cases(test_mutants.test_caught))
     for name, config in CONFIGS.items():
         arch = read_arch(config)
-        fitting = sum(fits(arch) for fits, _ in MUTANTS.values())
         experts = "" if arch.experts is None else f"{arch.experts.taken} of {arch.experts.count}"
         if arch.experts is not None and arch.experts.shared is not None:
             experts += ", one shared"
         parts.append(
             f"| {name} | `{arch.model_type}` | {arch.hidden} | {arch.heads} | {arch.kv_heads} | "
-            f"{arch.head_dim} | {experts} | {errors.get(name, 0.0):.1e} | {fitting} |"
+            f"{arch.head_dim} | {experts} | {errors.get(name, 0.0):.1e} | {run[name] or 'none'} |"
         )
     parts.append("\n## Other names, and beyond the trained length\n")
     parts += ["| what | shapes | compared with | mutants |", "|---|---|---|---|"]
     parts += [f"| {' | '.join(map(str, row))} |" for row in further()]
     parts.append("\n## Mutants\n")
-    parts += [f"- {name.replace('_', ' ')}" for name in MUTANTS]
+    hidden: dict[str, str] = {}
+    for (name, schedule), why in test_mutants.HIDDEN.items():
+        hidden[name] = hidden.get(name, "") + f" (not {SAID[schedule]}: {why})"
+    parts += [f"- {name.replace('_', ' ')}{hidden.get(name, '')}" for name in MUTANTS]
     return "\n".join(parts) + "\n"
 
 
@@ -111,20 +123,26 @@ def further() -> Iterator[tuple[object, ...]]:
     """Yield what has tests of its own: what, shapes, oracle, how many mutants must show."""
     from model import test_positions, test_qwen1
 
-    def mutants(test: Any) -> int:
-        cases = [mark.args[1] for mark in test.pytestmark if mark.name == "parametrize"]
-        return sum(map(len, cases))
-
-    chunks = mutants(test_positions.test_other_chunks_show)
-    chunks += mutants(test_positions.test_keys_left_out_show)
-    names = mutants(test_qwen1.test_mutants_show)
+    chunks = count(test_positions.test_other_chunks_show, test_positions.test_keys_left_out_show)
+    names = count(test_qwen1.test_mutants_show)
     shapes = ", ".join(test_positions.STRETCHED)
-    stretches = mutants(test_positions.test_other_stretches_show)
+    stretches = count(test_positions.test_other_stretches_show)
     yield "YaRN", shapes, "transformers", stretches
     yield "dual chunk attention", ", ".join(test_positions.CHUNKED), "NumPy", chunks
     yield "Qwen1 in a folder of its own", "qwen1.5-mha", "transformers (Qwen2), llama.cpp", names
-    beyond = mutants(test_qwen1.test_beyond_its_length)
+    beyond = count(test_qwen1.test_another_way_shows)
     yield "dynamic NTK and log-n attention", "qwen1.5-mha", "NumPy", beyond
+
+
+def cases(test: Any) -> list[Any]:
+    """Return what a test is run for, by its one `parametrize`."""
+    (mark,) = (mark for mark in test.pytestmark if mark.name == "parametrize")
+    return list(mark.args[1])
+
+
+def count(*tests: Any) -> int | str:
+    """Return how many cases some tests have in all, or "none"."""
+    return sum(len(cases(test)) for test in tests) or "none"
 
 
 def without_errors(text: str) -> str:

@@ -7,11 +7,13 @@ bfloat16 run. Errors are in units of that deviation throughout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
-from model.stepping import Schedule, run
+from model.stepping import Schedule, prefill, run, steps, stepwise
 from model.wild import Oracle
 from qwick.model.decoder import Decoder
 
@@ -40,11 +42,33 @@ def distance(found: Logits, oracle: Oracle) -> Distance:
     return Distance(float(np.abs(errors).max()), float(np.sqrt((errors**2).mean())))
 
 
-def require_f32(model: Decoder, oracle: Oracle, schedule: Schedule) -> Distance:
-    """AssertionError unless the model equals the oracle but for float32's rounding."""
-    found = distance(run(model, oracle.ids, schedule), oracle)
-    assert found.worst <= F32_LIMIT, f"{found.worst:.3g} of the logits' deviation"
-    return found
+def require_f32(
+    model: Decoder,
+    oracle: Oracle,
+    schedule: Schedule,
+    rotations: Sequence[int] | None = None,
+    limit: float = F32_LIMIT,
+) -> None:
+    """AssertionError at the first step that differs by more than float32's rounding, or `limit`.
+
+    At the first, since most mutants show at once, and to run them all to the end takes long.
+    """
+    for i, begin, rows in steps(model, oracle.ids, schedule, rotations):
+        errors = rows.astype(np.float64) - oracle.logits[i][begin : begin + len(rows)]
+        worst = float(np.abs(errors).max()) / oracle.std
+        assert worst <= limit, f"{worst:.3g} of the logits' deviation"
+
+
+def require_shown(
+    model: Decoder,
+    oracle: Oracle,
+    rotations: Sequence[int] | None = None,
+    schedules: Sequence[Schedule] = (prefill, stepwise),
+) -> None:
+    """Fails unless each schedule shows, by ten times what is allowed, that the model is wrong."""
+    for schedule in schedules:
+        with pytest.raises(AssertionError, match="of the logits' deviation"):
+            require_f32(model, oracle, schedule, rotations, 10 * F32_LIMIT)
 
 
 def require_no_further(

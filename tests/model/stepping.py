@@ -26,10 +26,14 @@ def prefill(lengths: list[int]) -> Iterator[Plan]:
         yield [(i, n)]
 
 
-def stepwise(lengths: list[int]) -> Iterator[Plan]:
+def one_by_one(i: int) -> Schedule:
+    """Sequence i, one token at a time."""
+    return lambda lengths: ([(i, 1)] for _ in range(lengths[i]))
+
+
+def stepwise(lengths: list[int]) -> Iterable[Plan]:
     """The first sequence, one token at a time."""
-    for _ in range(lengths[0]):
-        yield [(0, 1)]
+    return one_by_one(0)(lengths)
 
 
 def chunked(lengths: list[int]) -> Iterator[Plan]:
@@ -124,6 +128,21 @@ class Session:
         return logits
 
 
+def steps(
+    model: Decoder,
+    ids: list[np.ndarray],
+    schedule: Schedule,
+    rotations: Sequence[int] | None = None,
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (sequence, its first row, logits F32[n, vocab]) of every part of every step."""
+    session = Session(model, ids, rotations=rotations)
+    for plan in schedule([len(x) for x in ids]):
+        begins = [session.done[i] for i, _ in plan]
+        logits = np.split(session.step(plan), np.cumsum([n for _, n in plan])[:-1])
+        for (i, _), begin, rows in zip(plan, begins, logits, strict=True):
+            yield i, begin, rows
+
+
 def run(
     model: Decoder,
     ids: list[np.ndarray],
@@ -131,12 +150,7 @@ def run(
     rotations: Sequence[int] | None = None,
 ) -> list[np.ndarray | None]:
     """Logits F32[n, vocab] of every sequence that the schedule feeds; None for the others."""
-    session = Session(model, ids, rotations=rotations)
     parts: list[list[np.ndarray]] = [[] for _ in ids]
-    for plan in schedule([len(x) for x in ids]):
-        logits = session.step(plan)
-        at = 0
-        for i, n in plan:
-            parts[i].append(logits[at : at + n])
-            at += n
+    for i, _, rows in steps(model, ids, schedule, rotations):
+        parts[i].append(rows)
     return [np.concatenate(p) if p else None for p in parts]

@@ -19,13 +19,14 @@ from qwick.model.load import load_model
 from qwick.native import ops
 from qwick.quant.types import StoredType
 
-SHAPES = ("qwen1.5-mha", "qwen2-tied", "qwen3-tied", "qwen3-group4", "qwen1.5-moe", "qwen3-moe")
 CASES = [
     pytest.param(shape, name, id=f"{shape}-{name}")
-    for shape in SHAPES
+    for shape, config in CONFIGS.items()
     for name, (fits, _) in MUTANTS.items()
-    if fits(read_arch(CONFIGS[shape]))
+    if fits(read_arch(config))
 ]
+# What cannot show in a schedule, and why; `test_caught` holds that it does not.
+HIDDEN = {("sees_the_next_token", "stepwise"): "no later one is in the cache yet"}
 
 
 def load_mutant(
@@ -46,7 +47,7 @@ def load_mutant(
     return model
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", CONFIGS)
 def test_without_a_mutant_it_passes(
     samples: Samples, monkeypatch: pytest.MonkeyPatch, shape: str
 ) -> None:
@@ -59,7 +60,10 @@ def test_without_a_mutant_it_passes(
 def test_caught(samples: Samples, monkeypatch: pytest.MonkeyPatch, shape: str, name: str) -> None:
     oracle = samples.folder(shape, StoredType.F32).oracle
     model = load_mutant(name, CONFIGS[shape], monkeypatch)
-    for schedule in (prefill, mixed):
+    for schedule in (prefill, stepwise, mixed):
+        if (name, schedule.__name__) in HIDDEN:
+            require_f32(model, oracle, schedule)
+            continue
         with pytest.raises(AssertionError, match="of the logits' deviation"):
             require_f32(model, oracle, schedule)
 

@@ -1,12 +1,13 @@
 """Beyond the length that a model was trained for: YaRN, dual chunk attention, Qwen1's two ways.
 
 YaRN against transformers, which has it; the others against `numpy_decoder.py`. Each in prefill,
-step by step, in chunks and mixed with sequences that need none of it; mutants must show.
+step by step, in chunks and mixed with sequences that need none of it; mutants must show in prefill
+and step by step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +16,12 @@ import numpy as np
 import pytest
 
 from model.numpy_decoder import NumpyOracle, dual_chunk, plain
-from model.parity import F32_LIMIT, distance
-from model.stepping import SCHEDULES, Schedule, prefill, run, stepwise
+from model.parity import F32_LIMIT, distance, require_f32, require_shown
+from model.stepping import SCHEDULES, Schedule, one_by_one, prefill, run, stepwise
 from model.stored import in_memory
 from model.wild import CONFIGS, Oracle, build, sequences, wild_tensors
 from qwick.errors import UnsupportedError
 from qwick.model.arch import read_arch
-from qwick.model.decoder import Decoder
 from qwick.model.load import load_model
 from qwick.model.positions import DualChunk, Rotations, Yarn, with_yarn
 
@@ -36,18 +36,6 @@ STRETCHED = {
     for name in ("qwen2-tied", "qwen3-tied")
 }
 LENGTHS = (70, 1, 33, 150)
-
-
-def require(
-    model: Decoder, oracle: Any, schedule: Schedule, rotations: Sequence[int] | None = None
-) -> None:
-    found = distance(run(model, oracle.ids, schedule, rotations), oracle)
-    assert found.worst <= F32_LIMIT, f"{found.worst:.3g} of the logits' deviation"
-
-
-def differs(model: Decoder, oracle: Any, rotations: Sequence[int] | None = None) -> bool:
-    found = distance(run(model, oracle.ids, prefill, rotations), oracle).worst
-    return not found <= 10 * F32_LIMIT
 
 
 @pytest.fixture(scope="module", params=STRETCHED)
@@ -75,10 +63,11 @@ def test_short_requests_are_not_stretched_and_long_ones_are(
     rotations = [1, 0, 0, 1]
     theirs = replace_logits(oracles, rotations)
     for schedule in SCHEDULES.values():
-        require(model, theirs, schedule, rotations)
-    require(model, oracles[1], prefill, [1] * 4)
-    assert differs(model, oracles[0], [1] * 4)
-    assert differs(model, oracles[1], rotations)
+        require_f32(model, theirs, schedule, rotations)
+    require_f32(model, oracles[1], prefill, [1] * 4)
+    require_shown(model, oracles[0], [1] * 4)
+    # The first sequence is stretched by both, so that the third must show it step by step.
+    require_shown(model, oracles[1], rotations, (prefill, one_by_one(2)))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +95,7 @@ def test_other_stretches_show(
     model = load_model(
         in_memory(stretched, wild_tensors(config_of(stretched))), kv="f32", context=200
     )
-    assert differs(model, oracles[1], [1 % len(model.rotations.limits)] * 4)
+    require_shown(model, oracles[1], [1 % len(model.rotations.limits)] * 4)
 
 
 def config_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +133,7 @@ def test_every_schedule(chunked_config: dict[str, Any], far_oracle: NumpyOracle,
         in_memory(chunked_config, wild_tensors(bare(chunked_config))), kv="f32", context=300
     )
     for schedule in SCHEDULES.values():
-        require(model, far_oracle, schedule)
+        require_f32(model, far_oracle, schedule)
 
 
 @pytest.mark.parametrize("kv", ["bf16", "int8"])
@@ -177,7 +166,7 @@ def test_other_chunks_show(
 ) -> None:
     mutant = {**chunked_config, "dual_chunk_attention_config": {**CHUNKS, **change}}
     model = load_model(in_memory(mutant, wild_tensors(bare(chunked_config))), kv="f32", context=300)
-    assert differs(model, far_oracle)
+    require_shown(model, far_oracle)
 
 
 @pytest.mark.parametrize("left", [0, 1])
@@ -198,7 +187,7 @@ def test_keys_left_out_show(
         return replace(turns, far=turns.far[:left] + turns.far[left + 1 :])
 
     monkeypatch.setattr(model.rope, "turns", fewer)
-    assert differs(model, far_oracle)
+    require_shown(model, far_oracle)
 
 
 def test_a_row_is_scaled_alike_in_any_company() -> None:

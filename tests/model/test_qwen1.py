@@ -19,7 +19,7 @@ import pytest
 
 from llm.small import STORED_TOKENIZER_DATA
 from model.numpy_decoder import NumpyOracle, qwen1
-from model.parity import F32_LIMIT, distance, require_f32
+from model.parity import F32_LIMIT, require_f32, require_shown
 from model.stepping import SCHEDULES, prefill, run, stepwise
 from model.wild import CONFIGS, VOCAB, Oracle, build, sequences, wild_tensors
 from qwick.errors import ConfigError, FormatError, UnsupportedError
@@ -140,42 +140,63 @@ def test_mutants_show(
     tensors = own_names(TENSORS)
     change(tensors, "transformer.h.1.")
     write_folder(tmp_path / "m", PUBLISHED, tensors)
-    found = distance(run(load(tmp_path / "m"), within.ids, prefill), within)
-    assert found.worst > 10 * F32_LIMIT
+    require_shown(load(tmp_path / "m"), within)
 
 
-FAR = (200, 64, 65, 129, 30)
+# Sequences of several lengths, each a prompt as a whole, with the rotations that dynamic NTK gives.
+FAR = sequences((200, 64, 65, 129, 30))
+ROTATIONS = (2, 0, 1, 2, 0)
+
+Way = tuple[bool, bool]  # dynamic NTK, log-n attention
+NEITHER: Way = (False, False)
+WAYS: tuple[Way, ...] = ((True, True), (True, False), (False, True))
 
 
-class Beyond:
-    """Sequences of several lengths, each a prompt as a whole, with the rotations they get."""
-
-    ids = sequences(FAR)
-    rotations = (2, 0, 1, 2, 0)
+def way_name(way: Way) -> str:
+    return " and ".join(n for n, on in zip(("ntk", "log-n"), way, strict=True) if on) or "neither"
 
 
-@pytest.mark.parametrize("ntk", [True, False], ids=["ntk", "no ntk"])
-@pytest.mark.parametrize("log_n", [True, False], ids=["log-n", "no log-n"])
-def test_beyond_its_length(tmp_path: Path, ntk: bool, log_n: bool) -> None:
-    config = {**PUBLISHED, "use_dynamic_ntk": ntk, "use_logn_attn": log_n}
-    write_folder(tmp_path / "m", config, own_names(TENSORS))
-    if not ntk and not log_n:
-        assert load(tmp_path / "m").context == 64
-        return
-    model = load(tmp_path / "m", context=256)
-    assert model.arch.positions.scaling == DynamicNtk(64, ntk, log_n)
-    limits = (64, 128, 256) if ntk else (256,)
-    assert model.rotations.limits == limits
-    rotations = Beyond.rotations if ntk else (0,) * 5
-    for x, rotation in zip(Beyond.ids, rotations, strict=True):
+def beyond_folder(path: Path, way: Way) -> Path:
+    config = {**PUBLISHED, "use_dynamic_ntk": way[0], "use_logn_attn": way[1]}
+    write_folder(path / "m", config, own_names(TENSORS))
+    return path / "m"
+
+
+@pytest.fixture(scope="module")
+def beyond() -> dict[Way, NumpyOracle]:
+    """What each way gives."""
+    return {
+        (ntk, log_n): NumpyOracle(LIKE, TENSORS, FAR, qwen1(1e4, 64, ntk=ntk, log_n=log_n))
+        for ntk, log_n in (*WAYS, NEITHER)
+    }
+
+
+@pytest.mark.parametrize("way", WAYS, ids=way_name)
+def test_beyond_its_length(tmp_path: Path, beyond: dict[Way, NumpyOracle], way: Way) -> None:
+    model = load(beyond_folder(tmp_path, way), context=256)
+    assert model.arch.positions.scaling == DynamicNtk(64, *way)
+    assert model.rotations.limits == ((64, 128, 256) if way[0] else (256,))
+    rotations = ROTATIONS if way[0] else (0,) * 5
+    for x, rotation in zip(FAR, rotations, strict=True):
         assert model.rotations.of(len(x), 256) == rotation
-    oracle = NumpyOracle(LIKE, TENSORS, Beyond.ids, qwen1(1e4, 64, ntk=ntk, log_n=log_n))
     for schedule in SCHEDULES.values():
-        found = distance(run(model, oracle.ids, schedule, rotations), oracle)
-        assert found.worst <= F32_LIMIT
-    for wrong in ({"ntk": not ntk, "log_n": log_n}, {"ntk": ntk, "log_n": not log_n}):
-        other = NumpyOracle(LIKE, TENSORS, Beyond.ids, qwen1(1e4, 64, **wrong))
-        assert distance(run(model, oracle.ids, prefill, rotations), other).worst > 10 * F32_LIMIT
+        require_f32(model, beyond[way], schedule, rotations)
+
+
+@pytest.mark.parametrize(
+    ("way", "other"),
+    [(way, other) for way in WAYS for other in (*WAYS, NEITHER) if other != way],
+    ids=way_name,
+)
+def test_another_way_shows(
+    tmp_path: Path, beyond: dict[Way, NumpyOracle], way: Way, other: Way
+) -> None:
+    model = load(beyond_folder(tmp_path, way), context=256)
+    require_shown(model, beyond[other], ROTATIONS if way[0] else None)
+
+
+def test_without_either_it_ends_at_its_length(tmp_path: Path) -> None:
+    assert load(beyond_folder(tmp_path, NEITHER)).context == 64
 
 
 def test_an_answer_keeps_the_rotation_of_its_prompt(folder: Path) -> None:
