@@ -40,8 +40,8 @@ TOLD: Mapping[str, tuple[str, str, str]] = {
     ),
     "qwen2_moe": (
         "Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B",
-        "transformers' Qwen2Moe",
-        "test_parity.py",
+        "transformers' Qwen2Moe; its YaRN",
+        "test_parity.py, test_positions.py",
     ),
     "qwen3": (
         "Qwen3, its 2507 models, Embedding and Reranker",
@@ -50,8 +50,8 @@ TOLD: Mapping[str, tuple[str, str, str]] = {
     ),
     "qwen3_moe": (
         "Qwen3-30B-A3B, 235B-A22B, their 2507 models, Qwen3-Coder",
-        "transformers' Qwen3Moe",
-        "test_parity.py",
+        "transformers' Qwen3Moe; its YaRN; a NumPy decoder for dual chunk attention",
+        "test_parity.py, test_positions.py",
     ),
 }
 SAID: Mapping[str, str] = {

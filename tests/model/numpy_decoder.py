@@ -1,4 +1,4 @@
-"""A dense decoder in plain NumPy, in float64: the oracle where no library has one.
+"""A decoder in plain NumPy, in float64: the oracle where no library has one.
 
 It is written from the published descriptions, one sequence at a time, without a cache; that it is a
 decoder of the family at all is shown against transformers (`test_positions.py`). Knows nothing of
@@ -77,6 +77,31 @@ def _norm(x: F64, weight: F64, eps: float) -> F64:
     return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + eps) * weight
 
 
+def _mlp(_: Mapping[str, Any], w: Mapping[str, F64], name: str, x: F64) -> F64:
+    """SwiGLU (Shazeer 2020) of the rows x: [n, hidden]."""
+    gate = x @ w[name + "gate_proj.weight"].T
+    inner = gate / (1 + np.exp(-gate)) * (x @ w[name + "up_proj.weight"].T)
+    return inner @ w[name + "down_proj.weight"].T
+
+
+def _experts(config: Mapping[str, Any], w: Mapping[str, F64], name: str, x: F64) -> F64:
+    """Of each row the likeliest experts by their shares, and the shared one by a gate, if any."""
+    shares = np.exp(x @ w[name + "gate.weight"].T)
+    shares /= shares.sum(axis=1, keepdims=True)
+    left_out = np.argsort(-shares, axis=1)[:, config["num_experts_per_tok"] :]
+    np.put_along_axis(shares, left_out, 0, axis=1)
+    if config["norm_topk_prob"]:
+        shares /= shares.sum(axis=1, keepdims=True)
+    out = np.zeros_like(x)
+    for i in range(config["num_experts"]):
+        rows = shares[:, i] > 0
+        out[rows] += shares[rows, i, None] * _mlp(config, w, f"{name}experts.{i}.", x[rows])
+    if "shared_expert_intermediate_size" in config:
+        share = 1 / (1 + np.exp(-x @ w[name + "shared_expert_gate.weight"].T))
+        out += share * _mlp(config, w, name + "shared_expert.", x)
+    return out
+
+
 def logits_of(
     config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], ids: np.ndarray, scores: Scores
 ) -> F64:
@@ -110,9 +135,7 @@ def logits_of(
         attended = np.einsum("hij,jhd->ihd", shares, v).reshape(n, -1)
         x = x + attended @ w[layer + "self_attn.o_proj.weight"].T
         h = _norm(x, w[layer + "post_attention_layernorm.weight"], eps)
-        gate = h @ w[layer + "mlp.gate_proj.weight"].T
-        inner = gate / (1 + np.exp(-gate)) * (h @ w[layer + "mlp.up_proj.weight"].T)
-        x = x + inner @ w[layer + "mlp.down_proj.weight"].T
+        x = x + (_experts if "num_experts" in config else _mlp)(config, w, layer + "mlp.", h)
     head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
     return _norm(x, w["model.norm.weight"], eps) @ head.T
 
