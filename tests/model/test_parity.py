@@ -113,7 +113,9 @@ def test_shards(samples: Samples, name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_gguf(samples: Samples, name: str, stored: StoredType) -> None:
     sample = samples.gguf(name, stored)
-    require_f32(sample.load(), sample.oracle, prefill)
+    model = sample.load()
+    for schedule in SCHEDULES.values():
+        require_f32(model, sample.oracle, schedule)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -21,7 +23,11 @@ from model.stepping import SCHEDULES, Schedule, one_by_one, prefill, run, stepwi
 from model.stored import in_memory
 from model.wild import CONFIGS, Oracle, build, chooses, sequences, wild_tensors
 from qwick.errors import UnsupportedError
+from qwick.family import MODEL_TYPES
+from qwick.formats.open import open_checkpoint
+from qwick.formats.write import write_gguf
 from qwick.model.arch import read_arch
+from qwick.model.decoder import Decoder
 from qwick.model.load import load_model
 from qwick.model.positions import DualChunk, Rotations, Yarn, with_yarn
 
@@ -101,6 +107,41 @@ def test_other_stretches_show(
         in_memory(stretched, wild_tensors(config_of(stretched))), kv="f32", context=200
     )
     require_shown(model, oracles[1], [1 % len(model.rotations.limits)] * 4)
+
+
+def load_gguf(path: Path, config: dict[str, Any], yarn: dict[str, Any]) -> Decoder:
+    plain_config = config_of(config)
+    write_gguf(path, {**plain_config, "rope_scaling": yarn}, wild_tensors(plain_config))
+    with open_checkpoint(path) as checkpoint:
+        return load_model(checkpoint, kv="f32", context=200)
+
+
+def test_a_gguf_file_stretches_by_its_metadata(
+    tmp_path: Path, stretched: dict[str, Any], oracles: tuple[Oracle, Oracle]
+) -> None:
+    """Under llama.cpp's names; and any other value of them shows."""
+    model = load_gguf(tmp_path / "a.gguf", stretched, YARN)
+    fields, arch = (
+        gguf.GGUFReader(tmp_path / "a.gguf").fields,
+        MODEL_TYPES[stretched["model_type"]].gguf,
+    )
+    keys = {
+        gguf.Keys.Rope.SCALING_TYPE: "yarn",
+        gguf.Keys.Rope.SCALING_FACTOR: 4.0,
+        gguf.Keys.Rope.SCALING_ORIG_CTX_LEN: 64,
+    }
+    assert {key: fields[key.format(arch=arch)].contents() for key in keys} == keys
+    rotations = [1, 0, 0, 1]
+    for schedule in SCHEDULES.values():
+        require_f32(model, replace_logits(oracles, rotations), schedule, rotations)
+    for change in (
+        {"factor": 4.4},
+        {"original_max_position_embeddings": 128},
+        {"beta_fast": 2.0},
+        {"beta_slow": 2.0},
+    ):
+        other = load_gguf(tmp_path / "b.gguf", stretched, {**YARN, **change})
+        require_shown(other, oracles[1], [1 % len(other.rotations.limits)] * 4)
 
 
 def config_of(config: dict[str, Any]) -> dict[str, Any]:
