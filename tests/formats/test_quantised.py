@@ -257,7 +257,7 @@ def test_no_key_is_both_read_and_idle(
 
 
 def test_pieces_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Converted eight rows at a time, and in odd remainders, a matrix is the same."""
+    """Converted eight rows at a time, in odd remainders, or in part, a matrix is the same."""
     for scheme in SCHEMES:
         config, parts = sample(scheme)
         path = tmp_path / scheme
@@ -265,5 +265,9 @@ def test_pieces_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with open_checkpoint(path) as checkpoint:
             whole = checkpoint.tensors[NAME].data
             monkeypatch.setattr("qwick.formats.quantised.parts.PIECE", 24 * 256)
-            np.testing.assert_array_equal(checkpoint.tensors[NAME].data, whole)
+            tensor = checkpoint.tensors[NAME]
+            np.testing.assert_array_equal(tensor.data, whole)
+            size = whole.size // 128
+            for a, b in ((0, 8), (3, 30), (24, 51), (101, 128)):
+                np.testing.assert_array_equal(tensor.rows(a, b), whole[a * size : b * size])
             monkeypatch.undo()

@@ -7,6 +7,7 @@ floats, qwick equals the oracle to float32.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from model.stored import in_memory
 from model.test_quantised import rounding_noise
 from model.wild import BLOCKED, Oracle, build, sequences, wild_tensors
 from qwick.errors import FormatError, ParameterError
+from qwick.formats.checkpoint import Tensor
 from qwick.formats.open import open_checkpoint
 from qwick.formats.quantised import gptq, integers
-from qwick.formats.quantised.parts import Part
+from qwick.formats.quantised.parts import Part, in_pieces
+from qwick.formats.qwen1 import cut_attention
 from qwick.model.decoder import Decoder
 from qwick.model.load import load_model, weight_bytes
 from qwick.model.requantise import KINDS, requantised
@@ -96,7 +99,7 @@ def test_against_transformers(folders: Folders, scheme: str, shape: str) -> None
 
 
 def _shifted(matrix: Any) -> Any:
-    groups = matrix.zeros().shape[0]
+    groups = matrix.zeros(0, 8).shape[0]
     object.__setattr__(matrix, "group_of", (matrix.group_of + 1) % groups)
     return matrix
 
@@ -155,25 +158,56 @@ def test_quantize_leaves_what_is_small_enough(folders: Folders) -> None:
             requantised(checkpoint, "int5")
 
 
-def test_the_plan_holds_all_that_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many bytes as a group has when it is packed, though a matrix alone be larger."""
-    config = {**CONFIGS["qwen3"], "tie_word_embeddings": False}
-    held = wild_tensors(CONFIGS["qwen3"])
-    held["lm_head.weight"] = held["model.embed_tokens.weight"]
+def owner(array: np.ndarray) -> np.ndarray:
+    """The array whose memory a view keeps."""
+    return owner(array.base) if isinstance(array.base, np.ndarray) else array
+
+
+def cut_of_one(tensors: dict[str, np.ndarray], rows: list[int]) -> dict[str, Tensor]:
+    """Query, key and value of a layer as cut of a matrix that is made; rows: told of each piece."""
+    weights = [tensors[f"model.layers.0.self_attn.{x}_proj.weight"] for x in "qkv"]
+    fused = np.concatenate(weights).view(np.uint8)
+    shape = (len(fused), weights[0].shape[1])
+
+    def make(a: int, b: int) -> np.ndarray:
+        rows.append(b - a)
+        return fused[a:b].copy()
+
+    made = in_pieces(StoredType.F32, shape, make)
+    tensor = Tensor("transformer.h.0.attn.c_attn.weight", StoredType.F32, shape, made)
+    return dict(cut_attention(Path("fused"), tensor, "0", "weight"))
+
+
+@pytest.mark.parametrize("quantize", ["int8", None])
+def test_the_plan_holds_all_that_is_made_at_once(
+    monkeypatch: pytest.MonkeyPatch, quantize: str | None
+) -> None:
+    """As many bytes as a group has when it is packed, though a matrix alone be larger.
+
+    Not quantised while it is loaded, only Qwen1's fused matrix is made, each row of it once.
+    """
+    config = {**BLOCKED["qwen2"], "num_hidden_layers": 1, "num_key_value_heads": 4}
+    held, rows = wild_tensors(config), list[int]()
     checkpoint = in_memory(config, held)
+    if quantize is None:
+        cut = cut_of_one(held, rows)
+        checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, **cut})
     pack_all, seen = ops.pack_all, [0]
+    files = {id(owner(t.data)) for t in checkpoint.tensors.values() if not t.made}
 
     def counted(matrices: Any, *, mapped: bool) -> Any:
-        seen.append(sum(data.nbytes for parts in matrices for _, data, *_ in parts))
+        owners = {id(owner(data)): owner(data) for parts in matrices for _, data, *_ in parts}
+        seen.append(sum(o.nbytes for key, o in owners.items() if key not in files))
         return pack_all(matrices, mapped=mapped)
 
     monkeypatch.setattr(ops, "pack_all", counted)
     plans = {}
     for limit in (1, 100_000, 64 << 20):
         monkeypatch.setattr("qwick.model.load.MADE_BYTES", limit)
-        del seen[1:]
-        load_model(checkpoint, quantize="int8")
-        plans[limit] = weight_bytes(checkpoint, "int8"), max(seen)
+        del seen[1:], rows[:]
+        load_model(checkpoint, quantize=quantize)
+        assert sum(rows) == (0 if quantize else 3 * 256)
+        plans[limit] = weight_bytes(checkpoint, quantize), max(seen)
     weights = plans[64 << 20][0] - (64 << 20)
     for limit, (planned, most) in plans.items():
         assert planned == weights + max(limit, most)

@@ -23,8 +23,9 @@ from qwick.quant.types import StoredType
 
 @dataclass(frozen=True)
 class Tensor:
-    """One stored tensor: U8[bytes], a read-only view of the mapped file or what makes the bytes.
+    """One stored tensor: U8[bytes], a read-only view of the mapped file, or what makes the bytes.
 
+    What makes them is called with a and b and gives rows a to b - 1, in memory of their own.
     `shape` is row-major ([n, k] for a matrix of n outputs); a row of the last axis is
     `type.row_bytes(shape[-1])` bytes. The view need not be aligned to more than a byte.
     mapped: it is a file's own pages, which may be given back to the system and come again.
@@ -33,20 +34,36 @@ class Tensor:
     name: str
     type: StoredType
     shape: tuple[int, ...]
-    source: NDArray[np.uint8] | Callable[[], NDArray[np.uint8]]
+    source: NDArray[np.uint8] | Callable[[int, int], NDArray[np.uint8]]
     mapped: bool = False
 
     @property
     def data(self) -> NDArray[np.uint8]:
         """U8[bytes]. Where they are made, they are made anew each time: keep what you use twice."""
-        return self.source() if callable(self.source) else self.source
+        if callable(self.source):
+            return self.source(0, math.prod(self.shape[:-1]))
+        return self.source
+
+    def rows(self, a: int, b: int) -> NDArray[np.uint8]:
+        """U8[bytes] of rows a to b - 1 of the last axis, of which no other is made."""
+        if callable(self.source):
+            return self.source(a, b)
+        size = self.type.row_bytes(self.shape[-1])
+        return self.source[a * size : b * size]
 
     def cut(self, name: str, index: int, count: int, shape: tuple[int, ...]) -> Tensor:
-        """Return part `index` of `count` of the same size that lie one after the other."""
-        size = self.nbytes // count
-        part = slice(index * size, (index + 1) * size)
-        source = (lambda: self.data[part]) if self.made else self.data[part]
-        return replace(self, name=name, shape=shape, source=source)
+        """Return part `index` of `count` of the same size that lie one after the other.
+
+        Where the bytes are made, a part is whole rows, and makes only those.
+        """
+        source = self.source
+        if callable(source):
+            make, first = source, index * (math.prod(self.shape[:-1]) // count)
+            part = replace(self, source=lambda a, b: make(first + a, first + b))
+        else:
+            size = self.nbytes // count
+            part = replace(self, source=source[index * size : (index + 1) * size])
+        return replace(part, name=name, shape=shape)
 
     @property
     def made(self) -> bool:

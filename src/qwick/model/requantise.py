@@ -66,7 +66,7 @@ def _encoded(tensor: Tensor, stored: StoredType) -> Tensor:
         return tensor
     if _bits(tensor.type) <= _bits(stored):
         return tensor
-    return Tensor(tensor.name, stored, tensor.shape, lambda: _encode(tensor, stored))
+    return Tensor(tensor.name, stored, tensor.shape, lambda a, b: _encode(tensor, stored, a, b))
 
 
 def _bits(stored: StoredType) -> int:
@@ -74,18 +74,20 @@ def _bits(stored: StoredType) -> int:
     return int("".join(filter(str.isdigit, stored.packed)))
 
 
-def _encode(tensor: Tensor, stored: StoredType) -> NDArray[np.uint8]:
-    n, k = tensor.shape
-    raw = tensor.data.reshape(n, -1)
-    out = np.empty((n, stored.row_bytes(k)), np.uint8)
-    step = max(1, _PIECE // k)
+def _encode(tensor: Tensor, stored: StoredType, a: int, b: int) -> NDArray[np.uint8]:
+    """Return rows a to b - 1 in another type; what they are encoded from is made in pieces too."""
+    k = tensor.shape[1]
+    out = np.empty((b - a, stored.row_bytes(k)), np.uint8)
+    step = max(8, _PIECE // k // 8 * 8)  # quantised folders make eight rows at a time
 
-    def piece(a: int) -> None:
-        out[a : a + step] = encode(stored, decode(tensor.type, raw[a : a + step]))
+    def piece(begin: int) -> None:
+        end = min(begin + step, b)
+        raw = tensor.rows(begin, end).reshape(end - begin, -1)
+        out[begin - a : end - a] = encode(stored, decode(tensor.type, raw))
 
     try:
         with ThreadPoolExecutor(ops.threads()) as threads:
-            for _ in threads.map(piece, range(0, n, step)):
+            for _ in threads.map(piece, range(a, b, step)):
                 pass
     except ParameterError as error:
         raise FormatError(

@@ -64,8 +64,8 @@ def _matrix(parts: Parts, stem: str, group_size: int) -> Integers:
     def quants(a: int, b: int) -> U8:
         return np.ascontiguousarray(in_order(qweight.numbers()[:, a // 8 : b // 8]).T)
 
-    def zeros() -> NDArray[np.int16]:
-        return in_order(qzeros.numbers()).astype(np.int16)
+    def zeros(a: int, b: int) -> NDArray[np.int16]:
+        return in_order(qzeros.numbers()[:, a // 8 : b // 8]).astype(np.int16)
 
     group_of = np.arange(k, dtype=np.int32) // np.int32(size)
     return Integers(stem + ".weight", (n, k), 4, quants, zeros, scales, group_of, symmetric=False)

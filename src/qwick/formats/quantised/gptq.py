@@ -114,8 +114,8 @@ def _matrix(
         rows = np.ascontiguousarray(octet).reshape(b - a, -1)
         return nibbles(rows) if bits == 4 else rows
 
-    def zeros() -> NDArray[np.int16]:
-        packed = octets(qzeros.numbers())
+    def zeros(a: int, b: int) -> NDArray[np.int16]:
+        packed = octets(qzeros.numbers()[:, a // each : b // each])
         stored = (nibbles(packed) if bits == 4 else packed).astype(np.int16)
         stored += np.int16(less)
         return stored

@@ -24,16 +24,17 @@ BLOCK = 32
 class Integers:
     """A matrix [n, k] of unsigned quants of 4 or 8 bits.
 
-    quants(a, b): U8[b - a, k], of the outputs a to b - 1, a multiple of 8. zeros(): I16[groups, n].
-    scales: [groups, n]. group_of: I32[k], the group of each column. symmetric: every zero point is
-    said to be half of the quants' range.
+    quants(a, b): U8[b - a, k], of the outputs a to b - 1, a multiple of 8 each or the last.
+    zeros(a, b): I16[groups, b - a], of the same outputs. scales: [groups, n]. group_of: I32[k], the
+    group of each column. symmetric: every zero point is said to be half of the
+    quants' range.
     """
 
     name: str
     shape: tuple[int, int]
     bits: int
     quants: Callable[[int, int], U8]
-    zeros: Callable[[], NDArray[np.int16]]
+    zeros: Callable[[int, int], NDArray[np.int16]]
     scales: Part
     group_of: NDArray[np.int32]
     symmetric: bool
@@ -42,8 +43,8 @@ class Integers:
         """Return the matrix as an ordinary tensor, made when it is asked for."""
         stored = self._stored()
 
-        def data() -> U8:
-            zeros = self.zeros()
+        def make(a: int, b: int) -> U8:
+            zeros = self.zeros(a, b)
             if self.symmetric and (zeros != 1 << (self.bits - 1)).any():
                 raise fault(
                     parts,
@@ -51,13 +52,9 @@ class Integers:
                     "has zero points off the middle, though quantization_config says sym",
                     "set sym to false in config.json",
                 )
+            return self._rows(stored, a, b, zeros)
 
-            def make(a: int, b: int) -> U8:
-                return self._rows(stored, a, b, zeros[:, a:b])
-
-            return in_pieces(stored, self.shape, make)()
-
-        return Tensor(self.name, stored, self.shape, data)
+        return Tensor(self.name, stored, self.shape, in_pieces(stored, self.shape, make))
 
     def _stored(self) -> StoredType:
         k = self.shape[1]

@@ -85,21 +85,24 @@ def rounded(values: F32, stored: StoredType) -> U8:
 
 def in_pieces(
     stored: StoredType, shape: tuple[int, int], make: Callable[[int, int], U8]
-) -> Callable[[], U8]:
-    """Return what makes a matrix's U8[bytes] from make(a, b): its rows a to b - 1.
+) -> Callable[[int, int], U8]:
+    """Return what makes the U8[bytes] of any rows of a matrix from make(a, b): its rows a to b - 1.
 
-    Pieces begin at multiples of 8 rows.
+    Pieces begin and end at multiples of 8 rows, or at the end of the matrix; what of them is not
+    asked for is left out.
     """
     n, k = shape
 
-    def data() -> U8:
-        out = np.empty((n, stored.row_bytes(k)), np.uint8)
+    def rows(a: int, b: int) -> U8:
+        out = np.empty((b - a, stored.row_bytes(k)), np.uint8)
         step = max(8, PIECE // k // 8 * 8)
-        for a in range(0, n, step):
-            out[a : a + step] = make(a, min(a + step, n))
+        for begin in range(a // 8 * 8, b, step):
+            end = min(begin + step, -(-b // 8) * 8, n)
+            first, last = max(a, begin), min(b, end)
+            out[first - a : last - a] = make(begin, end)[first - begin : last - begin]
         return out.reshape(-1)
 
-    return data
+    return rows
 
 
 class Parts:
