@@ -23,6 +23,7 @@ NF4 = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453]
 NF4 += [-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0]
 NF4 += [0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224]
 NF4 += [0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
+PROJECTIONS = ("_proj.weight", "c_attn.weight", "w1.weight", "w2.weight")
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 
 
@@ -190,14 +191,17 @@ SCHEMES: dict[str, tuple[dict[str, Any], Quantiser]] = {
 def quantised(
     scheme: str, tensors: Mapping[str, F32]
 ) -> tuple[dict[str, tuple[str, np.ndarray]], dict[str, F32]]:
-    """Return all tensors of a folder, every projection quantised, and the weights it stands for."""
+    """Return all tensors of a folder, every projection quantised, and the weights it stands for.
+
+    Qwen1's own names will do as well.
+    """
     stored: dict[str, tuple[str, np.ndarray]] = {}
     weights = dict(tensors)
     for name, value in tensors.items():
-        if name.endswith("_proj.weight"):
+        if name.endswith(PROJECTIONS):
             parts, weights[name] = SCHEMES[scheme][1](value)
             stem = name[: -len("weight")]
-            if stem.endswith(("q_proj.", "k_proj.", "v_proj.")):
+            if stem.endswith(("q_proj.", "k_proj.", "v_proj.", "c_attn.")):
                 parts.pop("bias", None)  # it is the model's own, if there is one
             stored.update({stem + end: part for end, part in parts.items()})
         else:

@@ -20,6 +20,7 @@ from model.parity import F32_LIMIT, distance, require_f32, require_no_further
 from model.stepping import mixed, prefill, run
 from model.stored import in_memory
 from model.test_quantised import rounding_noise
+from model.test_qwen1 import PUBLISHED, own_names
 from model.wild import BLOCKED, Oracle, build, sequences, wild_tensors
 from qwick.errors import FormatError, ParameterError
 from qwick.formats.checkpoint import Tensor
@@ -34,15 +35,18 @@ from qwick.native import ops
 from qwick.quant.decode import decode
 from qwick.quant.types import StoredType
 
-CONFIGS = {
-    name: {**BLOCKED[name], "num_hidden_layers": 1} for name in ("qwen2", "qwen3", "qwen3-moe")
-}
+CONFIGS = {name: {**config, "num_hidden_layers": 1} for name, config in BLOCKED.items()}
+CONFIGS["qwen1"] = {**CONFIGS["qwen2"], "num_key_value_heads": 4, "rope_theta": 10000.0}
+# What a folder of Qwen1 says of the same model.
+QWEN1 = {**PUBLISHED, "num_hidden_layers": 1, "hidden_size": 256, "kv_channels": 64}
+QWEN1["intermediate_size"] = 2 * CONFIGS["qwen1"]["intermediate_size"]
 LENGTHS = (40, 1, 9)
 PACKED = {"gptq int4": "i4", "gptq int8": "i8", "gptq asymmetric": "i4z"}
 PACKED |= {"gptq_v2 of whole rows": "i4z", "awq": "i4z"}
-# Each scheme with one architecture, experts with those that Qwen3 is published in.
+# Each scheme with one architecture, experts and Qwen1 with those that they are published in.
 SHAPES = dict.fromkeys(SCHEMES, "qwen3") | {"gptq int4": "qwen2", "bitsandbytes int8": "qwen2"}
 PAIRS = [*SHAPES.items(), ("awq", "qwen3-moe"), ("fp8", "qwen3-moe"), ("gptq int4", "qwen3-moe")]
+PAIRS += [("gptq int4", "qwen2-moe"), ("gptq int4", "qwen1"), ("gptq int8", "qwen1")]
 
 
 class Folders:
@@ -56,7 +60,10 @@ class Folders:
         if (scheme, shape) not in self.made:
             config, path = CONFIGS[shape], self.factory.mktemp("quantised")
             stored, weights = quantised(scheme, wild_tensors(config))
-            write_parts(path, {**config, "quantization_config": SCHEMES[scheme][0]}, stored)
+            said = config
+            if shape == "qwen1":  # the rows of a fused matrix are quantised each by itself
+                stored, said = quantised(scheme, own_names(wild_tensors(config)))[0], QWEN1
+            write_parts(path, {**said, "quantization_config": SCHEMES[scheme][0]}, stored)
             oracle = Oracle(build(config, weights), sequences(LENGTHS))
             self.made[scheme, shape] = path, oracle
         return self.made[scheme, shape]

@@ -84,7 +84,7 @@ def own_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "mlp.w2.weight": "mlp.gate_proj.weight",
         "mlp.c_proj.weight": "mlp.down_proj.weight",
     }
-    for i in range(3):
+    for i in range(sum(name.endswith("self_attn.q_proj.weight") for name in tensors)):
         ours, theirs = f"model.layers.{i}.", f"transformer.h.{i}."
         out.update({theirs + a: tensors[ours + b] for a, b in parts.items()})
         for end in ("weight", "bias"):
