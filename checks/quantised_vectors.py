@@ -3,10 +3,11 @@
     python -m checks.quantised_vectors --autogptq FILE --autoawq FILE
 
 Writes tests/formats/quantised.json: small matrices of random bits as each scheme stores them, and
-what they decode to by bitsandbytes, compressed-tensors and transformers (which must be installed),
-by `QuantLinear` of AutoGPTQ (auto_gptq/nn_modules/qlinear/qlinear_cuda.py) and `dequantize_gemm` of
-AutoAWQ (awq/utils/packing_utils.py), whose packages need a GPU and whose files are given. Run once;
-what it wrote is in the repository.
+what they decode to by bitsandbytes, compressed-tensors (MXFP4; FP8 too, where it must agree with
+transformers) and transformers, which must be installed, by `QuantLinear` of AutoGPTQ
+(auto_gptq/nn_modules/qlinear/qlinear_cuda.py) and `dequantize_gemm` of AutoAWQ
+(awq/utils/packing_utils.py), whose packages need a GPU and whose files are given. Run once; what it
+wrote is in the repository.
 """
 
 from __future__ import annotations
@@ -126,11 +127,15 @@ def awq(rng: np.random.Generator, file: Path) -> list[dict[str, Any]]:
 
 
 def fp8(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """By transformers, on whole blocks; edges are cut off what it makes."""
+    """By transformers, on whole blocks, whose edges are cut off; by the other with edges."""
     import torch
+    from compressed_tensors.entrypoints.convert.converters.fp8block_dequantizer import (
+        FP8BlockDequantizer,
+    )
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
     decode = Fp8Dequantize(None)._dequantize_one
+    again = FP8BlockDequantizer(weight_block_size=(8, 16))._create_dequantized_weight
     found = []
     for of, kept in ((torch.bfloat16, (24, 48)), (torch.float32, (20, 40))):
         bits = rng.integers(0, 256, (24, 48), np.uint8)
@@ -139,6 +144,8 @@ def fp8(rng: np.random.Generator) -> list[dict[str, Any]]:
         by = scales(rng, 3, 3).to(of)
         n, k = kept
         value = decode(weight, by, torch.bfloat16)[:n, :k]
+        if not torch.equal(again(weight[:n, :k], by), value):
+            raise QwickError("transformers and compressed-tensors decode FP8 to different numbers")
         parts = {"weight": weight[:n, :k], "weight_scale_inv": by}
         config = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3"}
         config |= {"weight_block_size": [8, 16]}
@@ -177,6 +184,34 @@ def bitsandbytes(rng: np.random.Generator) -> list[dict[str, Any]]:
     return found
 
 
+def mxfp4(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """By compressed-tensors; powers of two from the least to the last that keeps 6 finite."""
+    import torch
+    from compressed_tensors.compressors.mxfp4.base import MXFP4PackedCompressor
+    from compressed_tensors.quantization import QuantizationConfig, preset_name_to_scheme
+
+    form, found = "mxfp4-pack-quantized", []
+    for preset, n, k, powers in (("MXFP4A16", 24, 96, (107, 148)), ("MXFP4", 17, 160, (0, 253))):
+        scheme = preset_name_to_scheme(preset, ["Linear"])
+        config = QuantizationConfig(
+            config_groups={"group_0": scheme.model_copy(update={"format": form})},
+            format=form,
+            quantization_status="compressed",
+            ignore=["lm_head"],
+        )
+        quants = rng.integers(0, 256, (n, k // 2), np.uint8)
+        exponents = rng.integers(*powers, (n, k // 32), np.uint8)
+        exponents[0, :2] = powers[0], powers[1] - 1
+        parts = {
+            "weight_packed": torch.from_numpy(quants),
+            "weight_scale": torch.from_numpy(exponents),
+        }
+        weight = MXFP4PackedCompressor.decompress(parts, scheme)["weight"]
+        said = json.loads(config.model_dump_json())
+        found.append(case(f"compressed-tensors {preset}, {n} x {k}", said, parts, weight))
+    return found
+
+
 def main() -> int:
     """Write the file; 0 if it was written."""
     parser = argparse.ArgumentParser(
@@ -191,6 +226,7 @@ def main() -> int:
         *awq(rng, arguments.autoawq),
         *fp8(rng),
         *bitsandbytes(rng),
+        *mxfp4(np.random.default_rng(21)),
     ]
     OUT.write_text(json.dumps(cases, indent=1) + "\n", "utf-8")
     print(f"{len(cases)} matrices, {OUT.stat().st_size:,} bytes")

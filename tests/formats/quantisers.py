@@ -142,6 +142,41 @@ def int8(w: F32) -> tuple[Parts, F32]:
     }, values.to(torch.bfloat16).to(torch.float32).numpy()
 
 
+def mxfp4(w: F32) -> tuple[Parts, F32]:
+    n, k = w.shape
+    levels = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    powers, quants = np.zeros((n, k // 32), int), np.zeros((n, k), np.uint8)
+    values = np.zeros((n, k), np.float32)
+    for g in range(k // 32):
+        x = w[:, 32 * g : 32 * g + 32]
+        powers[:, g] = np.floor(np.log2(np.abs(x).max(1))) - 2
+        scale = np.exp2(powers[:, g, None]).astype(np.float32)
+        places = np.abs(np.abs(x / scale)[:, :, None] - levels).argmin(2)
+        values[:, 32 * g : 32 * g + 32] = np.copysign(levels[places] * scale, x)
+        quants[:, 32 * g : 32 * g + 32] = places + 8 * (x < 0)
+    return {
+        "weight_packed": ("U8", quants[:, ::2] | quants[:, 1::2] << 4),
+        "weight_scale": ("U8", (powers + 127).astype(np.uint8)),
+    }, values
+
+
+def compressed(**weights: Any) -> dict[str, Any]:
+    """What llm-compressor writes for MXFP4."""
+    said = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "group"}
+    said |= {"group_size": 32, "dynamic": False, "scale_dtype": "torch.uint8", **weights}
+    group = {"targets": ["Linear"], "weights": said, "input_activations": None}
+    group |= {"output_activations": None, "format": "mxfp4-pack-quantized"}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "mxfp4-pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head", "re:.*mlp.gate$"],
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
+
+
 SCHEMES: dict[str, tuple[dict[str, Any], Quantiser]] = {
     "gptq int4": (
         {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False},
@@ -185,6 +220,7 @@ SCHEMES: dict[str, tuple[dict[str, Any], Quantiser]] = {
         {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_threshold": 6.0},
         int8,
     ),
+    "mxfp4": (compressed(), mxfp4),
 }
 
 

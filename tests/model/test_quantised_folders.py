@@ -42,7 +42,7 @@ QWEN1 = {**PUBLISHED, "num_hidden_layers": 1, "hidden_size": 256, "kv_channels":
 QWEN1["intermediate_size"] = 2 * CONFIGS["qwen1"]["intermediate_size"]
 LENGTHS = (40, 1, 9)
 PACKED = {"gptq int4": "i4", "gptq int8": "i8", "gptq asymmetric": "i4z"}
-PACKED |= {"gptq_v2 of whole rows": "i4z", "awq": "i4z"}
+PACKED |= {"gptq_v2 of whole rows": "i4z", "awq": "i4z", "mxfp4": "i4e"}
 # Each scheme with one architecture, experts and Qwen1 with those that they are published in.
 SHAPES = dict.fromkeys(SCHEMES, "qwen3") | {"gptq int4": "qwen2", "bitsandbytes int8": "qwen2"}
 PAIRS = [*SHAPES.items(), ("awq", "qwen3-moe"), ("fp8", "qwen3-moe"), ("gptq int4", "qwen3-moe")]

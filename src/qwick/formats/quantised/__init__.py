@@ -12,7 +12,7 @@ from typing import Any
 
 from qwick.errors import ConfigError, FormatError, UnsupportedError, shown
 from qwick.formats.checkpoint import Tensor
-from qwick.formats.quantised import awq, bitsandbytes, fp8, gptq
+from qwick.formats.quantised import awq, bitsandbytes, compressed_tensors, fp8, gptq
 from qwick.formats.quantised.parts import Parts, Settings, dtype_of, fault
 from qwick.formats.safetensors import SafetensorsFile
 
@@ -23,6 +23,7 @@ METHODS: dict[str, Callable[[Settings, Parts], dict[str, Tensor]]] = {
     "awq": awq.read,
     "fp8": fp8.read,
     "bitsandbytes": bitsandbytes.read,
+    "compressed-tensors": compressed_tensors.read,
 }
 
 

@@ -185,10 +185,7 @@ class Settings:
         if value is None:
             return default
         if not any(type(value) is type(one) and value == one for one in allowed):
-            raise UnsupportedError(
-                f"{self.path}: {self.method} with {key} {shown(value)} is not supported; "
-                f"allowed: {', '.join(shown(one) for one in allowed)}"
-            )
+            raise unsupported(self, key, value, ", ".join(shown(one) for one in allowed))
         return value
 
     def group_size(self, default: int) -> int:
@@ -216,6 +213,14 @@ class Settings:
                     f"{self.method} and may change its numbers; known: "
                     f"{', '.join(sorted(self._read.union(idle)))}"
                 )
+
+
+def unsupported(settings: Settings, key: str, value: object, allowed: str) -> UnsupportedError:
+    """Return the error for a value that is not implemented."""
+    return UnsupportedError(
+        f"{settings.path}: {settings.method} with {key} {shown(value)} is not supported; "
+        f"allowed: {allowed}"
+    )
 
 
 def dtype_of(path: Path, config: Mapping[str, Any]) -> StoredType:
