@@ -18,7 +18,7 @@ from formats.quantisers import SCHEMES, quantised, write_parts
 from model.numpy_ops import Definitions, substitute
 from model.parity import F32_LIMIT, distance, require_f32, require_no_further
 from model.stepping import mixed, prefill, run
-from model.stored import in_memory
+from model.stored import gguf_weights, in_memory
 from model.test_quantised import rounding_noise
 from model.test_qwen1 import PUBLISHED, own_names
 from model.wild import BLOCKED, Oracle, build, sequences, wild_tensors
@@ -28,11 +28,13 @@ from qwick.formats.open import open_checkpoint
 from qwick.formats.quantised import gptq, integers
 from qwick.formats.quantised.parts import Part, in_pieces
 from qwick.formats.qwen1 import cut_attention
+from qwick.formats.write import write_gguf
 from qwick.model.decoder import Decoder
 from qwick.model.load import load_model, weight_bytes
 from qwick.model.requantise import KINDS, requantised
 from qwick.native import ops
 from qwick.quant.decode import decode
+from qwick.quant.encode import encode
 from qwick.quant.types import StoredType
 
 CONFIGS = {name: {**config, "num_hidden_layers": 1} for name, config in BLOCKED.items()}
@@ -152,6 +154,40 @@ def test_quantize_on_load(kind: str, shape: str) -> None:
     require_no_further(model, oracle, mixed, by_definition(model, oracle), rms_slack=1.1)
     plain, less = weight_bytes(checkpoint), weight_bytes(checkpoint, kind) - (64 << 20)
     assert less < plain * (0.45 if kind == "int8" else 0.35)
+
+
+# Of 4 bits already, and kept under "int4" and "nf4".
+SMALL = {"awq", "mxfp4"}
+ROUNDED = ("gptq act-order", "gptq int8", "fp8", "bitsandbytes nf4", "bitsandbytes int8", "gguf")
+
+
+def stored_in(scheme: str, tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """A checkpoint of one layer in a scheme, and what its library, or the scheme, decodes it to."""
+    config = CONFIGS["qwen2"]
+    if scheme == "gguf":
+        path = tmp_path / "small.gguf"
+        write_gguf(path, config, wild_tensors(config), StoredType.Q6_K)
+        return path, gguf_weights(path, config)
+    parts, values = quantised(scheme, wild_tensors(config))
+    write_parts(tmp_path, {**config, "quantization_config": SCHEMES[scheme][0]}, parts)
+    return tmp_path, values
+
+
+@pytest.mark.parametrize("kind", ["int4", "nf4"])
+@pytest.mark.parametrize("scheme", [*ROUNDED, *sorted(SMALL)])
+def test_quantize_of_what_is_quantised(tmp_path: Path, scheme: str, kind: str) -> None:
+    """What is loaded is what encoding the decoded weights gives, to the bit."""
+    path, values = stored_in(scheme, tmp_path)
+    block = load(path, quantize=kind).weights.blocks[0]
+    matrices = [block.attention.qkv, block.attention.out, block.mlp.gate_up, block.mlp.down]
+    names = ["self_attn.q self_attn.k self_attn.v", "self_attn.o", "mlp.gate mlp.up", "mlp.down"]
+    for linear, together in zip(matrices, names, strict=True):
+        parts = [values[f"model.layers.0.{name}_proj.weight"] for name in together.split()]
+        wanted = np.concatenate(parts)
+        if scheme not in SMALL:
+            wanted = decode(KINDS[kind], encode(KINDS[kind], wanted))
+        assert (linear.weight.segments[0][0] == KINDS[kind].packed) == (scheme not in SMALL)
+        np.testing.assert_array_equal(ops.unpack(linear.weight), wanted)
 
 
 def test_quantize_leaves_what_is_small_enough(folders: Folders) -> None:
