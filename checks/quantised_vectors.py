@@ -184,6 +184,35 @@ def bitsandbytes(rng: np.random.Generator) -> list[dict[str, Any]]:
     return found
 
 
+def llm_int8(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """By bitsandbytes' forward pass on this CPU, with a column of outliers that it does not round.
+
+    The entry has its inputs [m, k] and outputs [m, n] as well.
+    """
+    import bitsandbytes.functional as bnb
+    import torch
+    from bitsandbytes.autograd._functions import MatmulLtState, matmul
+
+    n, k, column, threshold = 24, 64, 5, 6.0
+    value = torch.from_numpy(rng.standard_normal((n, k)).astype(np.float16))
+    quants, top, _ = bnb.int8_vectorwise_quant(value)
+    inputs = torch.from_numpy(rng.uniform(-3, 3, (4, k)).astype(np.float16))
+    inputs[:, column] *= 20
+    state = MatmulLtState()
+    state.is_training = False  # while training it takes another way on a CPU
+    state.CB, state.SCB = quants, top
+    state.threshold, state.has_fp16_weights = threshold, False
+    outputs = matmul(inputs.clone(), quants, state=state)
+    if state.idx.tolist() != [column]:
+        raise QwickError(f"the outliers are {state.idx.tolist()}; the column {column} is wanted")
+    weight = bnb.int8_vectorwise_dequant(quants, top).to(torch.float16)
+    config = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    config |= {"llm_int8_threshold": threshold}
+    parts = {"weight": quants, "SCB": top, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+    found = case("bitsandbytes int8 with outliers", config, parts, weight, "float16")
+    return [found | {"column": column, "inputs": told(inputs), "outputs": told(outputs)}]
+
+
 def mxfp4(rng: np.random.Generator) -> list[dict[str, Any]]:
     """By compressed-tensors; powers of two from the least to the last that keeps 6 finite."""
     import torch
@@ -227,6 +256,7 @@ def main() -> int:
         *fp8(rng),
         *bitsandbytes(rng),
         *mxfp4(np.random.default_rng(21)),
+        *llm_int8(np.random.default_rng(22)),
     ]
     OUT.write_text(json.dumps(cases, indent=1) + "\n", "utf-8")
     print(f"{len(cases)} matrices, {OUT.stat().st_size:,} bytes")

@@ -84,6 +84,44 @@ def test_which_class_each_becomes(tmp_path: Path) -> None:
     assert {kind for name, kind in kinds.items() if "MXFP4" in name} == {"MXFP4"}
 
 
+def test_activations_are_rounded_by_others_only(tmp_path: Path) -> None:
+    """LLM.int8() as bitsandbytes runs it, but for what rounding its activations may come to.
+
+    Those of a row, the column of outliers apart, are rounded to 127ths of their largest magnitude,
+    by half a step at most; weights of outliers, and sums twice, to float16.
+    """
+    (case,) = [case for case in CASES if "inputs" in case]
+    parts = {name: (told["dtype"], array(told)) for name, told in case["parts"].items()}
+    write_parts(tmp_path, {**CONFIG, "quantization_config": case["quantization_config"]}, parts)
+    with open_checkpoint(tmp_path) as checkpoint:
+        tensor = checkpoint.tensors[NAME]
+        weight = decode(tensor.type, tensor.data.reshape(tensor.shape[0], -1)).astype(np.float64)
+    x, theirs = (array(case[key]).astype(np.float64) for key in ("inputs", "outputs"))
+    plain = np.delete(np.arange(x.shape[1]), case["column"])
+    step = np.abs(x[:, plain]).max(axis=1, keepdims=True) / 127
+    limit = step / 2 * np.abs(weight[:, plain]).sum(axis=1) + 2.0**-10 * (
+        np.abs(x) @ np.abs(weight).T
+    )
+    error = np.abs(x @ weight.T - theirs)
+    assert (error <= limit).all()
+    assert error.max() > 0
+    all_rounded = np.abs(x).max(axis=1, keepdims=True) / 127
+    rough = np.rint(x / all_rounded) * all_rounded @ weight.T
+    assert np.abs(rough - theirs).mean() > 5 * error.mean()
+
+
+def test_the_threshold_of_outliers_changes_no_weight(tmp_path: Path) -> None:
+    found = []
+    for threshold in (0.0, 6.0, None):
+        config, parts = sample("bitsandbytes int8")
+        config["llm_int8_threshold"] = threshold
+        write_parts(tmp_path / str(threshold), {**CONFIG, "quantization_config": config}, parts)
+        with open_checkpoint(tmp_path / str(threshold)) as checkpoint:
+            found.append(checkpoint.tensors[NAME].data)
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+
+
 def test_e4m3_is_torchs() -> None:
     torch = pytest.importorskip("torch")
     theirs = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).to(torch.float32)
