@@ -5,8 +5,9 @@ that each block of r x c weights (128 x 128; less at the edges) is multiplied wi
 modules_to_not_convert names has no weight_scale_inv and is stored as it is.
 
 Source: Fp8Dequantize in transformers' integrations/finegrained_fp8.py: float32 products, rounded to
-the checkpoint's dtype. e4m3: OCP 8-bit Floating Point 1.0. activation_scheme "dynamic" lets others
-round activations to 8 bits as well; here they meet the decoded weights in float32.
+the checkpoint's dtype (so does FP8BlockDequantizer of compressed-tensors). e4m3: OCP 8-bit Floating
+Point 1.0. activation_scheme "dynamic" lets others round activations to 8 bits as well; here they
+meet the decoded weights in float32.
 """
 
 from __future__ import annotations

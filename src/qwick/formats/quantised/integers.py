@@ -26,8 +26,8 @@ class Integers:
 
     quants(a, b): U8[b - a, k], of the outputs a to b - 1, a multiple of 8 each or the last.
     zeros(a, b): I16[groups, b - a], of the same outputs. scales: [groups, n]. group_of: I32[k], the
-    group of each column. symmetric: every zero point is said to be half of the
-    quants' range.
+    group of each column. symmetric: every zero point is said to be half of the quants'
+    range.
     """
 
     name: str
