@@ -308,8 +308,19 @@ def test_yarn_may_be_asked_for() -> None:
     both = read_arch(with_yarn({**config, **twice}, 2.0)).positions.scaling
     assert isinstance(both, Yarn)
     assert (both.factor, both.magnitude) == (2.0, 0.1 * np.log(2.0) + 1)
-    with pytest.raises(UnsupportedError, match="its own way"):
-        with_yarn({**config, "dual_chunk_attention_config": CHUNKS}, 2)
+
+
+def test_of_dual_chunks_there_is_no_yarn_and_no_hint_of_one() -> None:
+    config = {**CONFIGS["qwen3-tied"], "max_position_embeddings": 300}
+    chunked = {**config, "dual_chunk_attention_config": CHUNKS}
+    with pytest.raises(UnsupportedError, match=r"its own way .* of 100 tokens, up to 300;"):
+        with_yarn(chunked, 2)
+    whole = {**chunked, "dual_chunk_attention_config": {"chunk_size": 80, "local_size": 16}}
+    with pytest.raises(UnsupportedError, match="no way beyond its native context of 300"):
+        with_yarn(whole, 2)
+    with pytest.raises(UnsupportedError, match="trained for 300 tokens, and has no way") as caught:
+        read_arch(whole).check_context(301)
+    assert "yarn" not in str(caught.value.hint).lower()
 
 
 def test_what_lies_beyond_is_refused_until_it_is_asked_for() -> None:

@@ -24,7 +24,7 @@ from model.stepping import SCHEDULES, prefill, run, stepwise
 from model.wild import CONFIGS, VOCAB, Oracle, build, sequences, wild_tensors
 from qwick.errors import ConfigError, FormatError, UnsupportedError
 from qwick.formats.open import open_checkpoint
-from qwick.formats.qwen1 import gguf_positions
+from qwick.formats.qwen1 import gguf_positions, translate_config
 from qwick.formats.write import write_folder, write_gguf
 from qwick.model.arch import read_arch
 from qwick.model.decoder import Decoder
@@ -259,10 +259,23 @@ def test_a_tensor_under_two_names_is_told(tmp_path: Path) -> None:
         load(tmp_path / "m")
 
 
-def test_there_is_no_yarn_of_it() -> None:
-    for changes in ({}, {"use_dynamic_ntk": False, "use_logn_attn": False}):
-        with pytest.raises(UnsupportedError, match="there is no YaRN of it"):
-            with_yarn({**PUBLISHED, **changes}, 4.0)
+def test_there_is_no_yarn_of_it_and_no_hint_of_one() -> None:
+    config = translate_config(Path("m"), PUBLISHED)
+    with pytest.raises(UnsupportedError, match=r"its own way .* of 64 tokens, up to 512;") as own:
+        with_yarn(config, 4.0)
+    assert "--ctx" in str(own.value.hint)
+    read_arch(config).check_context(512)  # what that hint promises
+    with pytest.raises(UnsupportedError, match="stretched to 512") as far:
+        read_arch(config).check_context(513)
+    # As published with Qwen-72B.
+    plain = {**config, "use_dynamic_ntk": False, "use_logn_attn": False}
+    with pytest.raises(UnsupportedError, match="no way beyond its native context of 64") as none:
+        with_yarn(plain, 4.0)
+    assert "within that" in str(none.value.hint)
+    with pytest.raises(UnsupportedError, match="trained for 64 tokens, and has no way") as beyond:
+        read_arch(plain).check_context(65)
+    for refused in (far, beyond):
+        assert "yarn" not in str(refused.value.hint).lower()
 
 
 def test_llama_cpp_gives_the_same_logits(tmp_path: Path) -> None:

@@ -137,6 +137,12 @@ class Arch:
                 f"stretched to {longest}",
                 hint=f"ask for at most {longest}",
             )
+        if not self.positions.bears_yarn(first=self.model_type == "qwen"):
+            raise UnsupportedError(
+                f"ctx is {shown(context)}; the model was trained for {native} tokens, and has no "
+                "way beyond",
+                hint=f"ask for at most {native}",
+            )
         raise UnsupportedError(
             f"ctx is {shown(context)}; the model was trained for {native} tokens",
             hint=f"ask for at most {native}, or let YaRN stretch positions, four times as far by "

@@ -115,6 +115,10 @@ class Positions:
     longest: int
     scaling: Yarn | DynamicNtk | DualChunk | None = None
 
+    def bears_yarn(self, *, first: bool) -> bool:
+        """Return whether `with_yarn` may stretch these positions; first: of a Qwen1."""
+        return not first and not isinstance(self.scaling, DualChunk)
+
     def rotations(self, context: int) -> Rotations:
         """Return the rotations of a model that is prepared for so many positions."""
         match self.scaling:
@@ -294,14 +298,14 @@ def with_yarn(values: Mapping[str, Any], factor: float) -> dict[str, Any]:
 
     Where the config does not say how many positions there were before, they are the largest power
     of two in max_position_embeddings: the family is trained on those (Qwen3's 40,960 are 32,768 and
-    room for an answer). Raises UnsupportedError where the config has another way to go beyond its
-    length.
+    room for an answer). Raises UnsupportedError for a Qwen1 and where the config has another way to
+    go beyond its length, ConfigError as `read_positions`.
     """
-    if values.get("model_type") == "qwen" or values.get("dual_chunk_attention_config"):
-        raise UnsupportedError(
-            "this model has its own way beyond its native context, or none; there is no YaRN of it",
-            hint="leave out --yarn; a larger context (--ctx) is all that its own way needs",
-        )
+    first = values.get("model_type") == "qwen"
+    if first or values.get("dual_chunk_attention_config") is not None:
+        found = read_positions(Config(values), first=first)
+        if not found.bears_yarn(first=first):
+            raise _no_yarn(found)
     out, asked = dict(values), False
     for key in ("rope_scaling", "rope_parameters"):
         table = values.get(key)
@@ -318,3 +322,18 @@ def with_yarn(values: Mapping[str, Any], factor: float) -> dict[str, Any]:
         "original_max_position_embeddings": 1 << (trained.bit_length() - 1),
     }
     return out
+
+
+def _no_yarn(positions: Positions) -> UnsupportedError:
+    native, longest = positions.native, positions.longest
+    if longest > native:
+        return UnsupportedError(
+            f"this model has its own way beyond its native context of {native} tokens, up to "
+            f"{longest}; there is no YaRN of it",
+            hint="leave out --yarn; a larger context (--ctx) is all that its own way needs",
+        )
+    return UnsupportedError(
+        f"this model has no way beyond its native context of {native} tokens; there is no YaRN "
+        "of it",
+        hint="leave out --yarn, and keep the context (--ctx) within that",
+    )
