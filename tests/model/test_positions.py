@@ -29,7 +29,7 @@ from qwick.formats.write import write_gguf
 from qwick.model.arch import read_arch
 from qwick.model.decoder import Decoder
 from qwick.model.load import load_model
-from qwick.model.positions import DualChunk, Rotations, Yarn, with_yarn
+from qwick.model.positions import DualChunk, Positions, Rotations, Yarn, with_yarn
 
 YARN = {
     "rope_type": "yarn",
@@ -254,6 +254,15 @@ def test_a_row_is_scaled_alike_in_any_company() -> None:
     alone, beside = (run(model, ids, s)[0] for s in (prefill, together))
     assert alone is not None
     np.testing.assert_allclose(alone, beside, atol=1e-4)
+
+
+def test_how_much_scores_grow_with_the_published_config() -> None:
+    """The figures of docs/decisions/0015: the factor of a score is that of its query."""
+    positions = Positions(1e7, 262_144, 1_010_000, DualChunk(253_952, 262_144, 262_144))
+    assert positions.query_scale(np.array([0, 262_143], np.int32)) is None
+    found = positions.query_scale(np.array([9, 524_287, 1_009_999], np.int32))
+    assert found is not None
+    np.testing.assert_allclose(found, [1, 1.143, 1.288], atol=5e-4)
 
 
 def together(lengths: list[int]) -> list[list[tuple[int, int]]]:

@@ -158,7 +158,8 @@ class Positions:
             if not scaling.log_n:
                 return None
             return (np.log(seen) / math.log(scaling.original)).astype(np.float32)
-        # YaRN grows queries and keys alike; here the queries take both.
+        # YaRN grows queries and keys alike; here the queries take both, by what each row sees:
+        # docs/decisions/0015.
         return ((0.1 * np.log(seen / scaling.original) + 1) ** 2).astype(np.float32)
 
 
