@@ -10,6 +10,8 @@ from typing import Any
 class ExpertUse:
     """How experts were used so far. A call is one layer's part of a step; shared experts apart.
 
+    Where rows of prompts have their own arithmetic (`ops.prompts_differ`), it is a call for each
+    kind of row that a step has, and an expert that both kinds take is read, and counted, twice.
     budget: bytes of them that may be in memory, and None where all always are.
     """
 
@@ -28,7 +30,7 @@ class ExpertUse:
 
     @property
     def per_call(self) -> float:
-        """Experts that a step reads of a layer, on the average."""
+        """Experts that a call reads, on the average."""
         return self.taken / self.calls if self.calls else 0.0
 
     def to_dict(self) -> dict[str, Any]:

@@ -77,8 +77,8 @@ _OWN_COUNTERS = {  # which vLLM does not have
     "engine_restarts": "How often an engine was replaced.",
 }
 _EXPERT_COUNTERS = {  # of mixtures of experts: 0 for other models
-    "expert_calls": "Layers of experts computed, one for each layer and step.",
-    "expert_taken": "Experts read by them, each once a layer and step.",
+    "expert_calls": "Layers of experts computed: one a layer, step and kind of row.",
+    "expert_taken": "Experts read by them, each once a step for each kind of row.",
     "expert_rows": "Tokens times the experts that each took.",
     "expert_hits": "Experts that were in memory when they were to be read.",
     "expert_misses": "Experts that were not.",
