@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.engines import PEERS
+from bench.random_gguf import SHAPES
 
 Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]  # engine -> test -> row
 
 MB = 1e6
 NOISE = 0.95  # "does not fall": a fraction this much of another one counts as the same
+EXPERTS = 0.75  # of the dense models' fraction: what a mixture of experts reaches in decoding
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ FLOORS = (
 
 
 def _growth(figures: Figures) -> list[Verdict]:
-    """Larger models: the fraction of the limit beside the default model's; the largest's memory."""
+    """Larger models: their fractions of the limit beside others'; the largest's memory."""
     found = []
     for row in figures.growth:
         for test, words in (("pp512", "prompts"), ("tg64", "one stream")):
@@ -209,4 +211,29 @@ def _growth(figures: Figures) -> list[Verdict]:
         if row["size"] == "7b":
             fits = None if row.get("fits") is None else float(row["fits"])
             found.append(Verdict("7b: runs in 6 GiB", "yes", fits, 1.0, 1.0, most=False))
+        if _has_experts(row):
+            name = f"{row['size']}: fraction of the limit, one stream, to the dense models' mean"
+            ratio = _to_dense(row, figures.growth)
+            found.append(Verdict(name, "x", ratio, EXPERTS, 1.0, most=False))
     return found
+
+
+def _has_experts(row: Mapping[str, Any]) -> bool:
+    return row["size"] in SHAPES and SHAPES[row["size"]].experts > 0
+
+
+def _to_dense(row: Mapping[str, Any], growth: tuple[Mapping[str, Any], ...]) -> float | None:
+    """Return the fraction of the bandwidth that decoding reaches, over the dense models' mean.
+
+    Of a mixture of experts the bytes are those of the experts taken. The mean of all sizes, not the
+    nearest in bytes: that is the smallest, which reaches the least.
+    """
+    value = row.get("fractions", {}).get("tg64")
+    dense = [
+        other["fractions"]["tg64"]
+        for other in growth
+        if not _has_experts(other) and "tg64" in other.get("fractions", {})
+    ]
+    if value is None or not dense or None in dense:
+        return None
+    return float(value / (sum(dense) / len(dense)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bench
 from bench.confine import limited
-from bench.floors import Figures
-from bench.growth import row_of
+from bench.floors import Figures, judge
+from bench.growth import main, row_of
 from bench.random_gguf import GAIN, SHAPES, Shape, draw_blocks, more_bits, tensors_of, write_random
 from qwick.engine.engine import Engine
 from qwick.engine.request import Event, Request, Sampling, Tokens
@@ -112,6 +114,25 @@ def test_a_limit_holds_or_is_said_not_to() -> None:
             assert (limit.peak() or 0) <= 100 << 20
     if limit.group is not None:
         assert not limit.group.exists()
+
+
+@pytest.mark.parametrize(("share", "code"), [(1.0, 0), (0.64, 1)])
+def test_experts_are_judged_by_the_dense_models(
+    share: float, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The committed figures pass, at 1.17 times the dense models'; less than 0.75 does not."""
+    rows = json.loads((Path(bench.__file__).parents[1] / "docs/speed/growth.json").read_text())
+    assert rows[-1]["size"] == "30b-a3b-quarter"
+    rows[-1]["fractions"]["tg64"] *= share
+    (tmp_path / "growth.json").write_text(json.dumps(rows))
+    # No size is measured anew: what is kept is judged.
+    assert main(["--out", str(tmp_path), "--sizes", ""]) == code
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "dense models" in line]
+    assert line.startswith("30b-a3b-quarter: fraction of the limit, one stream, to the dense")
+    assert float(line.split(": ")[2].split()[0]) == pytest.approx(1.1706 * share, abs=1e-3)
+    assert line.endswith(f"(passed: {code == 0})")
+    alone = judge(Figures({}, growth=(rows[-1],)))
+    assert [v.passed for v in alone if "dense models" in v.name] == [None]
 
 
 def test_what_did_not_fit_is_said() -> None:
