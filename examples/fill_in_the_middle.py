@@ -1,6 +1,6 @@
-"""Fill-in-the-middle: a raw prompt with the control tokens that Qwen2.5-Coder was trained on."""
+"""Fill-in-the-middle: what is missing between two pieces of code, by the checkpoint's own marks."""
 
-from qwick import Qwen
+from qwick import Qwen, tasks
 
 BEFORE = '''def mean(values):
     """Return the arithmetic mean."""
@@ -11,8 +11,7 @@ print(mean([1, 2, 3]))
 """
 
 with Qwen.load() as qwen:
-    prompt = f"<|fim_prefix|>{BEFORE}<|fim_suffix|>{AFTER}<|fim_middle|>"
-    reply = qwen.complete(prompt, temperature=0, max_tokens=32, stop=["\n"])
+    answer = tasks.fill(BEFORE, AFTER).run(qwen, max_tokens=32, stop=["\n"])
 
-print(BEFORE + reply.text + AFTER)
-print(f"[filled in: {reply.text!r}, ended by {reply.finish_reason}]")
+print(BEFORE + answer.value + AFTER)
+print(f"[filled in: {answer.value!r}, ended by {answer.replies[0].finish_reason}]")

@@ -4,7 +4,13 @@ import resource
 
 from qwick import Qwen
 
-with Qwen.load(ctx=1024, kv="int8", threads=2) as qwen:
+with Qwen.load(
+    ctx=1024,
+    kv="int8",
+    threads=2,
+    quantize="int8",  # what has more bits, as in a bf16 folder, is rounded while it is loaded
+    # weights_ram="8GB",  # of a mixture of experts: so much in memory, the others in a file
+) as qwen:
     reply = qwen.chat("What is a heap?", temperature=0, max_tokens=16)
     print(reply.text)
     capacity = qwen.engine.capacity
