@@ -180,6 +180,8 @@ def test_embeddings_and_rankings_are_those_of_python(tmp_path: Path) -> None:
     made[made.index("--ctx") + 1] = "640"
     done = subprocess.run(made, capture_output=True, text=True, timeout=300, env=environment())
     assert done.returncode == SOME_FAILED, done.stderr
+    # Nothing was generated, so there is no rate.
+    assert done.stdout == f"5 of 5 lines answered, 2 with an error · {tmp_path / 'out.jsonl'}\n"
     found = {name: one["response"] for name, one in by_id(tmp_path / "out.jsonl").items()}
     assert {name for name, one in found.items() if one["status_code"] == 400} == {"stream", "bare"}
     with Qwen.load(folder, ctx=640) as qwen:
@@ -305,6 +307,7 @@ def test_progress_is_shown_and_ctrl_c_finishes_what_is_under_way(tmp_path: Path)
     found = read(out)
     assert f"{2000 - len(found):,} lines left; run it again to go on" in text
     assert stdout.startswith(f"{len(found):,} of 2,000 lines answered, 0 with an error")
+    assert re.search(r"with an error · [1-9]\d* tok/s · ", stdout), stdout
     assert len({one["custom_id"] for one in found}) == len(found)
 
 

@@ -58,7 +58,8 @@ def jobs(
     as_json: bool,
 ) -> None:
     """Answer the requests in IN.JSONL, a line each, and append the answers to OUT.JSONL as they
-    are done: OpenAI's batch format, with /v1/chat/completions and /v1/completions.
+    are done: OpenAI's batch format, with /v1/chat/completions, /v1/completions, /v1/embeddings and
+    /v1/rerank.
 
     A run that was cut off, however, goes on where it was when it is started again. Ctrl-C finishes
     what is under way; a second one drops it. Exit code: 0 if all went well, 11 if some lines got
@@ -105,8 +106,8 @@ def _run(run: Jobs, qwen: Qwen) -> None:
     begun = time.monotonic()
 
     def tell(tally: Tally) -> None:
-        rate = tally.tokens / max(time.monotonic() - begun, 1e-9)
-        counter.tell(tally.answered, f"{tally.failed:,} failed · {rate:.0f} tok/s")
+        rate = _rate(tally, time.monotonic() - begun)
+        counter.tell(tally.answered, f"{tally.failed:,} failed{rate}")
 
     async def answer() -> None:
         with _heard(run):
@@ -139,6 +140,11 @@ def _heard(run: Jobs) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+def _rate(tally: Tally, seconds: float) -> str:
+    """Return the tokens a second, to be added to a line; nothing where none are generated."""
+    return f" · {tally.tokens / max(seconds, 1e-9):.0f} tok/s" if tally.tokens else ""
+
+
 def _report(tally: Tally, seconds: float, path: str, *, as_json: bool) -> None:
     """Say how it went, and exit with what that means."""
     left = tally.lines - tally.answered
@@ -157,8 +163,7 @@ def _report(tally: Tally, seconds: float, path: str, *, as_json: bool) -> None:
         earlier = f" ({tally.earlier:,} earlier)" if tally.earlier else ""
         click.echo(
             f"{tally.answered:,} of {counted(tally.lines, 'line')} answered{earlier}, "
-            f"{tally.failed:,} with an error · {tally.tokens / max(seconds, 1e-9):.0f} tok/s · "
-            f"{path}"
+            f"{tally.failed:,} with an error{_rate(tally, seconds)} · {path}"
         )
     if left:
         click.echo(f"{counted(left, 'line')} left; run it again to go on", err=True)
