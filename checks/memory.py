@@ -6,7 +6,7 @@ files included, which the system could take back; ru_maxrss would count what the
 
     python -m checks.memory                      # the default checkpoint, 4,096 tokens, 700 MB
     python -m checks.memory --ctx 512 --json
-    python -m checks.memory --ctx 32768 --beyond 300    # beside the weights and what the cache holds
+    python -m checks.memory --ctx 32768 --beyond 300    # beside weights and what the cache holds
 
 Exit code 1 when it takes more than is allowed.
 """
