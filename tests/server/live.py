@@ -99,16 +99,17 @@ class Server:
         return [json.loads(line) for line in self.lines if line.startswith("{")]
 
     def engines(self) -> list[int]:
-        """Return the processes of its engines."""
+        """Return the processes of its engines, once they are no longer copies of the server's."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                begun = b"qwick.engine.child" in (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(fields[1]) == self.process.pid and fields[0] != "Z":
+            if int(fields[1]) == self.process.pid and fields[0] != "Z" and begun:
                 found.append(int(entry.name))
         return found
 
