@@ -217,12 +217,16 @@ def test_a_disk_that_fills_up(store: Store, checkpoint: Path) -> None:
     assert Use(store, checkpoint).content == CONTENT
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount the file system that is filled")
+@pytest.mark.skipif(
+    os.getuid() != 0,
+    reason="a full file system is made by mounting a small one, which takes root: run this as root",
+)
 def test_a_full_file_system(store: Store, checkpoint: Path) -> None:
     store.home.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(store.home)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this system mounts no tmpfs, even for root, that could be filled")
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here to be filled: {mounted.stderr}")
     try:
         with pytest.raises(ResourceError, match=r"need 327,680 bytes in .*: 131,072 are free"):
             Use(store, checkpoint)

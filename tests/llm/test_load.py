@@ -7,7 +7,6 @@ import resource
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,14 +32,6 @@ from qwick.native import ops
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small(tmp_path_factory.mktemp("small") / "tiny-q8.gguf")
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """Loading sets the threads of the whole process: back to what they were."""
-    before = ops.threads()
-    yield
-    ops.set_threads(before)
 
 
 class Ears(hub.SilentListener):

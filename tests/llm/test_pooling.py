@@ -26,7 +26,6 @@ from qwick.errors import (
 from qwick.formats.open import open_checkpoint
 from qwick.llm import Qwen, gather, pooling
 from qwick.model.decoder import Decoder
-from qwick.native import ops
 
 TASK = "Given a web search query, retrieve relevant passages that answer the query"
 TEXTS = [
@@ -55,15 +54,8 @@ def oracle(folder: Path) -> list[F32]:
     return states(folder, [*TEXTS, *AS_QUERIES])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    before = ops.threads()
-    yield
-    ops.set_threads(before)
-
-
 @pytest.fixture(scope="module")
-def qwen(folder: Path, threads: None) -> Iterator[Qwen]:
+def qwen(folder: Path) -> Iterator[Qwen]:
     with Qwen.load(folder, kv="f32", threads=1) as loaded:
         yield loaded
 

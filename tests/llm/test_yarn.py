@@ -18,7 +18,6 @@ from model.wild import Oracle, build
 from qwick.cli.main import main
 from qwick.errors import ContextLengthError, UnsupportedError
 from qwick.llm import Qwen, Reply
-from qwick.native import ops
 
 NATIVE = 128
 CONFIG = {**ARCH, "max_position_embeddings": NATIVE}
@@ -43,14 +42,6 @@ ASKED: dict[str, Any] = {
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("yarn") / "small.gguf"
     return write_small(path, max_position_embeddings=NATIVE)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    """Loading sets the threads of the whole process: back to what they were."""
-    before = ops.threads()
-    yield
-    ops.set_threads(before)
 
 
 @pytest.fixture(scope="module")
