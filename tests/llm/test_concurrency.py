@@ -256,7 +256,8 @@ def test_closing_the_model_under_many_tasks() -> None:
     async def main() -> None:
         asks = [qwen.achat("p", max_tokens=1500, **FREE) for _ in range(50)]
         tasks = [asyncio.create_task(ask) for ask in asks]
-        while qwen.stats.generated < 50:
+        # All are under way: what comes later is told that the engine is closed.
+        while not (told := qwen.engine.snapshot).running or told.running + told.waiting < 50:
             await asyncio.sleep(0.001)
         await asyncio.to_thread(qwen.close)
         found = await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tracemalloc
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def test_a_line_without_end_is_not_read_whole(
 ) -> None:
     monkeypatch.setattr(jobfile, "MOST_LINE", 1000)
     path = written(tmp_path / "in", request("a"), "x" * 5_000_000, request("b"), "y" * 1000)
+    list(Requests(written(tmp_path / "small", request("a"))).lines(Done(array("Q"))))  # imports
     tracemalloc.start()
     requests = Requests(path)
     with Answers(tmp_path / "out") as answers:
