@@ -19,7 +19,7 @@ from qwick.choose import memory
 from qwick.engine.request import Request, Sampling, check_namespace
 from qwick.formats import open as formats_open
 from qwick.llm import Qwen
-from qwick.machine import cgroup, cpu, limits
+from qwick.machine import cgroup, cpu, gpu, limits
 from qwick.quant import decode, encode, types
 from qwick.text import chat, messages, published, stops, template, thinking
 from qwick.text.grammar import Grammar
@@ -53,6 +53,7 @@ MODULES = (
     *("qwick", "qwick.errors", "qwick.settings", "qwick.family", "qwick.llm", "qwick.hub"),
     *("qwick.engine.request", "qwick.formats.open", "qwick.choose.memory"),
     *("qwick.machine.cpu", "qwick.machine.cgroup", "qwick.machine.limits"),
+    "qwick.machine.gpu",
     *("qwick.quant.decode", "qwick.quant.encode", "qwick.quant.types"),
     *("qwick.text.tokenizer", "qwick.text.template", "qwick.text.chat", "qwick.text.messages"),
     *("qwick.text.grammar.grammar", "qwick.text.published"),
@@ -425,6 +426,7 @@ TABLE: dict[str, Case] = {
     ),
     "machine.cpu.read_kernels": Case(lambda _: cpu.read_kernels),
     "machine.cgroup.read_cgroup": Case(lambda _: cgroup.read_cgroup, {"root": ROOT}),
+    "machine.gpu.read_gpus": Case(lambda _: gpu.read_gpus, {"root": ROOT}),
     "machine.limits.measure": Case(
         lambda _: limits.measure, {"megabytes": whole(512), "memory": or_none(instance(NO_MEMORY))}
     ),
@@ -479,6 +481,7 @@ PLAIN = {
     *("text.tokenizer.Tokenizer", "text.tokenizer.Detokenizer", "choose.memory.MemoryPlan"),
     *("machine.cpu.Cpu", "machine.cpu.Memory"),
     *("machine.cpu.Kernels", "machine.cgroup.CgroupLimits", "machine.limits.Limits"),
+    "machine.gpu.Gpu",
     *("evaluate.perplexity.Scored", "evaluate.perplexity.Comparison", "evaluate.speed.Measured"),
     *("evaluate.speed.Cost", "evaluate.speed.Cost.of", "evaluate.speed.DraftsMeasured"),
     *("evaluate.humaneval.Problem", "evaluate.humaneval.Result", "evaluate.sandbox.Outcome"),
