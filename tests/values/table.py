@@ -19,7 +19,7 @@ from qwick.choose import memory
 from qwick.engine.request import Request, Sampling, check_namespace
 from qwick.formats import open as formats_open
 from qwick.llm import Qwen
-from qwick.machine import cgroup, cpu, gpu, limits
+from qwick.machine import cgroup, cpu, gpu, limits, probe
 from qwick.quant import decode, encode, types
 from qwick.text import chat, messages, published, stops, template, thinking
 from qwick.text.grammar import Grammar
@@ -53,7 +53,7 @@ MODULES = (
     *("qwick", "qwick.errors", "qwick.settings", "qwick.family", "qwick.llm", "qwick.hub"),
     *("qwick.engine.request", "qwick.formats.open", "qwick.choose.memory"),
     *("qwick.machine.cpu", "qwick.machine.cgroup", "qwick.machine.limits"),
-    "qwick.machine.gpu",
+    *("qwick.machine.gpu", "qwick.machine.probe"),
     *("qwick.quant.decode", "qwick.quant.encode", "qwick.quant.types"),
     *("qwick.text.tokenizer", "qwick.text.template", "qwick.text.chat", "qwick.text.messages"),
     *("qwick.text.grammar.grammar", "qwick.text.published"),
@@ -430,6 +430,15 @@ TABLE: dict[str, Case] = {
     "machine.limits.measure": Case(
         lambda _: limits.measure, {"megabytes": whole(512), "memory": or_none(instance(NO_MEMORY))}
     ),
+    "machine.probe.probe": Case(
+        lambda _: probe.probe,
+        {
+            "refresh": SWITCH,
+            "cache": or_none(path("machine.json")),
+            "memory": or_none(instance(NO_MEMORY)),
+        },
+    ),
+    "machine.probe.cached": Case(lambda _: probe.cached, {"cache": or_none(path("machine.json"))}),
     "machine.limits.Limits.seconds": Case(
         lambda _: limits.Limits(1.0, 1.0).seconds, {"bytes_read": real(1), "operations": real(1)}
     ),
@@ -481,7 +490,7 @@ PLAIN = {
     *("text.tokenizer.Tokenizer", "text.tokenizer.Detokenizer", "choose.memory.MemoryPlan"),
     *("machine.cpu.Cpu", "machine.cpu.Memory"),
     *("machine.cpu.Kernels", "machine.cgroup.CgroupLimits", "machine.limits.Limits"),
-    "machine.gpu.Gpu",
+    *("machine.gpu.Gpu", "machine.probe.Machine", "machine.probe.Machine.to_dict"),
     *("evaluate.perplexity.Scored", "evaluate.perplexity.Comparison", "evaluate.speed.Measured"),
     *("evaluate.speed.Cost", "evaluate.speed.Cost.of", "evaluate.speed.DraftsMeasured"),
     *("evaluate.humaneval.Problem", "evaluate.humaneval.Result", "evaluate.sandbox.Outcome"),

@@ -24,6 +24,7 @@ REFUSED = {
     ("evaluate.perplexity.Scored.save", "path"),
     ("evaluate.perplexity.Scored.read", "path"),
     *(("machine.limits.measure", argument) for argument in ("", "megabytes", "memory")),
+    *(("machine.probe.probe", argument) for argument in ("", "refresh", "cache", "memory")),
 }
 SOURCE = Path(qwick.__file__).parent
 PUBLIC = callables(MODULES)

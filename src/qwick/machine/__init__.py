@@ -1,1 +1,1 @@
-"""What this machine has: cores and memory that may be used, instruction sets, measured limits."""
+"""What this machine has: cores, memory and GPUs, instruction sets, measured limits."""
