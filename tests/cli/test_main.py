@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -164,14 +165,38 @@ def test_an_encoding_that_lacks_characters_is_no_error(qwick: Run) -> None:
 def test_doctor(qwick: Run) -> None:
     done = qwick("doctor", QWICK_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
-    for label in ("cpu", "cores", "memory", "kernels", "store", "versions", "no problems found"):
-        assert label in done.stdout
+    for label in ("cpu", "cores", "memory", "kernels", "gpu", "measured", "store", "versions"):
+        assert f"\n{label} " in done.stdout
+    assert "no problems found" in done.stdout
     report = json.loads(qwick("doctor", "--json", QWICK_THREADS="1").stdout)
     usable = [s["name"] for s in report["kernels"]["sets"] if s["usable"]]
     assert report["kernels"]["used"] in usable
     assert report["threads"] == 1
     assert report["settings"]["QWICK_THREADS"] == "1"
     assert report["problems"] == []
+
+
+def test_doctor_shows_gpus_and_what_was_measured(qwick: Run, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA A10, 23028'; echo 'NVIDIA GB10, [N/A]'\n")
+    tool.chmod(0o755)
+    changes = {"QWICK_HOME": str(tmp_path / "home"), "QWICK_THREADS": "1"}
+    changes["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    out = qwick("doctor", **changes).stdout
+    assert "\nmeasured  not yet: `qwick recommend` measures it\n" in out
+    assert "\ngpu       NVIDIA A10 · 24.1 GB\ngpu       NVIDIA GB10 · memory not known\n" in out
+    assert json.loads(qwick("doctor", "--json", **changes).stdout)["measured"] is None
+    assert not (tmp_path / "home").exists()
+    script = "from qwick.machine.probe import probe; probe()"
+    subprocess.run([sys.executable, "-c", script], env=environment(**changes), check=True)
+    out = qwick("doctor", **changes).stdout
+    rates = r"reads \d+\.\d GB/s, multiplies \d+ GOP/s \(\w+, 1 threads, \d{4}-\d\d-\d\d\)"
+    assert re.search(rf"^measured  {rates}$", out, re.MULTILINE)
+    report = json.loads(qwick("doctor", "--json", **changes).stdout)
+    assert report["gpus"][0] == {"name": "NVIDIA A10", "memory": 23028 << 20, "kind": "nvidia"}
+    assert report["measured"]["isa"] == report["kernels"]["used"]
+    assert report["measured"]["bandwidth"] > 1e8
+    assert re.search(r"^machine\.json  ", qwick("models", "du", **changes).stdout, re.MULTILINE)
 
 
 def test_doctor_knows_the_limit_of_a_shell() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import tempfile
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,6 +52,7 @@ def examine() -> dict[str, Any]:
     from qwick import __version__
     from qwick.machine import cpu
     from qwick.machine.cgroup import read_cgroup
+    from qwick.machine.gpu import read_gpus
 
     problems: list[str] = []
     limits = read_cgroup()
@@ -65,6 +67,8 @@ def examine() -> dict[str, Any]:
         "cgroup": asdict(limits),
         "kernels": _kernels(problems),
         "threads": _threads(processor, problems),
+        "gpus": [asdict(one) for one in read_gpus()],
+        "measured": _measured(),
         "store": _store(problems),
         "settings": settings_in_force,
         "versions": _versions(problems),
@@ -133,6 +137,25 @@ def _threads(processor: Cpu, problems: list[str]) -> int | None:
     return count
 
 
+def _measured() -> dict[str, Any] | None:
+    """Return the rates that were measured here before; None: not yet, or a bad setting forbids."""
+    from qwick.machine.probe import cached
+
+    try:
+        machine = cached()
+    except QwickError:  # listed with the settings
+        return None
+    if machine is None:
+        return None
+    return {
+        "bandwidth": machine.bandwidth,
+        "peak": machine.peak,
+        "isa": machine.isa,
+        "threads": machine.threads,
+        "at": machine.measured,
+    }
+
+
 def _store(problems: list[str]) -> dict[str, Any] | None:
     """Return where the store is, what it holds, and whether more would fit; None: no place."""
     from qwick import hub
@@ -192,6 +215,9 @@ def _print(report: dict[str, Any]) -> None:
     width = max((len(s["name"]) for s in kernels["sets"]), default=0)
     for one in kernels["sets"]:
         _line("", f"{one['name'].ljust(width)}  {_verdict(one)}")
+    for gpu in report["gpus"] or [None]:
+        _line("gpu", _gpu_text(gpu))
+    _line("measured", _measured_text(report["measured"]))
     store = report["store"]
     if store is None:
         _line("store", "see PROBLEM")
@@ -206,6 +232,23 @@ def _print(report: dict[str, Any]) -> None:
         _line("PROBLEM", problem)
     if not report["problems"]:
         _line("", "no problems found")
+
+
+def _gpu_text(gpu: dict[str, Any] | None) -> str:
+    if gpu is None:
+        return "none found (of NVIDIA or AMD)"
+    size = "memory not known" if gpu["memory"] is None else size_text(gpu["memory"])
+    return f"{gpu['name']} · {size}"
+
+
+def _measured_text(rates: dict[str, Any] | None) -> str:
+    if rates is None:
+        return "not yet: `qwick recommend` measures it"
+    day = time.strftime("%Y-%m-%d", time.localtime(rates["at"]))
+    return (
+        f"reads {rates['bandwidth'] / 1e9:.1f} GB/s, multiplies {rates['peak'] / 1e9:.0f} GOP/s "
+        f"({rates['isa']}, {rates['threads']} threads, {day})"
+    )
 
 
 def _verdict(one: dict[str, Any]) -> str:

@@ -181,7 +181,10 @@ def du(as_json: bool) -> None:
         ("WHAT", "CHECKPOINT", "PARTIAL", "OTHER", "STATE"),
         [
             *(row(r.name, r.state, r.file, r.partial, r.other) for r in usage.checkpoints),
-            *(row(f"{name}/", "", 0, 0, count) for name, count in usage.caches),
+            *(
+                row(f"{name}/" if (usage.home / name).is_dir() else name, "", 0, 0, count)
+                for name, count in usage.caches
+            ),
         ],
     )
     click.echo(f"{size_text(usage.total)} in {usage.home}; {size_text(usage.free)} free")
