@@ -143,9 +143,15 @@ def test_settings_that_change_the_figures(cache: Path, monkeypatch: pytest.Monke
     assert cached(cache) is not None
 
 
-@pytest.mark.parametrize(("age", "counts"), [(29, True), (31, False), (-1, False)])
-def test_figures_grow_old(cache: Path, age: float, counts: bool) -> None:
-    edit(cache, measured=time.time() - age * 86400)
+@pytest.mark.parametrize(
+    ("busy", "hours", "counts"),
+    [
+        *((False, 29 * 24, True), (False, 31 * 24, False), (False, -1, False)),
+        *((True, 0.9, True), (True, 1.1, False), (True, -1, False)),
+    ],
+)
+def test_figures_grow_old(cache: Path, busy: bool, hours: float, counts: bool) -> None:
+    edit(cache, measured=time.time() - hours * 3600, busy=busy)
     assert (cached(cache) is not None) == counts
 
 
@@ -226,6 +232,21 @@ def test_a_damaged_file_is_measured_anew_by_the_threads_in_force(
     assert cached(cache) == machine
 
 
+def test_a_busy_machine_is_told(cache: Path) -> None:
+    spin = "import sys, time\nwhile time.monotonic() < float(sys.argv[1]): pass"
+    end = str(time.monotonic() + 60)  # should this test not end them
+    command = [sys.executable, "-c", spin, end]
+    others = [subprocess.Popen(command) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        machine = probe(refresh=True, cache=cache)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert machine.busy
+    assert cached(cache) == machine
+
+
 def test_refresh_measures_anew(cache: Path) -> None:
     edit(cache, bandwidth=1.0, isa="none")
     assert probe(cache=cache).isa == "none"
@@ -239,7 +260,7 @@ def test_a_place_that_cannot_be_written_is_no_error(cache: Path) -> None:
     machine = probe(cache=cache / "below" / "machine.json")
     assert machine.bandwidth > 1e8
     for place in (cache.parent, Path(), Path("/proc/none/x"), Path("a" * 5000)):
-        module._keep(place, {}, module._Figures("x", 1.0, 1.0, (), 1.0))
+        module._keep(place, {}, module._Figures("x", 1.0, 1.0, (), 1.0, False))
     assert [file.name for file in cache.parent.iterdir()] == ["machine.json"]
 
 

@@ -153,6 +153,7 @@ def _measured() -> dict[str, Any] | None:
         "isa": machine.isa,
         "threads": machine.threads,
         "at": machine.measured,
+        "busy": machine.busy,
     }
 
 
@@ -245,9 +246,10 @@ def _measured_text(rates: dict[str, Any] | None) -> str:
     if rates is None:
         return "not yet: `qwick recommend` measures it"
     day = time.strftime("%Y-%m-%d", time.localtime(rates["at"]))
+    busy = ", while others computed" if rates["busy"] else ""
     return (
         f"reads {rates['bandwidth'] / 1e9:.1f} GB/s, multiplies {rates['peak'] / 1e9:.0f} GOP/s "
-        f"({rates['isa']}, {rates['threads']} threads, {day})"
+        f"({rates['isa']}, {rates['threads']} threads, {day}{busy})"
     )
 
 

@@ -30,6 +30,12 @@ __all__ = ["Machine", "cached", "probe"]
 
 FILE = "machine.json"  # in the store's home
 MONTH = 30 * 86400.0  # seconds for which figures count: firmware, neighbours and memory change
+HOUR = 3600.0  # seconds for which they do when others computed while they were measured
+
+# Of the time of its threads that a process waited for a core while it measured, on 2 cores: 0.01 to
+# 0.14 on an idle machine, 0.20 to 0.36 beside one or two programs that compute, which cost 20 to
+# 50 % of both figures.
+_WAITED = 0.15
 
 # 2**20 bytes each. On a Xeon of 2 cores with an L3 of 480 of them, shared with its neighbours, a
 # first call took 0.7 to 1.8 s, 0.4 of that for the import and the arithmetic, most of the rest for
@@ -56,6 +62,7 @@ class Machine:
     peak: float  # operations per second of the matrix kernels, on registers alone
     gpus: tuple[Gpu, ...]
     measured: float  # when, in seconds since 1970 (UTC)
+    busy: bool  # others computed meanwhile: the machine can do more than bandwidth and peak say
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field by name, as JSON has it."""
@@ -71,8 +78,10 @@ def probe(
     and GPUs come from the file `cache` (default: machine.json in the store's home). What is
     measured is written there in one step; a file that cannot be written is no error, and of two
     processes that measure at once the later one's figures stay. Bandwidth and peak are the best of
-    several runs, so a short load does not lower them, but a lasting one does: `refresh` once it is
-    over. Raises ParameterError for what is no path, switch or Memory, or a bad setting; and what
+    several runs, so a short load does not lower them. A lasting one does: then they are `busy`, and
+    count for an hour instead of 30 days.
+
+    Raises ParameterError for what is no path, switch or Memory, or a bad setting; and what
     `measure` and `use_threads` raise: ResourceError without the memory that measuring takes, or
     the threads, and NativeBuildError without usable kernels.
     """
@@ -95,10 +104,10 @@ def probe(
 def cached(cache: Path | None = None) -> Machine | None:
     """Return this machine where its figures are in the file `cache` (default: as `probe`'s).
 
-    None where there is no such file, or one that is damaged, older than 30 days or from the future,
-    or measured with another processor, other cores, threads, instruction set or kernels. Measures
-    and writes nothing, and loads no kernels. Raises ParameterError for what is no path, or a bad
-    setting.
+    None where there is no such file, or one that is damaged, too old (see `probe`) or from the
+    future, or measured with another processor, other cores, threads, instruction set or kernels.
+    Measures and writes nothing, and loads no kernels. Raises ParameterError for what is no path,
+    or a bad setting.
     """
     path = _place(cache)
     limits = read_cgroup()
@@ -118,6 +127,7 @@ class _Figures:
     peak: float
     gpus: tuple[Gpu, ...]
     measured: float
+    busy: bool
 
 
 def _machine(processor: Cpu, threads: int, memory: Memory, found: _Figures) -> Machine:
@@ -132,6 +142,7 @@ def _machine(processor: Cpu, threads: int, memory: Memory, found: _Figures) -> M
         peak=found.peak,
         gpus=found.gpus,
         measured=found.measured,
+        busy=found.busy,
     )
 
 
@@ -182,11 +193,25 @@ def _measured(threads: int, memory: Memory) -> _Figures:
 
     before = ops.threads() if loaded else threads
     use_threads(threads)
+    start, waited = time.monotonic(), _waited()
     try:
         limits = measure(MEGABYTES, memory)
+        busy = _waited() - waited > _WAITED * threads * (time.monotonic() - start)
     finally:
         use_threads(before)
-    return _Figures(ops.isa(), limits.bandwidth, limits.peak, read_gpus(), time.time())
+    return _Figures(ops.isa(), limits.bandwidth, limits.peak, read_gpus(), time.time(), busy)
+
+
+def _waited() -> float:
+    """Return the seconds that the threads of this process were ready to run, but had no core.
+
+    The second figure of schedstat (kernel: scheduler/sched-stats); 0 of a kernel without it.
+    """
+    waited = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # a thread that has ended
+            waited += int(path.read_text().split()[1])
+    return waited / 1e9
 
 
 def _kept(path: Path, key: dict[str, Any]) -> _Figures | None:
@@ -206,10 +231,12 @@ def _kept(path: Path, key: dict[str, Any]) -> _Figures | None:
             peak=real("peak", given["peak"], 1, _ENDLESS),
             gpus=tuple(_gpu(one) for one in given["gpus"][:_MOST_GPUS]),
             measured=real("measured", given["measured"], 0, _ENDLESS),
+            busy=given["busy"] is not False,
         )
     except (OSError, ValueError, LookupError, TypeError, RecursionError, QwickError):
         return None
-    return figures if 0 <= time.time() - figures.measured <= MONTH else None
+    counts = HOUR if figures.busy else MONTH
+    return figures if 0 <= time.time() - figures.measured <= counts else None
 
 
 def _gpu(given: dict[str, Any]) -> Gpu:
