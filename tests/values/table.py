@@ -76,6 +76,7 @@ INNER = (  # and all below them
     "qwick.text.grammar.xml_values",
 )
 
+_QWEN3 = hub.read_catalog().models["qwen3-8b"]
 LISTENER = or_none(instance(hub.SilentListener()))
 STORE_NAME = text("tiny", "some/tiny")
 LIST = items(())
@@ -252,15 +253,20 @@ TABLE: dict[str, Case] = {
     ),
     "hub.existing_path": Case(lambda _: hub.existing_path, {"text": path("/", "nowhere")}),
     "hub.looks_like_path": Case(lambda _: hub.looks_like_path, {"model": text("x", "./x")}),
-    "hub.catalog.find": Case(
+    "hub.catalog.read_catalog": Case(lambda _: hub.read_catalog),
+    "hub.catalog.Catalog.find": Case(lambda _: hub.read_catalog().find, {"name": text("qwen3-8b")}),
+    "hub.catalog.Catalog.near": Case(lambda _: hub.read_catalog().near, {"name": text("qwen3-8")}),
+    "hub.catalog.Model.format": Case(lambda _: _QWEN3.format, {"name": text("q4_k_m")}),
+    "hub.catalog.Model.scored": Case(lambda _: _QWEN3.scored, {"key": text("gpqa")}),
+    "hub.entries.find": Case(
         lambda _: hub.find, {"name": text("tiny"), "catalog": mapping({"tiny": ENTRY})}
     ),
-    "hub.catalog.near": Case(
+    "hub.entries.near": Case(
         lambda _: hub.near,
         {"name": text("tinny"), "catalog": mapping({"tiny": ENTRY}), "cutoff": real(0.5, 1)},
     ),
-    "hub.catalog.shortened": Case(lambda _: hub.shortened, {"text": text("x"), "most": whole(80)}),
-    "hub.catalog.Entry.piece_at": Case(lambda _: ENTRY.piece_at, {"position": whole(0, 5)}),
+    "hub.entries.shortened": Case(lambda _: hub.shortened, {"text": text("x"), "most": whole(80)}),
+    "hub.entries.Entry.piece_at": Case(lambda _: ENTRY.piece_at, {"position": whole(0, 5)}),
     "hub.store.attribution": Case(lambda _: hub.attribution, {"entry": instance(ENTRY)}),
     "hub.store.Store": Case(
         _store,
@@ -485,7 +491,7 @@ PLAIN = {
     *("llm.reply.Chunk", "llm.reply.Logprob", "llm.reply.Timings", "llm.reply.Usage"),
     "llm.pooling.Ranked",
     *("engine.request.TokenLogprob", "engine.request.Scores", "engine.request.Timings"),
-    *("engine.request.Tokens", "engine.request.Finished", "hub.catalog.Entry", "hub.store.Stored"),
+    *("engine.request.Tokens", "engine.request.Finished", "hub.entries.Entry", "hub.store.Stored"),
     *("hub.upkeep.Checked", "hub.upkeep.Pruned", "hub.upkeep.Usage", "text.chat.Prompt"),
     *("text.tokenizer.Tokenizer", "text.tokenizer.Detokenizer", "choose.memory.MemoryPlan"),
     *("machine.cpu.Cpu", "machine.cpu.Memory"),
@@ -495,6 +501,9 @@ PLAIN = {
     *("evaluate.speed.Cost", "evaluate.speed.Cost.of", "evaluate.speed.DraftsMeasured"),
     *("evaluate.humaneval.Problem", "evaluate.humaneval.Result", "evaluate.sandbox.Outcome"),
     *("family.Family", "family.ModelType", "family.SamplingDefaults", "settings.Setting"),
+    *("hub.catalog.Catalog", "hub.catalog.Context", "hub.catalog.Format", "hub.catalog.Languages"),
+    *("hub.catalog.License", "hub.catalog.Model", "hub.catalog.Parameters", "hub.catalog.Score"),
+    "hub.catalog.PublishedFile",
     *("hub.listener.SilentListener", "hub.listener.SilentListener.progress"),
     *("hub.listener.SilentListener.notice", "hub.listener.StderrListener"),
     *("hub.listener.StderrListener.progress", "hub.listener.StderrListener.notice"),

@@ -9,7 +9,19 @@ import os
 from pathlib import Path
 
 from qwick.errors import ModelNotFoundError
-from qwick.hub.catalog import CATALOG, DEFAULT, Entry, find, near, shortened
+from qwick.hub.catalog import (
+    Catalog,
+    Context,
+    Format,
+    Languages,
+    License,
+    Model,
+    Parameters,
+    PublishedFile,
+    Score,
+    read_catalog,
+)
+from qwick.hub.entries import CATALOG, DEFAULT, Entry, find, near, shortened
 from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener, check_listener
 from qwick.hub.store import Store, Stored, attribution
 from qwick.hub.upkeep import Checked, Pruned, Usage, prune, usage, verify
@@ -19,10 +31,19 @@ __all__ = [
     "CATALOG",
     "DEFAULT",
     "LOADING",
+    "Catalog",
     "Checked",
+    "Context",
     "Entry",
+    "Format",
+    "Languages",
+    "License",
     "Listener",
+    "Model",
+    "Parameters",
     "Pruned",
+    "PublishedFile",
+    "Score",
     "SilentListener",
     "StderrListener",
     "Store",
@@ -35,6 +56,7 @@ __all__ = [
     "looks_like_path",
     "near",
     "prune",
+    "read_catalog",
     "resolve",
     "shortened",
     "usage",

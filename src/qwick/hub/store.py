@@ -26,8 +26,8 @@ from typing import Literal, NoReturn
 
 from qwick import settings
 from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ResourceError
-from qwick.hub.catalog import CATALOG, Entry, check_catalog, find, near, shortened
 from qwick.hub.disk import delete, digest_of, make_folder, move, write_atomically
+from qwick.hub.entries import CATALOG, Entry, check_catalog, find, near, shortened
 from qwick.hub.listener import Listener, SilentListener, StderrListener, check_listener, shows
 from qwick.hub.locks import NoLocksError, locked
 from qwick.hub.partial import Partial, WrongBytesError, part_path, state_path

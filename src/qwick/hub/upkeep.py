@@ -15,8 +15,8 @@ from typing import Literal
 
 from qwick.errors import ResourceError
 from qwick.hub import packed
-from qwick.hub.catalog import Entry
 from qwick.hub.disk import bytes_below, delete
+from qwick.hub.entries import Entry
 from qwick.hub.listener import Listener, check_listener
 from qwick.hub.locks import NoLocksError, is_held, locked
 from qwick.hub.store import State, Store

