@@ -258,6 +258,8 @@ TABLE: dict[str, Case] = {
     "hub.catalog.Catalog.near": Case(lambda _: hub.read_catalog().near, {"name": text("qwen3-8")}),
     "hub.catalog.Model.format": Case(lambda _: _QWEN3.format, {"name": text("q4_k_m")}),
     "hub.catalog.Model.scored": Case(lambda _: _QWEN3.scored, {"key": text("gpqa")}),
+    "hub.shape.arch_config": Case(lambda _: hub.arch_config, {"model": instance(_QWEN3)}),
+    "hub.shape.shape_of": Case(lambda _: hub.shape_of, {"model": instance(_QWEN3)}),
     "hub.entries.find": Case(
         lambda _: hub.find, {"name": text("tiny"), "catalog": mapping({"tiny": ENTRY})}
     ),
@@ -503,6 +505,7 @@ PLAIN = {
     *("family.Family", "family.ModelType", "family.SamplingDefaults", "settings.Setting"),
     *("hub.catalog.Catalog", "hub.catalog.Context", "hub.catalog.Format", "hub.catalog.Languages"),
     *("hub.catalog.License", "hub.catalog.Model", "hub.catalog.Parameters", "hub.catalog.Score"),
+    "hub.shape.Shape",
     "hub.catalog.PublishedFile",
     *("hub.listener.SilentListener", "hub.listener.SilentListener.progress"),
     *("hub.listener.SilentListener.notice", "hub.listener.StderrListener"),

@@ -23,6 +23,7 @@ from qwick.hub.catalog import (
 )
 from qwick.hub.entries import CATALOG, DEFAULT, Entry, find, near, shortened
 from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener, check_listener
+from qwick.hub.shape import Shape, arch_config, shape_of
 from qwick.hub.store import Store, Stored, attribution
 from qwick.hub.upkeep import Checked, Pruned, Usage, prune, usage, verify
 from qwick.values import a_path, check_kind
@@ -44,11 +45,13 @@ __all__ = [
     "Pruned",
     "PublishedFile",
     "Score",
+    "Shape",
     "SilentListener",
     "StderrListener",
     "Store",
     "Stored",
     "Usage",
+    "arch_config",
     "attribution",
     "check_listener",
     "existing_path",
@@ -58,6 +61,7 @@ __all__ = [
     "prune",
     "read_catalog",
     "resolve",
+    "shape_of",
     "shortened",
     "usage",
     "verify",

@@ -83,8 +83,8 @@ class Parameters:
     """
 
     total: int | None
-    active: int | None  # that a token passes through, embeddings and head included
-    non_embedding: int | None
+    active: int | None  # of the text part, those on a token's way; embeddings and head included
+    non_embedding: int | None  # of the text part, without embeddings and head
     published: int | None  # the total as the publisher states it, exact or rounded
     prediction_layers: int  # of multi-token prediction, in the files and not in `total`
     training_tokens: int | None  # of pre-training
