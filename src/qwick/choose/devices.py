@@ -1,0 +1,113 @@
+"""Machines to choose for: this one, as it was measured, and well-known kinds of others.
+
+Figures of the others are typical of what one can buy, from the makers' data sheets: `memory` is what
+the system and other programs leave, `bandwidth` about 80 % of the printed one (what long reads
+reach), `peak` about half of the printed arithmetic. Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from qwick.errors import ParameterError
+from qwick.machine.probe import Machine
+from qwick.values import check_kind, whole
+
+__all__ = ["DEVICES", "Device", "device_named", "this_device"]
+
+GB = 10**9
+MOST_CARDS = 1024
+SERVING_SHARE = 0.92  # of a graphics card's memory, the rest is its driver's and the runtime's
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A kind of machine, or this one."""
+
+    name: str
+    title: str
+    memory: int  # bytes that a model may take
+    bandwidth: float  # bytes read per second
+    peak: float  # operations per second: 8-bit on a CPU, bf16 on a graphics card
+    kind: str  # cpu or gpu: which runtimes there are
+    measured: bool = False  # of this machine; else typical figures
+    cards: int = 1  # that share the work
+
+
+def _cpu(name: str, title: str, memory: float, bandwidth: float, peak: float) -> Device:
+    """memory in GB, bandwidth in GB/s, peak in GOP/s."""
+    return Device(name, title, int(memory * GB), bandwidth * GB, peak * GB, "cpu")
+
+
+def _gpu(name: str, title: str, memory: float, bandwidth: float, peak: float) -> Device:
+    """memory in GB as printed on the card, bandwidth in GB/s and peak in TFLOP/s as printed."""
+    usable = int(memory * GB * SERVING_SHARE)
+    return Device(name, title, usable, 0.8 * bandwidth * GB, 0.5 * peak * 1000 * GB, "gpu")
+
+
+_DEVICES = (
+    _cpu("phone", "a phone with 8 GB, half of it free", 4, 32, 300),
+    _cpu("pi5", "a Raspberry Pi 5 with 8 GB", 6.5, 10, 150),
+    _cpu("laptop", "a laptop with 16 GB of DDR5", 12, 50, 1000),
+    _cpu("desktop", "a desktop with 32 GB of DDR5", 28, 60, 2000),
+    _cpu("server", "a server with 256 GB in eight channels of DDR5", 240, 200, 10_000),
+    _gpu("rtx3060", "an RTX 3060 with 12 GB", 12, 360, 51),
+    _gpu("rtx3090", "an RTX 3090 with 24 GB", 24, 936, 71),
+    _gpu("rtx4090", "an RTX 4090 with 24 GB", 24, 1008, 165),
+    _gpu("rtx5090", "an RTX 5090 with 32 GB", 32, 1792, 209),
+    _gpu("t4", "a T4 with 16 GB", 16, 300, 65),
+    _gpu("l4", "an L4 with 24 GB", 24, 300, 121),
+    _gpu("l40s", "an L40S with 48 GB", 48, 864, 362),
+    _gpu("a100", "an A100 with 80 GB", 80, 2039, 312),
+    _gpu("h100", "an H100 with 80 GB", 80, 3350, 989),
+    _gpu("h200", "an H200 with 141 GB", 141, 4800, 989),
+)
+DEVICES: Mapping[str, Device] = MappingProxyType({one.name: one for one in _DEVICES})
+_SEVERAL = re.compile(r"(\w+?)x(\d{1,9})")
+
+
+def device_named(name: str) -> Device:
+    """Return the device of that name; a graphics card's may end with how many: h100x8.
+
+    Raises ParameterError for one that is not known, or for several of what is no graphics card.
+    """
+    check_kind("device", name, str, "the name of a device")
+    wanted = name.strip().lower()
+    if wanted in DEVICES:
+        return DEVICES[wanted]
+    several = _SEVERAL.fullmatch(wanted)
+    one = DEVICES.get(several[1]) if several else None
+    if several is None or one is None or one.kind != "gpu":
+        raise ParameterError(
+            f"device is {name!r:.80}; allowed: this, {', '.join(DEVICES)}, or several of a graphics "
+            "card, as h100x8",
+            hint="name the nearest, and its memory by --memory",
+        )
+    count = whole("the number of cards", int(several[2]), 1, MOST_CARDS)
+    return replace(
+        one,
+        name=wanted,
+        title=f"{count} times {one.title}",
+        memory=one.memory * count,
+        bandwidth=one.bandwidth * count,
+        peak=one.peak * count,
+        cards=count,
+    )
+
+
+def this_device(machine: Machine) -> Device:
+    """Return this machine's processor and memory as a device."""
+    check_kind("machine", machine, Machine, "a Machine, as machine.probe returns one")
+    title = f"this machine: {machine.model}, {machine.threads} threads, {machine.isa}"
+    return Device(
+        "this",
+        title,
+        machine.available,
+        machine.bandwidth,
+        machine.peak,
+        "cpu",
+        measured=True,
+    )
