@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from qwick.errors import ParameterError
+from qwick.machine.cpu import Memory
 from qwick.machine.probe import Machine
 from qwick.values import check_kind, whole
 
@@ -98,14 +99,14 @@ def device_named(name: str) -> Device:
     )
 
 
-def this_device(machine: Machine) -> Device:
-    """Return this machine's processor and memory as a device."""
+def this_device(machine: Machine, memory: Memory) -> Device:
+    """Return this machine's processor as a device, with the memory that is available now."""
     check_kind("machine", machine, Machine, "a Machine, as machine.probe returns one")
-    title = f"this machine: {machine.model}, {machine.threads} threads, {machine.isa}"
+    check_kind("memory", memory, Memory, "a Memory, as machine.cpu.read_memory returns one")
     return Device(
         "this",
-        title,
-        machine.available,
+        f"this machine: {machine.cpu}, {machine.threads} threads, {machine.isa}",
+        memory.available,
         machine.bandwidth,
         machine.peak,
         "cpu",

@@ -98,9 +98,8 @@ def plan_memory(
     if weights_ram is not None:
         bound = _bound(whole("weights_ram", weights_ram, 1, MOST_BYTES), least, weights)
         weights = weights if bound is None else bound
-    widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + _feed_forward_width(arch)
-    scratch = PROCESS_BYTES + 4 * (rows * widths + logit_rows * (arch.vocab + 2 * arch.hidden))
-    tables = TABLES * 4 * arch.head_dim  # bytes of the cosines and sines of a position
+    scratch = scratch_bytes(arch, rows, logit_rows, 0)
+    tables = _table_bytes(arch)
 
     def planned(weights: int, share: float = 1.0) -> tuple[MemoryPlan, int]:
         """Return a plan, and the context that would fit; share: of what is left, for that."""
@@ -127,6 +126,21 @@ def plan_memory(
     if plan.needed > memory.available:
         raise ResourceError(_too_much(plan, memory), hint=_way_out(fits))
     return plan
+
+
+def scratch_bytes(arch: Arch, rows: int, logit_rows: int, context: int) -> int:
+    """Bytes beside weights, keys and values: a step's activations and logits, tables, the process.
+
+    rows, logit_rows: most tokens, and most rows of logits, of a step; context: in tokens.
+    """
+    widths = 3 * arch.hidden + 2 * arch.q_dim + 2 * arch.kv_dim + _feed_forward_width(arch)
+    step = 4 * (rows * widths + logit_rows * (arch.vocab + 2 * arch.hidden))
+    return PROCESS_BYTES + step + _table_bytes(arch) * context
+
+
+def _table_bytes(arch: Arch) -> int:
+    """Bytes of the cosines and sines of one position."""
+    return TABLES * 4 * arch.head_dim
 
 
 def _bound(weights_ram: int, least: int, weights: int) -> int | None:

@@ -34,11 +34,13 @@ class Shape:
     routed: int  # all experts
     shared: int  # the expert that every token takes
     router: int  # and the shared expert's gate
-    other: int  # norms, and everything of the delta-net layers but their norms and experts
+    delta: int  # everything of the delta-net layers but their norms and experts
+    other: int  # norms
     vision: int  # encoder and what joins it to the text
     audio: int
     layers: int
     kv_layers: int  # that keep keys and values; the others have a state of fixed size
+    q_dim: int  # width of the queries of a token in one layer
     kv_dim: int  # width of the keys (or values) of a token in one layer
     hidden: int
     vocab: int
@@ -48,8 +50,12 @@ class Shape:
     @property
     def text(self) -> int:
         """All weights but the encoders of images and sound."""
-        parts = self.attention + self.dense + self.routed + self.shared + self.router + self.other
-        return self.embedding + self.head + parts
+        return self.embedding + self.head + self.matrices + self.router + self.other
+
+    @property
+    def matrices(self) -> int:
+        """What formats round: attention, feed-forward parts, experts, delta-net layers."""
+        return self.attention + self.dense + self.routed + self.shared + self.delta
 
     @property
     def total(self) -> int:
@@ -96,11 +102,13 @@ def shape_of(model: Model) -> Shape | None:
         routed=layers * experts * 3 * hidden * config.get("moe_intermediate_size", 0),
         shared=layers * 3 * hidden * _shared_height(config),
         router=layers * hidden * (experts + (1 if _shared_height(config) else 0)),
-        other=norms + (layers - full) * (_delta_net(config) if full < layers else 0),
+        delta=(layers - full) * (_delta_net(config) if full < layers else 0),
+        other=norms,
         vision=_vision(model.vision, hidden) if model.vision else 0,
         audio=_audio(model.audio, hidden) if model.audio else 0,
         layers=layers,
         kv_layers=full,
+        q_dim=config["num_attention_heads"] * config["head_dim"],
         kv_dim=config["num_key_value_heads"] * config["head_dim"],
         hidden=hidden,
         vocab=vocab,

@@ -1,0 +1,342 @@
+"""Which checkpoint, in which format, by which runtime: the ranking behind `qwick recommend`.
+
+Everything that can be told without a network, a file or torch. What cannot be met is refused by
+name, with the nearest that could. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from qwick.choose.devices import Device
+from qwick.choose.quality import (
+    FORMAT_LOSS,
+    STRETCHED,
+    evidence,
+    gain_of_languages,
+    quality,
+    speaks,
+)
+from qwick.choose.runtimes import Way, ways_of
+from qwick.choose.sizes import Parts, parts_of, stored_bytes
+from qwick.choose.speed import Speed, predict
+from qwick.choose.tasks import Task
+from qwick.hub import Catalog, Model, Score, Shape, shape_of
+from qwick.values import check_kind, real, refused, whole
+
+__all__ = ["Ask", "Option", "Recommendation", "Refusal", "recommend"]
+
+LICENSES = ("any", "commercial")
+SLOW = 0.7  # doublings of worth that half of the comfortable speed costs
+UNOFFICIAL = 0.05  # the same for files that others have made
+LIKES = 3  # options that are shown
+# What qwick covers. Newer ones are in the catalog, and are recommended only where asked for.
+COVERED = ("Qwen", "Qwen1.5", "Qwen2", "Qwen2.5", "Qwen3", "Qwen3-VL", "Qwen3-Omni")
+MOST_CONTEXT = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What somebody wants; None and empty mean no wish."""
+
+    task: Task
+    device: Device
+    memory: int | None = None  # bytes, instead of the device's
+    min_speed: float | None = None  # decoded tokens per second
+    context: int | None = None  # tokens
+    languages: tuple[str, ...] = ()  # ISO 639-1 codes
+    license: str = "any"  # or commercial
+    newer: bool = False  # generations that qwick itself does not cover, too
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for what cannot be asked."""
+        check_kind("task", self.task, Task, "a Task, as task_named returns one")
+        check_kind("device", self.device, Device, "a Device, as device_named returns one")
+        if self.memory is not None:
+            whole("memory", self.memory, 1, 1 << 62)
+        if self.min_speed is not None:
+            real("min_speed", self.min_speed, 0.0, 1e6)
+        if self.context is not None:
+            whole("context", self.context, 1, MOST_CONTEXT)
+        if self.license not in LICENSES:
+            raise refused("license", self.license, " or ".join(LICENSES))
+
+    @property
+    def room(self) -> int:
+        """Bytes that the model may take."""
+        return self.device.memory if self.memory is None else self.memory
+
+    @property
+    def length(self) -> int:
+        """Tokens of context."""
+        return self.task.context if self.context is None else self.context
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of prompt that the times are told for."""
+        if self.context is not None and self.context > self.task.context:
+            return self.context // 2
+        return max(1, min(self.task.prompt, self.length // 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to do it: a checkpoint in a format by a runtime."""
+
+    model: Model
+    way: Way
+    parts: Parts  # of memory, with the context full
+    download: int  # bytes
+    speed: Speed
+    worth: float  # in doublings of size, what is slow or rounded taken off
+    reasons: tuple[str, ...]
+    cautions: tuple[str, ...]
+    evidence: tuple[Score, ...]
+
+    @property
+    def name(self) -> str:
+        """The checkpoint and format as `qwick models pull` takes them."""
+        return f"{self.model.id}:{self.way.form.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why nothing will do, and what is nearest."""
+
+    cause: str  # task, license, languages, context, memory or speed
+    message: str
+    hint: str
+    nearest: Option | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The answer: options, the best first, or a refusal."""
+
+    ask: Ask
+    options: tuple[Option, ...]
+    larger: tuple[Option, str] | None  # the next one up and what it would take
+    refusal: Refusal | None
+
+
+def recommend(ask: Ask, catalog: Catalog, most: int = LIKES) -> Recommendation:
+    """Return what to use, each checkpoint in its best format only, the best first."""
+    check_kind("ask", ask, Ask, "an Ask")
+    check_kind("catalog", catalog, Catalog, "a Catalog")
+    most = whole("most", most, 1, 1000)
+    models: Sequence[Model] = [m for m in catalog.models.values() if _does(m, ask)]
+    if not models:
+        text = f"no checkpoint takes {ask.task.input} and does {ask.task.name}"
+        return _refused(ask, "task", text, "", None)
+    for cause, fits, refuse in _CONDITIONS:
+        left = [model for model in models if fits(model, ask)]
+        if not left:
+            return refuse(ask, cause, models)
+        models = left
+    options = [option for model in models for option in _options(model, ask)]
+    return _ranked(ask, options, most)
+
+
+def _does(model: Model, ask: Ask) -> bool:
+    """Whether a checkpoint is made for the task, and its size is known."""
+    task = ask.task
+    if model.generation not in COVERED and not ask.newer:
+        return False
+    if model.variant not in task.variants or task.input not in model.inputs:
+        return False
+    if task.wanted and not any(model.id.startswith(name) for name in task.wanted):
+        return False
+    native = model.generation >= "Qwen3.5"  # all of them see
+    if task.input == "text" and model.inputs != ("text",) and not native:
+        return False
+    if "math" in model.tags and "math" not in task.worth:  # "for mathematics only", their cards say
+        return False
+    return True
+
+
+def _licensed(model: Model, ask: Ask) -> bool:
+    """Whether the licence allows what is asked; one that is not confirmed allows nothing."""
+    if ask.license == "any":
+        return True
+    return model.license is not None and model.license.use in ("commercial", "conditional")
+
+
+def _sized(model: Model, ask: Ask) -> bool:
+    return shape_of(model) is not None and quality(model, ask.task) is not None
+
+
+def _long_enough(model: Model, ask: Ask) -> bool:
+    context = model.context
+    return max(context.native or 0, context.extended or 0) >= ask.length
+
+
+def _no_license(ask: Ask, cause: str, models: Sequence[Model]) -> Recommendation:
+    names = ", ".join(model.id for model in models[-4:])
+    text = f"no checkpoint for {ask.task.name} has a licence confirmed to allow commercial use"
+    hint = f"without --license commercial there are {names}: read their licences first"
+    return _refused(ask, cause, text, hint, None)
+
+
+def _no_size(ask: Ask, cause: str, models: Sequence[Model]) -> Recommendation:
+    names = ", ".join(model.id for model in models[-4:])
+    text = f"the sizes of what remains for {ask.task.name} are not published: {names}"
+    return _refused(ask, cause, text, "see `qwick models show` for what is known of them", None)
+
+
+def _too_long(ask: Ask, cause: str, models: Sequence[Model]) -> Recommendation:
+    longest = max(models, key=lambda m: max(m.context.native or 0, m.context.extended or 0))
+    most = max(longest.context.native or 0, longest.context.extended or 0)
+    text = f"no checkpoint for {ask.task.name} is documented for {ask.length:,} tokens"
+    return _refused(ask, cause, text, f"{longest.id} is, for {most:,} (--context {most})", None)
+
+
+Refuse = Callable[[Ask, str, Sequence[Model]], Recommendation]
+# In this order: what stands in the way is the first that nothing passes.
+_CONDITIONS: tuple[tuple[str, Callable[[Model, Ask], bool], Refuse], ...] = (
+    ("size", _sized, _no_size),
+    ("license", _licensed, _no_license),
+    ("context", _long_enough, _too_long),
+)
+
+
+def _refused(
+    ask: Ask, cause: str, message: str, hint: str, nearest: Option | None
+) -> Recommendation:
+    return Recommendation(ask, (), None, Refusal(cause, message, hint, nearest))
+
+
+def _options(model: Model, ask: Ask) -> Iterator[Option]:
+    """Yield every way to run a checkpoint on the device, whether it fits or not."""
+    shape = shape_of(model)
+    worth = quality(model, ask.task)
+    assert shape is not None and worth is not None  # _sized
+    for way in ways_of(model, ask.device):
+        option = _option(model, shape, worth, way, ask)
+        if option is not None:
+            yield option
+
+
+def _option(model: Model, shape: Shape, worth: float, way: Way, ask: Ask) -> Option | None:
+    parts = parts_of(model, way.form, ask.length, quantize=way.quantize, runtime=way.runtime)
+    stored = stored_bytes(model, way.form)
+    if parts is None or stored is None:
+        return None
+    speed = predict(
+        shape,
+        ask.device,
+        weights=parts.weights,
+        kv_per_token=parts.kv / ask.length,
+        prompt=ask.prompt,
+        runtime=way.reached,
+    )
+    worth += gain_of_languages(model, ask.languages) - FORMAT_LOSS[way.rounded]
+    worth += 0.0 if way.form.official else -UNOFFICIAL
+    worth += STRETCHED if (model.context.native or 0) < ask.length else 0.0
+    if ask.task.tokens_out:
+        worth += SLOW * min(0.0, math.log2(speed.decode / ask.task.comfortable))
+    return Option(
+        model,
+        way,
+        parts,
+        stored.size,
+        speed,
+        worth,
+        _reasons(model, way, ask),
+        _cautions(model, way, ask),
+        evidence(model, ask.task),
+    )
+
+
+def _ranked(ask: Ask, options: Sequence[Option], most: int) -> Recommendation:
+    """Return those that fit and are quick enough, the best format of each checkpoint."""
+    fitting = [one for one in options if one.parts.total <= ask.room]
+    if not fitting:
+        least = min(options, key=lambda one: one.parts.total)
+        text = (
+            f"nothing fits: {ask.task.name} with {ask.length:,} tokens of context takes at least "
+            f"{_gb(least.parts.total)} ({least.name}), and there are {_gb(ask.room)}"
+        )
+        return _refused(ask, "memory", text, "a shorter --context, or more memory", least)
+    quick = [one for one in fitting if _quick(one, ask)]
+    if not quick:
+        fastest = max(fitting, key=lambda one: one.speed.decode)
+        text = (
+            f"nothing is that fast: of what fits in {_gb(ask.room)}, {fastest.name} comes nearest, "
+            f"with {fastest.speed.decode:.1f} of {ask.min_speed:g} tokens per second"
+        )
+        hint = f"--min-speed {math.floor(fastest.speed.decode)}, or a faster machine"
+        return _refused(ask, "speed", text, hint, fastest)
+    best: dict[str, Option] = {}
+    for one in sorted(quick, key=lambda one: -one.worth):
+        best.setdefault(one.model.id, one)
+    chosen = tuple(best.values())
+    return Recommendation(ask, chosen[:most], _larger(ask, chosen[0], options), None)
+
+
+def _quick(option: Option, ask: Ask) -> bool:
+    return ask.min_speed is None or option.speed.decode >= ask.min_speed
+
+
+def _larger(ask: Ask, best: Option, options: Sequence[Option]) -> tuple[Option, str] | None:
+    """Return the next better checkpoint that was too large or too slow, and why it was."""
+    size = best.model.parameters.total or 0
+    better = [
+        one
+        for one in options
+        if (one.model.parameters.total or 0) > size
+        and (quality(one.model, ask.task) or 0) > (quality(best.model, ask.task) or 0)
+        and one.model.series == best.model.series
+        and not (one.parts.total <= ask.room and _quick(one, ask))
+    ]
+    if not better:
+        return None
+    next_size = min(one.model.parameters.total or 0 for one in better)
+    same = [one for one in better if (one.model.parameters.total or 0) == next_size]
+    option = max(same, key=lambda one: one.worth - max(0, one.parts.total - ask.room) / 1e9)
+    if option.parts.total > ask.room:
+        return option, f"it takes {_gb(option.parts.total)}, and there are {_gb(ask.room)}"
+    return option, f"it writes {option.speed.decode:.1f} tokens per second"
+
+
+def _reasons(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:
+    """Return what speaks for it, in words."""
+    found = [f"made for {ask.task.name}"] if set(model.tags) & set(ask.task.worth) else []
+    if ask.task.thinking > 0 and model.thinking != "none":
+        found.append(
+            "thinks before it answers" + (" (can be switched off)" * (model.thinking == "hybrid"))
+        )
+    if model.experts:
+        share = (model.parameters.active or 0) / (model.parameters.total or 1)
+        found.append(f"a mixture of experts: {share:.0%} of its parameters work on a token")
+    for code in ask.languages:
+        if speaks(model, code):
+            found.append(f"the publisher names {code} among its languages")
+    if (model.context.native or 0) >= ask.length > 32_768:
+        found.append(f"trained for {model.context.native:,} tokens")
+    return tuple(found)
+
+
+def _cautions(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:
+    """Return what one should know before."""
+    found = list(way.cautions)
+    license_ = model.license
+    if license_ is None:
+        found.append("its licence is not confirmed: read it before any use that is not private")
+    elif license_.use != "commercial":
+        found.append(f"{license_.title}: {license_.condition}")
+    for code in ask.languages:
+        if not speaks(model, code):
+            found.append(f"whether it knows {code} is not published")
+    if (model.context.native or 0) < ask.length:
+        found.append(
+            f"trained for {model.context.native or 0:,} tokens; beyond: {model.context.method}"
+        )
+    if not way.form.official:
+        found.append(f"the file is made by {way.form.repository.partition('/')[0]}, not by Qwen")
+    return tuple(found)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

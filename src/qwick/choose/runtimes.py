@@ -1,0 +1,96 @@
+"""In which formats, and by which runtime, a checkpoint can be run on a device.
+
+Data and rules. Knows nothing about sizes or speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qwick.choose.devices import Device
+from qwick.choose.sizes import BITS
+from qwick.hub import Format, Model
+from qwick.values import check_kind
+
+__all__ = ["Way", "ways_of"]
+
+# What qwick takes from a folder without widening it to 16 bits first.
+KEPT = ("bf16", "gptq-int4", "gptq-int8", "awq")
+SERVED = ("bf16", "fp8", "awq", "gptq-int4", "gptq-int8")  # by vLLM, on a graphics card
+ROUNDED = (
+    "rounded to {bits} while it is loaded: another model than the published one, if a near one"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A format, what is done to it while loading, and what runs it."""
+
+    form: Format
+    runtime: str  # qwick, llama.cpp, ollama, transformers or vllm
+    quantize: str | None = None  # int4 or int8, by qwick while loading
+    others: tuple[str, ...] = ()  # runtimes that take the same files
+    cautions: tuple[str, ...] = ()
+    reached: str = "qwick"  # the runtime on this kind of device, as `speed.REACHED` has it
+
+    @property
+    def rounded(self) -> str:
+        """The format of the weights in memory."""
+        return self.quantize or self.form.name
+
+
+def ways_of(model: Model, device: Device) -> Iterator[Way]:
+    """Yield every way, in no order."""
+    check_kind("model", model, Model, "a Model of the catalog")
+    check_kind("device", device, Device, "a Device")
+    forms = [form for form in model.formats if form.name in BITS]
+    if device.kind == "gpu":
+        yield from (way for form in forms for way in _on_cards(form))
+    elif model.runs_here:
+        yield from (way for form in forms for way in _by_qwick(form))
+    else:
+        yield from (way for form in forms for way in _by_others(form))
+        if model.ollama is not None and not any(form.name == "q4_k_m" for form in forms):
+            yield Way(_ollama(model), "ollama", reached="ollama")
+
+
+def _by_qwick(form: Format) -> Iterator[Way]:
+    if form.container == "gguf":
+        yield Way(form, "qwick", others=("llama.cpp", "ollama"))
+    elif form.container == "safetensors" and form.name in KEPT:
+        yield Way(form, "qwick", others=("transformers", "vllm"))
+        if form.name == "bf16":
+            for bits in (4, 8):
+                said = (ROUNDED.format(bits=f"{bits} bits"),)
+                yield Way(form, "qwick", f"int{bits}", cautions=said)
+
+
+def _by_others(form: Format) -> Iterator[Way]:
+    """Yield what runs on a processor where qwick's engine does not run the checkpoint."""
+    if form.container == "gguf":
+        yield Way(form, "llama.cpp", others=("ollama",), reached="llama.cpp")
+    elif form.name == "bf16":
+        yield Way(form, "transformers", reached="transformers")
+
+
+def _on_cards(form: Format) -> Iterator[Way]:
+    if form.container == "gguf":
+        reached = "llama.cpp on a card"
+        yield Way(form, "llama.cpp", others=("ollama",), reached=reached)
+    elif form.name in SERVED:
+        yield Way(form, "vllm", others=("transformers",), reached="vllm")
+
+
+def _ollama(model: Model) -> Format:
+    """Return the form in Ollama's library, whose default is q4_k_m."""
+    return Format(
+        name="q4_k_m",
+        container="gguf",
+        repository=f"ollama/{model.ollama}",
+        official=True,
+        revision=None,
+        files=(),
+        parts=1,
+        template=None,
+    )
