@@ -1,8 +1,8 @@
 """Machines to choose for: this one, as it was measured, and well-known kinds of others.
 
-Figures of the others are typical of what one can buy, from the makers' data sheets: `memory` is what
-the system and other programs leave, `bandwidth` about 80 % of the printed one (what long reads
-reach), `peak` about half of the printed arithmetic. Knows nothing about models.
+Figures of the others are typical of what one can buy, from the makers' data sheets: `memory` is
+what the system and other programs leave, `bandwidth` about 80 % of the printed one (what long
+reads reach), `peak` about half of the printed arithmetic. Knows nothing about models.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def device_named(name: str) -> Device:
     one = DEVICES.get(several[1]) if several else None
     if several is None or one is None or one.kind != "gpu":
         raise ParameterError(
-            f"device is {name!r:.80}; allowed: this, {', '.join(DEVICES)}, or several of a graphics "
-            "card, as h100x8",
+            f"device is {name!r:.80}; allowed: this, {', '.join(DEVICES)}, or several of a "
+            "graphics card, as h100x8",
             hint="name the nearest, and its memory by --memory",
         )
     count = whole("the number of cards", int(several[2]), 1, MOST_CARDS)

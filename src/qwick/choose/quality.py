@@ -1,8 +1,8 @@
 """How good a checkpoint is at a task, as far as its family, size and kind tell.
 
-Published scores have different settings and cannot be ranked across tables, so the ranking goes by a
-rule, and the scores stand beside it as evidence. The rule counts in doublings of size: +1 is what
-twice the parameters would bring. `tests/choose/test_quality.py` holds it to the published tables:
+Published scores have different settings and cannot be ranked across tables, so the ranking goes by
+a rule, and the scores stand beside it as evidence. The rule counts in doublings of size: +1 is
+what twice the parameters would bring. `tests/choose/test_quality.py` holds it to the published tables:
 where two checkpoints have a score of the same benchmark in the same setting and source, the rule
 must nearly always put the same one first. Knows nothing about machines.
 """

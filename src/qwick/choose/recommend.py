@@ -151,9 +151,8 @@ def _does(model: Model, ask: Ask) -> bool:
     native = model.generation >= "Qwen3.5"  # all of them see
     if task.input == "text" and model.inputs != ("text",) and not native:
         return False
-    if "math" in model.tags and "math" not in task.worth:  # "for mathematics only", their cards say
-        return False
-    return True
+    # Their cards say: for mathematics only.
+    return "math" not in model.tags or "math" in task.worth
 
 
 def _licensed(model: Model, ask: Ask) -> bool:
@@ -211,7 +210,8 @@ def _options(model: Model, ask: Ask) -> Iterator[Option]:
     """Yield every way to run a checkpoint on the device, whether it fits or not."""
     shape = shape_of(model)
     worth = quality(model, ask.task)
-    assert shape is not None and worth is not None  # _sized
+    if shape is None or worth is None:  # not after _sized
+        return
     for way in ways_of(model, ask.device):
         option = _option(model, shape, worth, way, ask)
         if option is not None:
