@@ -123,6 +123,8 @@ def _numbers(model: Model) -> None:
     if languages is not None:
         assert all(re.fullmatch(r"[a-z]{2,3}", code) for code in languages.codes)
         assert len(set(languages.codes)) == len(languages.codes)
+        assert languages.codes or not languages.complete
+        assert "programming" not in (languages.note or "") or languages.count in (None, 100)
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
@@ -194,6 +196,7 @@ def test_no_address_but_the_pages() -> None:
     hosts = re.findall(r"[a-z0-9.-]+\.(?:com|co|cn|org|io|ai|net)\b", TEXT)
     named = {host for host in hosts if not host.endswith(("Qwen.ai",))}
     assert named <= {
+        "blog.omagiclee.com",
         "cnblogs.com",
         "huggingface.co",
         "lmstudio.ai",
@@ -245,6 +248,25 @@ def test_looking_up() -> None:
     assert form is not None
     assert form.official
     assert qwen3.format("q1") is None
+
+
+def test_languages_and_training() -> None:
+    """What the blogs and cards of three generations say, word for word."""
+    qwen2, qwen25, qwen3 = (
+        MODELS[name] for name in ("qwen2-7b-instruct", "qwen2.5-7b-instruct", "qwen3-8b")
+    )
+    assert qwen2.languages is not None
+    assert qwen25.languages is not None
+    assert qwen3.languages is not None
+    assert (len(qwen2.languages.codes), qwen2.languages.complete) == (29, True)
+    assert (len(qwen25.languages.codes), qwen25.languages.complete) == (13, False)
+    assert (len(qwen3.languages.codes), qwen3.languages.complete) == (118, True)
+    assert {"hu", "cs", "fi", "sw", "nb"} <= set(qwen3.languages.codes)
+    assert "hu" not in qwen2.languages.codes + qwen25.languages.codes
+    trained = [one.parameters.training_tokens for one in (qwen2, qwen25, qwen3)]
+    assert trained == [7 * 10**12, 18 * 10**12, 36 * 10**12]
+    known = [one for one in MODELS.values() if one.parameters.training_tokens is not None]
+    assert len(known) == 78
 
 
 # -- What the facts were collected from --

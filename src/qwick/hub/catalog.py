@@ -87,7 +87,7 @@ class Parameters:
     non_embedding: int | None  # of the text part, without embeddings and head
     published: int | None  # the total as the publisher states it, exact or rounded
     prediction_layers: int  # of multi-token prediction, in the files and not in `total`
-    training_tokens: int | None  # of pre-training
+    training_tokens: int | None  # of pre-training; of a specialised model: on top of its base
     training_source: str | None
 
 
@@ -105,9 +105,10 @@ class Context:
 class Languages:
     """What the publisher says of languages."""
 
-    count: int | None
+    count: int | None  # of natural languages
     note: str | None  # the publisher's words, and where
-    codes: tuple[str, ...]  # ISO 639-1, where the publisher names them; empty: not named
+    codes: tuple[str, ...]  # those named: ISO 639-1, 639-3 where that has none; empty: none named
+    complete: bool  # whether `codes` are all; else more are meant, and nobody says which
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +251,9 @@ def parse_catalog(values: Mapping[str, Any]) -> Catalog:
     for fields in values["models"]:
         if fields["id"] in models:
             raise ValueError(f"catalog.json has {fields['id']} twice")
+        languages = fields.get("languages")  # its own, or the name of what several have
+        if isinstance(languages, str):
+            fields = {**fields, "languages": values["languages"][languages]}
         models[fields["id"]] = _model(fields, licenses, values["benchmarks"])
     frozen = MappingProxyType
     return Catalog(values["written"], frozen(values["sources"]), frozen(licenses), frozen(models))
@@ -279,9 +283,7 @@ def _model(
         context=_context(fields["context"]),
         inputs=tuple(fields["inputs"]),
         outputs=tuple(fields["outputs"]),
-        languages=None
-        if languages is None
-        else Languages(languages["count"], languages["note"], tuple(languages["list"] or ())),
+        languages=None if languages is None else _languages(languages),
         thinking=fields["thinking"],
         tools=fields.get("tools"),
         sampling=MappingProxyType(fields.get("sampling", {})),
@@ -306,6 +308,11 @@ def _parameters(fields: Mapping[str, Any], training: Mapping[str, Any] | None) -
         training["tokens"],
         training["source"],
     )
+
+
+def _languages(fields: Mapping[str, Any]) -> Languages:
+    codes = tuple(fields["list"] or ())
+    return Languages(fields["count"], fields["note"], codes, fields.get("complete", False))
 
 
 def _context(fields: Mapping[str, Any]) -> Context:
