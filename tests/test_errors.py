@@ -46,6 +46,7 @@ OTHERS = {
         "cli/sampling.py",
         "engine/draft.py",
         "engine/pages.py",
+        "hub/catalog.py",
         "server/keyfile.py",
         "settings.py",
         "text/tools/values.py",

@@ -51,7 +51,11 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         (["run", "--temprature", "1", "x"], 2, "--temperature"),
         (["models", "nonsense"], 2, "nonsense"),
         (["models", "show"], 2, "NAME"),
-        (["models", "show", "qwen2.5-coder-0.5b"], 3, "did you mean qwen2.5-coder-0.5b-instruct?"),
+        (
+            ["models", "show", "qwen2.5-coder-0.5b-instruc"],
+            3,
+            "did you mean qwen2.5-coder-0.5b-instruct",
+        ),
         (["models", "pull", "zzz"], 3, "known: qwen2.5-coder-0.5b-instruct"),
         (["models", "rm", "zzz"], 3, "no model called 'zzz'"),
     ],

@@ -64,6 +64,17 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert not names & HEAVY
 
 
-def test_models_list_loads_nothing_heavy() -> None:
-    names = loaded_by("from qwick.cli.main import main; assert main(['models', 'list']) == 0")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list"],
+        ["search", "coder", "--json"],
+        ["show", "qwen3-8b"],
+        ["compare", "qwen3-8b", "qwen2.5-7b-instruct"],
+        ["series"],
+    ],
+)
+def test_models_loads_nothing_heavy(arguments: list[str]) -> None:
+    words = ["models", *arguments]
+    names = loaded_by(f"from qwick.cli.main import main; assert main({words!r}) == 0")
     assert not names & HEAVY

@@ -258,6 +258,10 @@ TABLE: dict[str, Case] = {
     "hub.catalog.Catalog.near": Case(lambda _: hub.read_catalog().near, {"name": text("qwen3-8")}),
     "hub.catalog.Model.format": Case(lambda _: _QWEN3.format, {"name": text("q4_k_m")}),
     "hub.catalog.Model.scored": Case(lambda _: _QWEN3.scored, {"key": text("gpqa")}),
+    "hub.series.series_of": Case(
+        lambda _: hub.series_of, {"catalog": instance(hub.read_catalog())}
+    ),
+    "hub.series.uses_of": Case(lambda _: hub.uses_of, {"model": instance(_QWEN3)}),
     "hub.shape.arch_config": Case(lambda _: hub.arch_config, {"model": instance(_QWEN3)}),
     "hub.shape.shape_of": Case(lambda _: hub.shape_of, {"model": instance(_QWEN3)}),
     "hub.entries.find": Case(
@@ -505,7 +509,7 @@ PLAIN = {
     *("family.Family", "family.ModelType", "family.SamplingDefaults", "settings.Setting"),
     *("hub.catalog.Catalog", "hub.catalog.Context", "hub.catalog.Format", "hub.catalog.Languages"),
     *("hub.catalog.License", "hub.catalog.Model", "hub.catalog.Parameters", "hub.catalog.Score"),
-    "hub.shape.Shape",
+    *("hub.series.Series", "hub.shape.Shape"),
     "hub.catalog.PublishedFile",
     *("hub.listener.SilentListener", "hub.listener.SilentListener.progress"),
     *("hub.listener.SilentListener.notice", "hub.listener.StderrListener"),

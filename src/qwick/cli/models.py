@@ -1,4 +1,7 @@
-"""`qwick models`: fetch checkpoints, list, show and remove them, and look after the store."""
+"""`qwick models`: fetch checkpoints, list, show and remove them, and look after the store.
+
+What is told of the published ones: catalog.py.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwick.cli.catalog import compare, print_model, search, series, unknown
+from qwick.cli.facts import model_facts
 from qwick.cli.offline import offline_option
 from qwick.cli.progress import listening
-from qwick.cli.show import json_option, print_json, print_table, size_text
-from qwick.cli.visible import one_line
+from qwick.cli.show import (
+    json_option,
+    markdown_option,
+    print_json,
+    print_markdown,
+    print_pairs,
+    print_table,
+    size_text,
+)
 from qwick.errors import DigestError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -26,6 +38,10 @@ def models(ctx: click.Context) -> None:
     """Fetch, list, show, verify and remove checkpoints, and clear up the store."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+
+
+for verb in (search, compare, series):
+    models.add_command(verb)
 
 
 @models.command()
@@ -69,22 +85,36 @@ def list_(as_json: bool) -> None:
 @models.command()
 @click.argument("name", metavar="NAME|PATH")
 @json_option
-def show(name: str, as_json: bool) -> None:
-    """Show what is known about a checkpoint of the catalogue, or of a file or folder."""
+@markdown_option
+def show(name: str, as_json: bool, as_markdown: bool) -> None:
+    """Show what is known of a published checkpoint, of one in the store, or of a file or folder."""
     from qwick import hub
 
-    is_path = hub.looks_like_path(name) or (
+    stored, model = None, hub.read_catalog().find(name)
+    if hub.looks_like_path(name) or (  # as hub.resolve sees it, which opens what is meant
         hub.find(name) is None and hub.existing_path(name) is not None
-    )
-    facts = _facts_of_path(hub.resolve(name)) if is_path else _facts(hub.Store().show(name))
+    ):
+        stored, model = _facts_of_path(hub.resolve(name)), None
+    elif hub.find(name) is not None:
+        stored = _facts(hub.Store().show(name))
+    elif model is None:
+        raise unknown(name)
     if as_json:
-        print_json(facts)
+        facts = {"name": model.id} if stored is None and model is not None else stored or {}
+        print_json(facts if model is None else {**facts, "catalog": model_facts(model)})
         return
-    width = max(map(len, facts))
-    for key, value in facts.items():
-        text = f"{value:,} bytes" if key == "size" else str(value)
-        if value is not None and not isinstance(value, list):
-            click.echo(f"{key.ljust(width)}  {one_line(text)}")
+    if stored is not None:
+        shown = ((k, f"{v:,} bytes" if k == "size" else str(v)) for k, v in stored.items())
+        known = {k for k, v in stored.items() if v is not None and not isinstance(v, list)}
+        pairs = [(key, text) for key, text in shown if key in known]
+        if as_markdown:
+            print_markdown(("FACT", "VALUE"), pairs)
+        else:
+            print_pairs(pairs)
+    if model is not None:
+        if stored is not None:
+            click.echo()
+        print_model(model, as_markdown=as_markdown)
 
 
 @models.command()

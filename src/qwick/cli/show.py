@@ -8,9 +8,21 @@ from typing import Any
 
 import click
 
-__all__ = ["counted", "json_option", "print_json", "print_table", "size_text"]
+from qwick.cli.visible import one_line
+
+__all__ = [
+    "counted",
+    "json_option",
+    "markdown_option",
+    "print_json",
+    "print_markdown",
+    "print_pairs",
+    "print_table",
+    "size_text",
+]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+markdown_option = click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 
 
 def print_json(value: Any) -> None:
@@ -25,6 +37,21 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in table:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Print names and texts, a line each, the texts below each other."""
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, text in pairs:
+        click.echo(f"{name.ljust(width)}  {one_line(text)}")
+
+
+def print_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    for cells in lines:
+        escaped = (one_line(cell).replace("|", "\\|") for cell in cells)
+        click.echo(f"| {' | '.join(escaped)} |")
 
 
 def size_text(count: float) -> str:

@@ -23,6 +23,7 @@ from qwick.hub.catalog import (
 )
 from qwick.hub.entries import CATALOG, DEFAULT, Entry, find, near, shortened
 from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener, check_listener
+from qwick.hub.series import Series, series_of, uses_of
 from qwick.hub.shape import Shape, arch_config, shape_of
 from qwick.hub.store import Store, Stored, attribution
 from qwick.hub.upkeep import Checked, Pruned, Usage, prune, usage, verify
@@ -45,6 +46,7 @@ __all__ = [
     "Pruned",
     "PublishedFile",
     "Score",
+    "Series",
     "Shape",
     "SilentListener",
     "StderrListener",
@@ -61,9 +63,11 @@ __all__ = [
     "prune",
     "read_catalog",
     "resolve",
+    "series_of",
     "shape_of",
     "shortened",
     "usage",
+    "uses_of",
     "verify",
 ]
 
