@@ -86,6 +86,7 @@ def test_the_facts_of_a_model(model: Model) -> None:
     assert ("image" in model.inputs) or not {"vl", "omni"} & set(model.tags) or audio_only
     assert model.license is None or model.license.use in ("commercial", "conditional", "research")
     assert model.license is None or CATALOG.licenses[model.license.id] is model.license
+    assert (model.license is None) or model.license_source, "a licence without a source"
     for repository in (model.repository, model.base, model.modelscope):
         assert repository is None or REPOSITORY.fullmatch(repository), repository
     assert model.sources
@@ -263,6 +264,11 @@ def test_languages_and_training() -> None:
     assert (len(qwen3.languages.codes), qwen3.languages.complete) == (118, True)
     assert {"hu", "cs", "fi", "sw", "nb"} <= set(qwen3.languages.codes)
     assert "hu" not in qwen2.languages.codes + qwen25.languages.codes
+    told = [one.languages.has("hu") for one in (qwen2, qwen25, qwen3) if one.languages]
+    assert told == [False, None, True]  # not among all, not named, named
+    assert qwen3.languages.has(" NO ")
+    assert qwen3.languages.has("zh-Hant")
+    assert qwen3.languages.has("tlh") is False
     trained = [one.parameters.training_tokens for one in (qwen2, qwen25, qwen3)]
     assert trained == [7 * 10**12, 18 * 10**12, 36 * 10**12]
     known = [one for one in MODELS.values() if one.parameters.training_tokens is not None]

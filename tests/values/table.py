@@ -256,6 +256,9 @@ TABLE: dict[str, Case] = {
     "hub.catalog.read_catalog": Case(lambda _: hub.read_catalog),
     "hub.catalog.Catalog.find": Case(lambda _: hub.read_catalog().find, {"name": text("qwen3-8b")}),
     "hub.catalog.Catalog.near": Case(lambda _: hub.read_catalog().near, {"name": text("qwen3-8")}),
+    "hub.catalog.Languages.has": Case(
+        lambda _: hub.Languages(1, None, ("hu",), True).has, {"code": text("hu", "no")}
+    ),
     "hub.catalog.Model.format": Case(lambda _: _QWEN3.format, {"name": text("q4_k_m")}),
     "hub.catalog.Model.scored": Case(lambda _: _QWEN3.scored, {"key": text("gpqa")}),
     "hub.series.series_of": Case(

@@ -81,8 +81,8 @@ def _tests(asked: dict[str, Any]) -> list[Callable[[Model], bool]]:
         use = "not known" if asked["use"] == "unknown" else asked["use"]
         tests.append(lambda m: license_use(m) == use)
     if asked["language"] is not None:
-        code = asked["language"].lower()
-        tests.append(lambda m: m.languages is not None and code in m.languages.codes)
+        code = asked["language"]
+        tests.append(lambda m: m.languages is not None and m.languages.has(code) is True)
     if asked["kind"] is not None:
         tests.append(lambda m: asked["kind"] in m.inputs)
     if asked["form"] is not None:

@@ -99,7 +99,7 @@ def model_facts(model: Model) -> dict[str, Any]:
         **{"generation": model.generation, "variant": model.variant, "tags": list(model.tags)},
         **{"base": model.base, "released": model.released, "uses": list(uses_of(model))},
         "license": None if kind is None else asdict(kind),
-        "license_use": license_use(model),
+        **{"license_use": license_use(model), "license_source": model.license_source},
         "parameters": asdict(stated),
         "config": dict(model.config),
         "context": {
@@ -125,6 +125,8 @@ def sheet(model: Model) -> list[tuple[str, str]]:
     size = count_text(stated.total)
     if stated.non_embedding is not None:
         size += f" ({count_text(stated.non_embedding)} of the text part without embeddings)"
+    if stated.basis is not None:
+        size += f"; {stated.basis}"
     lengths = length_text(context.native)
     if context.extended is not None:
         lengths += f"; to {length_text(context.extended)}: {context.method}"
@@ -157,7 +159,8 @@ def _license_text(model: Model) -> str:
     kind = model.license
     if kind is None:
         return f"{NOT_KNOWN}: read it on the page before any use"
-    return f"{kind.title}: {kind.use}" + (f" ({kind.condition})" if kind.condition else "")
+    condition = f" ({kind.condition})" if kind.condition else ""
+    return f"{kind.title}: {kind.use}{condition}; source: {model.license_source or NOT_KNOWN}"
 
 
 def formats_table(model: Model) -> Table:

@@ -32,6 +32,12 @@ __all__ = [
     "read_catalog",
 ]
 
+# Codes of a language that people write for those of the catalog.
+_SAME_LANGUAGE: Mapping[str, tuple[str, ...]] = {
+    **{"no": ("nb", "nn"), "cmn": ("zh",), "fil": ("tl",), "iw": ("he",), "in": ("id",)},
+    **{"als": ("sq",), "ydd": ("yi",), "azj": ("az",), "uzn": ("uz",), "sh": ("sr", "hr", "bs")},
+}
+
 SCHEMA = 1  # of catalog.json; raised when its shape changes
 
 
@@ -86,6 +92,7 @@ class Parameters:
     active: int | None  # of the text part, those on a token's way; embeddings and head included
     non_embedding: int | None  # of the text part, without embeddings and head
     published: int | None  # the total as the publisher states it, exact or rounded
+    basis: str | None  # where `total` comes from, and what it agrees with
     prediction_layers: int  # of multi-token prediction, in the files and not in `total`
     training_tokens: int | None  # of pre-training; of a specialised model: on top of its base
     training_source: str | None
@@ -109,6 +116,14 @@ class Languages:
     note: str | None  # the publisher's words, and where
     codes: tuple[str, ...]  # those named: ISO 639-1, 639-3 where that has none; empty: none named
     complete: bool  # whether `codes` are all; else more are meant, and nobody says which
+
+    def has(self, code: str) -> bool | None:
+        """Whether the language of that ISO 639 code is named; None: not, and more are meant."""
+        check_kind("code", code, str, "a str")
+        wanted = code.strip().lower().partition("-")[0]
+        if any(one in self.codes for one in _SAME_LANGUAGE.get(wanted, (wanted,))):
+            return True
+        return False if self.complete else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +151,7 @@ class Model:
     base: str | None  # the repository that it was trained from
     released: str | None  # year and month
     license: License | None  # None: not confirmed, so never to be called commercial
+    license_source: str | None
     parameters: Parameters
     config: Mapping[str, Any]  # Hugging Face keys of the text part
     vision: Mapping[str, Any] | None
@@ -276,6 +292,7 @@ def _model(
         base=fields.get("base"),
         released=fields["released"],
         license=None if license_id is None else licenses[license_id],
+        license_source=fields.get("license_source"),
         parameters=_parameters(fields["parameters"], fields.get("training")),
         config=MappingProxyType(fields["config"]),
         vision=fields.get("vision"),
@@ -304,6 +321,7 @@ def _parameters(fields: Mapping[str, Any], training: Mapping[str, Any] | None) -
         fields["active"],
         fields["non_embedding"],
         None if published is None else int(published),
+        fields["basis"],
         fields.get("prediction_layers", 0),
         training["tokens"],
         training["source"],
