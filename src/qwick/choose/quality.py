@@ -2,9 +2,9 @@
 
 Published scores have different settings and cannot be ranked across tables, so the ranking goes by
 a rule, and the scores stand beside it as evidence. The rule counts in doublings of size: +1 is
-what twice the parameters would bring. `tests/choose/test_quality.py` holds it to the published tables:
-where two checkpoints have a score of the same benchmark in the same setting and source, the rule
-must nearly always put the same one first. Knows nothing about machines.
+what twice the parameters would bring. `tests/choose/test_quality.py` holds it to the published
+tables: where two checkpoints have a score of the same benchmark in the same setting and source,
+the rule must nearly always put the same one first. Knows nothing about machines.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = [
     "gain_of_languages",
     "language_evidence",
     "quality",
+    "side_by_side",
     "speaks",
 ]
 
@@ -128,11 +129,28 @@ def language_evidence(model: Model, code: str) -> tuple[Score, ...]:
     return tuple(score for score in model.scores if score.name in names)
 
 
+def side_by_side(model: Model, other: Model, task: Task) -> tuple[tuple[Score, Score], ...]:
+    """Return scores of both that may be compared: same benchmark, setting and source.
+
+    One pair for each benchmark that speaks for the task, the closest first.
+    """
+    theirs = {(s.name, s.setting, s.source): s for s in other.scores}
+    found: dict[str, tuple[Score, Score]] = {}
+    for key in task.evidence:
+        for score in model.scores:
+            same = theirs.get((score.name, score.setting, score.source))
+            if same is not None and key in (score.key, score.name):
+                found.setdefault(key, (score, same))
+    return tuple(found.values())
+
+
 def evidence(model: Model, task: Task, most: int = 3) -> tuple[Score, ...]:
     """Return published scores that speak for the task, the closest benchmark first."""
     found: list[Score] = []
     for key in task.evidence:
         scores = [score for score in model.scores if key in (score.key, score.name)]
+        if model.variant != "base":  # tables of base models stand beside their offspring's
+            scores = [score for score in scores if not score.setting.startswith("base")]
         thinking = task.thinking > 0 or model.thinking == "only"
         found += sorted(scores, key=lambda score: ("non" in score.setting) == thinking)[:1]
     return tuple(found[:most])

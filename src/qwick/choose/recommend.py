@@ -17,6 +17,7 @@ from qwick.choose.quality import (
     evidence,
     gain_of_languages,
     quality,
+    side_by_side,
     speaks,
 )
 from qwick.choose.runtimes import Way, ways_of
@@ -30,6 +31,7 @@ __all__ = ["Ask", "Option", "Recommendation", "Refusal", "recommend"]
 
 LICENSES = ("any", "commercial")
 SLOW = 0.7  # doublings of worth that half of the comfortable speed costs
+FETCHED = 0.1  # the same for each doubling of what is fetched over what is kept in memory
 UNOFFICIAL = 0.05  # the same for files that others have made
 LIKES = 3  # options that are shown
 # What qwick covers. Newer ones are in the catalog, and are recommended only where asked for.
@@ -112,12 +114,21 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Larger:
+    """The next checkpoint up in the same series, which is out of reach."""
+
+    option: Option
+    obstacle: str  # what it would take
+    gains: tuple[tuple[Score, Score], ...]  # of the first option and of it, comparable ones
+
+
+@dataclass(frozen=True, slots=True)
 class Recommendation:
     """The answer: options, the best first, or a refusal."""
 
     ask: Ask
     options: tuple[Option, ...]
-    larger: tuple[Option, str] | None  # the next one up and what it would take
+    larger: Larger | None  # None: there is none, or it is the first option already
     refusal: Refusal | None
 
 
@@ -233,6 +244,7 @@ def _option(model: Model, shape: Shape, worth: float, way: Way, ask: Ask) -> Opt
     )
     worth += gain_of_languages(model, ask.languages) - FORMAT_LOSS[way.rounded]
     worth += 0.0 if way.form.official else -UNOFFICIAL
+    worth -= FETCHED * max(0.0, math.log2(stored.size / parts.weights))
     worth += STRETCHED if (model.context.native or 0) < ask.length else 0.0
     if ask.task.tokens_out:
         worth += SLOW * min(0.0, math.log2(speed.decode / ask.task.comfortable))
@@ -279,25 +291,27 @@ def _quick(option: Option, ask: Ask) -> bool:
     return ask.min_speed is None or option.speed.decode >= ask.min_speed
 
 
-def _larger(ask: Ask, best: Option, options: Sequence[Option]) -> tuple[Option, str] | None:
-    """Return the next better checkpoint that was too large or too slow, and why it was."""
-    size = best.model.parameters.total or 0
+def _larger(ask: Ask, best: Option, options: Sequence[Option]) -> Larger | None:
+    """Return the next larger checkpoint of the series, in the format that takes least."""
+    size, worth = best.model.parameters.total or 0, quality(best.model, ask.task) or 0.0
     better = [
         one
         for one in options
         if (one.model.parameters.total or 0) > size
-        and (quality(one.model, ask.task) or 0) > (quality(best.model, ask.task) or 0)
+        and (quality(one.model, ask.task) or 0.0) > worth
         and one.model.series == best.model.series
-        and not (one.parts.total <= ask.room and _quick(one, ask))
+        and FORMAT_LOSS[one.way.rounded] <= FORMAT_LOSS["int4"]
     ]
+    reached = {one.model.id for one in better if one.parts.total <= ask.room and _quick(one, ask)}
+    better = [one for one in better if one.model.id not in reached]
     if not better:
         return None
-    next_size = min(one.model.parameters.total or 0 for one in better)
-    same = [one for one in better if (one.model.parameters.total or 0) == next_size]
-    option = max(same, key=lambda one: one.worth - max(0, one.parts.total - ask.room) / 1e9)
+    option = min(better, key=lambda one: (one.model.parameters.total or 0, one.parts.total))
     if option.parts.total > ask.room:
-        return option, f"it takes {_gb(option.parts.total)}, and there are {_gb(ask.room)}"
-    return option, f"it writes {option.speed.decode:.1f} tokens per second"
+        obstacle = f"it takes {_gb(option.parts.total)}, and there are {_gb(ask.room)}"
+    else:
+        obstacle = f"it writes {option.speed.decode:.1f} tokens per second"
+    return Larger(option, obstacle, side_by_side(best.model, option.model, ask.task))
 
 
 def _reasons(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ __all__ = ["main"]
 
 # verb -> module; the module holds a click command of the verb's name. Shown in this order.
 VERBS = {
+    "recommend": "qwick.cli.recommend",
     "run": "qwick.cli.run",
     "chat": "qwick.cli.chat",
     "jobs": "qwick.cli.jobs",

@@ -1,0 +1,328 @@
+"""`qwick recommend`: which Qwen, in which format, for a task and a machine, and how fast."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qwick.cli.show import json_option, print_json, print_table, size_text
+from qwick.errors import ParameterError, QwickError, ResourceError, UnsupportedError
+
+if TYPE_CHECKING:
+    from qwick.choose.devices import Device
+    from qwick.choose.recommend import Ask, Larger, Option, Recommendation, Refusal
+    from qwick.hub import Score
+    from qwick.machine.probe import Machine
+
+__all__ = ["recommend"]
+
+# As the family's cards count: 32k is 32,768 tokens, 1m a million.
+_THOUSANDS = {"": 1, "k": 1024, "m": 1_000_000}
+_CODE = re.compile(r"[a-z]{2,3}")
+
+
+@click.command(short_help="Say which Qwen fits a task and a machine, and how fast.")
+@click.option("--task", default="chat", metavar="TASK", help="What for: chat, code, math, ...")
+@click.option(
+    "--device", default="this", metavar="NAME", help="this, laptop, phone, pi5, h100x8 ..."
+)
+@click.option("--memory", metavar="SIZE", help="What the model may take, such as 8GB.")
+@click.option("--min-speed", type=float, metavar="TOK/S", help="Least tokens per second.")
+@click.option("--context", metavar="TOKENS", help="Longest conversation or document, such as 32k.")
+@click.option("--languages", metavar="CODES", help="Languages it must know: hu,cs.")
+@click.option("--license", "license_", default="any", help="any, or commercial.")
+@click.option("--newer", is_flag=True, help="Generations that only other runtimes run, too.")
+@click.option("--most", default=3, type=click.IntRange(1, 50), help="Checkpoints to show.")
+@click.option("--refresh", is_flag=True, help="Measure this machine anew.")
+@json_option
+def recommend(
+    task: str,
+    device: str,
+    memory: str | None,
+    min_speed: float | None,
+    context: str | None,
+    languages: str | None,
+    license_: str,
+    newer: bool,
+    most: int,
+    refresh: bool,
+    as_json: bool,
+) -> None:
+    """Say which checkpoint, format and runtime fit a task and a machine, and why.
+
+    Nothing is fetched. This machine is measured once, which takes a second or two. Exit code 6:
+    nothing fits or is quick enough; 2: nothing is made for it, or may be used so.
+    """
+    from qwick.choose.recommend import Ask
+    from qwick.choose.recommend import recommend as find
+    from qwick.choose.tasks import task_named
+    from qwick.hub import read_catalog
+    from qwick.values import size_in_bytes
+
+    wanted, machine = task_named(task), None
+    codes, length = _languages(languages), _tokens(context)
+    room = None if memory is None else size_in_bytes("memory", memory)
+    if device.strip().lower() == "this":
+        chosen, machine = _this(refresh)
+    else:
+        from qwick.choose.devices import device_named
+
+        chosen = device_named(device)
+    ask = Ask(wanted, chosen, room, min_speed, length, codes, license_.strip().lower(), newer)
+    found = find(ask, read_catalog(), most)
+    if as_json:
+        print_json(_facts(found, machine))
+    elif found.refusal is None:
+        _print(found, machine)
+    if found.refusal is not None:
+        error = _error(found.refusal)
+        if not as_json:
+            raise error
+        raise click.exceptions.Exit(error.exit_code)
+
+
+def _this(refresh: bool) -> tuple[Device, Machine]:
+    """Return this machine as a device; measuring it is told on standard error."""
+    from qwick.choose.devices import this_device
+    from qwick.machine.cpu import read_memory
+    from qwick.machine.probe import cached, probe
+
+    if refresh or cached() is None:
+        click.echo("measuring this machine ...", err=True)
+    machine = probe(refresh)
+    return this_device(machine, read_memory()), machine
+
+
+def _tokens(text: str | None) -> int | None:
+    """Return a number of tokens: 8192, 32k, 1m; ParameterError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,12})([km]?)", text.strip().lower().replace(",", ""))
+    if match is None or int(match[1]) == 0:
+        raise ParameterError(
+            f"context is {text!r:.80}; allowed: a number of tokens, such as 8192, 32k or 1m"
+        )
+    return int(match[1]) * _THOUSANDS[match[2]]
+
+
+def _languages(text: str | None) -> tuple[str, ...]:
+    """Return the codes of languages; ParameterError."""
+    codes = [code.strip().lower() for code in (text or "").split(",") if code.strip()]
+    for code in codes:
+        if not _CODE.fullmatch(code):
+            raise ParameterError(
+                f"languages has {code!r:.80}; allowed: ISO 639-1 codes with commas, such as hu,cs"
+            )
+    return tuple(dict.fromkeys(codes))
+
+
+def _error(refusal: Refusal) -> QwickError:
+    kind = ResourceError if refusal.cause in ("memory", "speed") else UnsupportedError
+    return kind(refusal.message, hint=refusal.hint)
+
+
+def _print(found: Recommendation, machine: Machine | None) -> None:
+    """Print the answer for people."""
+    ask = found.ask
+    click.echo(f"for      {ask.task.title}, {ask.length:,} tokens of context")
+    click.echo(f"on       {ask.device.title}")
+    click.echo(
+        f"         {size_text(ask.room)} for the model; reads {ask.device.bandwidth / 1e9:,.0f} "
+        f"GB/s, computes {ask.device.peak / 1e9:,.0f} GOP/s"
+        + (" (measured)" if ask.device.measured else " (typical)")
+    )
+    for card in machine.gpus if machine is not None else ():
+        click.echo(f"         and {card.name}: see --device for graphics cards")
+    click.echo()
+    print_table(
+        ("", "CHECKPOINT", "FORMAT", "RUNTIME", "MEMORY", "TOKENS/S", "FIRST TOKEN", "DOWNLOAD"),
+        [_row(number, option) for number, option in enumerate(found.options, 1)],
+    )
+    for number, option in enumerate(found.options, 1):
+        click.echo()
+        click.echo(f"{number}. {option.model.id}, {_format(option)}, by {option.way.runtime}")
+        for label, text in _lines(ask, option):
+            click.echo(f"   {label.ljust(9)} {text}")
+    if found.larger is not None:
+        click.echo()
+        click.echo(_larger_text(found.larger))
+
+
+def _row(number: int, option: Option) -> tuple[str, ...]:
+    low, high = option.speed.decode_range
+    speed = f"{_figure(low)} to {_figure(high)}" if option.speed.decode else "-"
+    first = "{} to {} s".format(*map(_figure, option.speed.first_range))
+    return (
+        str(number),
+        option.model.id,
+        _format(option),
+        option.way.runtime,
+        size_text(option.parts.total),
+        speed,
+        first,
+        size_text(option.download),
+    )
+
+
+def _lines(ask: Ask, option: Option) -> list[tuple[str, str]]:
+    """Return what is told of one option, as labels and texts."""
+    from qwick.choose.quality import language_evidence
+
+    parts, speed = option.parts, option.speed
+    lines = [
+        (
+            "memory",
+            f"{size_text(parts.weights)} weights + {size_text(parts.kv)} keys and values of "
+            f"{ask.length:,} tokens + {size_text(parts.scratch)} besides",
+        ),
+        (
+            "speed",
+            f"{_figure(speed.decode)} tokens/s after a prompt of {speed.prompt:,}, which is read "
+            f"at {_figure(speed.prefill)} tokens/s; give or take {speed.spread:.0%}",
+        ),
+    ]
+    lines += [("why", reason) for reason in option.reasons]
+    lines += [("mind", caution) for caution in option.cautions]
+    scores = [_score_text(score) for score in option.evidence]
+    lines += [("score", text) for text in scores or ["none published"]]
+    for code in ask.languages:
+        found = [_score_text(score) for score in language_evidence(option.model, code)]
+        lines += [("in " + code, text) for text in found[:2] or ["no score published"]]
+    lines += [("start", command) for command in _commands(ask, option)]
+    return lines
+
+
+def _commands(ask: Ask, option: Option) -> list[str]:
+    """Return the command that starts it."""
+    way, model = option.way, option.model
+    if way.runtime == "qwick":
+        rounded = f" --quantize {way.quantize}" if way.quantize else ""
+        return [f"qwick run {option.name}{rounded}"]
+    if way.runtime == "ollama":
+        return [f"ollama run {model.ollama}"]
+    if way.runtime == "llama.cpp":
+        return [f"llama-server -hf {way.form.repository}:{way.form.name.upper()}"]
+    if way.runtime == "vllm":
+        cards = "" if ask.device.cards == 1 else f" --tensor-parallel-size {ask.device.cards}"
+        return [f"vllm serve {way.form.repository}{cards}"]
+    return [f"transformers serve {way.form.repository}"]
+
+
+def _larger_text(larger: Larger) -> str:
+    option = larger.option
+    gains = [
+        f"{mine.name} {mine.value:g} to {theirs.value:g} ({mine.setting}; {mine.source})"
+        for mine, theirs in larger.gains[:3]
+    ]
+    gained = ", ".join(gains) if gains else "no score of both in one table is published"
+    return (
+        f"one size up: {option.model.id}, {_format(option)}: {larger.obstacle}; it would gain: "
+        f"{gained}"
+    )
+
+
+def _format(option: Option) -> str:
+    if option.way.quantize is None:
+        return option.way.form.name
+    return f"{option.way.form.name} to {option.way.quantize}"
+
+
+def _score_text(score: Score) -> str:
+    return f"{score.name} {score.value:g} ({score.setting}; {score.source})"
+
+
+def _figure(value: float) -> str:
+    """Return a figure with as many digits as a prediction has."""
+    if value >= 100:
+        return f"{float(f'{value:.2g}'):,.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _facts(found: Recommendation, machine: Machine | None) -> dict[str, Any]:
+    """Return the answer as plain values."""
+    ask, refusal, larger = found.ask, found.refusal, found.larger
+    return {
+        "task": ask.task.name,
+        "device": {
+            "name": ask.device.name,
+            "title": ask.device.title,
+            "memory": ask.room,
+            "bandwidth": ask.device.bandwidth,
+            "peak": ask.device.peak,
+            "measured": ask.device.measured,
+        },
+        "machine": None if machine is None else machine.to_dict(),
+        "context": ask.length,
+        "languages": list(ask.languages),
+        "license": ask.license,
+        "min_speed": ask.min_speed,
+        "options": [_option_facts(ask, option) for option in found.options],
+        "larger": None
+        if larger is None
+        else {
+            **_option_facts(ask, larger.option),
+            "obstacle": larger.obstacle,
+            "gains": [
+                {**_score_facts(mine), "larger": theirs.value} for mine, theirs in larger.gains
+            ],
+        },
+        "refusal": None
+        if refusal is None
+        else {
+            "cause": refusal.cause,
+            "message": refusal.message,
+            "hint": refusal.hint,
+            "nearest": None if refusal.nearest is None else _option_facts(ask, refusal.nearest),
+        },
+    }
+
+
+def _option_facts(ask: Ask, option: Option) -> dict[str, Any]:
+    from qwick.choose.quality import language_evidence
+
+    parts, speed, way = option.parts, option.speed, option.way
+    return {
+        "id": option.model.id,
+        "name": option.name,
+        "format": way.form.name,
+        "repository": way.form.repository,
+        "quantize": way.quantize,
+        "runtime": way.runtime,
+        "other_runtimes": list(way.others),
+        "memory": {
+            "weights": parts.weights,
+            "kv": parts.kv,
+            "scratch": parts.scratch,
+            "total": parts.total,
+        },
+        "download": option.download,
+        "speed": {
+            "decode": speed.decode,
+            "decode_range": list(speed.decode_range),
+            "prefill": speed.prefill,
+            "ttft": speed.first,
+            "ttft_range": list(speed.first_range),
+            "prompt": speed.prompt,
+        },
+        "worth": option.worth,
+        "license": None if option.model.license is None else option.model.license.id,
+        "reasons": list(option.reasons),
+        "cautions": list(option.cautions),
+        "scores": [_score_facts(score) for score in option.evidence],
+        "languages": {
+            code: [_score_facts(score) for score in language_evidence(option.model, code)]
+            for code in ask.languages
+        },
+        "commands": _commands(ask, option),
+    }
+
+
+def _score_facts(score: Score) -> dict[str, Any]:
+    return {
+        "name": score.name,
+        "value": score.value,
+        "setting": score.setting,
+        "source": score.source,
+    }
