@@ -34,6 +34,7 @@ from bench.run import Results, Runner, Settings
 from qwick.errors import QwickError
 
 TESTS = "pp512,tg64,memory512"
+MIXED = [name for name, shape in SHAPES.items() if not shape.wide]
 LIMIT = 6 << 30  # bytes that a 7B model in q4_k_m must run in
 
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bench.growth", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--out", type=Path, default=Path("bench-report"))
-    parser.add_argument("--sizes", default=",".join(SHAPES), help="empty: judge what is kept")
+    parser.add_argument("--sizes", default=",".join(MIXED), help="empty: judge what is kept")
     parser.add_argument("--tests", default=TESTS, help=TESTS)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int)

@@ -1,4 +1,4 @@
-"""GGUF files of the family's shapes with random weights, in llama.cpp's q4_k_m mix of types.
+"""GGUF files of the family's shapes with random weights, in llama.cpp's q4_k_m mix or in bf16.
 
 Blocks are drawn, not encoded: random quants under scales that give each matrix rows of about unit
 gain, so that logits stay finite at any size. Written tensor by tensor, a few MB in memory. Which
@@ -42,6 +42,7 @@ class Shape:
     experts: int = 0  # a Qwen3 with experts of `intermediate`; else a Qwen2.5
     taken: int = 0  # of them, by each token
     embedding: float = GAIN  # norm of its rows: large ones keep tokens, and their experts, apart
+    wide: bool = False  # its matrices in bf16 instead of the mix
 
     @property
     def arch(self) -> str:
@@ -52,6 +53,7 @@ class Shape:
 SHAPES = {
     "1.5b": Shape(1536, 8960, 28, 12, 2, tied=True),
     "3b": Shape(2048, 11008, 36, 16, 2, tied=True),
+    "3b-bf16": Shape(2048, 11008, 36, 16, 2, tied=True, wide=True),
     "7b": Shape(3584, 18944, 28, 28, 4, tied=False, vocab=152_064),
     # Qwen3-30B-A3B with a quarter of its 48 layers.
     "30b-a3b-quarter": Shape(2048, 768, 12, 32, 4, tied=False, experts=128, taken=8),
@@ -80,6 +82,8 @@ def tensors_of(shape: Shape) -> Iterator[Spec]:
     """Yield every tensor in the order of the file."""
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     four, six, floats = StoredType.Q4_K, StoredType.Q6_K, StoredType.F32
+    if shape.wide:
+        four = six = StoredType.BF16
     # A tied embedding is the head too, and typed as one.
     rows = (shape.vocab, shape.hidden)
     yield Spec("token_embd.weight", rows, six if shape.tied else four, gain=shape.embedding)
@@ -166,8 +170,14 @@ def _pieces(spec: Spec, draw: np.random.Generator) -> Iterator[NDArray[Any]]:
     if spec.type is StoredType.F32:
         yield draw.normal(spec.mean, spec.deviation, spec.shape).astype("<f4")
         return
-    scale = spec.gain / math.sqrt(spec.shape[-1]) / _RMS[spec.type]
     blocks = math.prod(spec.shape) // BLOCK
+    if spec.type is StoredType.BF16:
+        deviation = np.float32(spec.gain / math.sqrt(spec.shape[-1]))
+        for start in range(0, blocks, PIECE):
+            drawn = draw.standard_normal((min(PIECE, blocks - start), BLOCK), np.float32)
+            yield ((drawn * deviation).view(np.uint32) >> 16).astype("<u2")
+        return
+    scale = spec.gain / math.sqrt(spec.shape[-1]) / _RMS[spec.type]
     for start in range(0, blocks, PIECE):
         yield draw_blocks(spec.type, min(PIECE, blocks - start), scale, draw)
 
