@@ -2,7 +2,8 @@
 
 Figures of the others are typical of what one can buy, from the makers' data sheets: `memory` is
 what the system and other programs leave, `bandwidth` about 80 % of the printed one (what long
-reads reach), `peak` about half of the printed arithmetic. Knows nothing about models.
+reads reach), `products` what the matrix products of a prompt reach of the printed arithmetic: a
+third of a processor's, half of a card's. Knows nothing about models.
 """
 
 from __future__ import annotations
@@ -32,29 +33,31 @@ class Device:
     title: str
     memory: int  # bytes that a model may take
     bandwidth: float  # bytes read per second
-    peak: float  # operations per second: 8-bit on a CPU, bf16 on a graphics card
+    products: float  # operations per second of a prompt's products, weights in 4 bits
+    wide: float  # the same with weights in 16 bits
     kind: str  # cpu or gpu: which runtimes there are
     measured: bool = False  # of this machine; else typical figures
     cards: int = 1  # that share the work
 
 
-def _cpu(name: str, title: str, memory: float, bandwidth: float, peak: float) -> Device:
-    """memory in GB, bandwidth in GB/s, peak in GOP/s."""
-    return Device(name, title, int(memory * GB), bandwidth * GB, peak * GB, "cpu")
+def _cpu(name: str, title: str, memory: float, bandwidth: float, products: float) -> Device:
+    """memory in GB, bandwidth in GB/s, products in GOP/s, a third of them in bf16."""
+    memory, rate = int(memory * GB), products * GB
+    return Device(name, title, memory, bandwidth * GB, rate, rate / 3, "cpu")
 
 
 def _gpu(name: str, title: str, memory: float, bandwidth: float, peak: float) -> Device:
     """memory in GB as printed on the card, bandwidth in GB/s and peak in TFLOP/s as printed."""
-    usable = int(memory * GB * SERVING_SHARE)
-    return Device(name, title, usable, 0.8 * bandwidth * GB, 0.5 * peak * 1000 * GB, "gpu")
+    usable, rate = int(memory * GB * SERVING_SHARE), 0.5 * peak * 1000 * GB
+    return Device(name, title, usable, 0.8 * bandwidth * GB, rate, rate, "gpu")
 
 
 _DEVICES = (
-    _cpu("phone", "a phone with 8 GB, half of it free", 4, 32, 300),
-    _cpu("pi5", "a Raspberry Pi 5 with 8 GB", 6.5, 10, 150),
-    _cpu("laptop", "a laptop with 16 GB of DDR5", 12, 50, 1000),
-    _cpu("desktop", "a desktop with 32 GB of DDR5", 28, 60, 2000),
-    _cpu("server", "a server with 256 GB in eight channels of DDR5", 240, 200, 10_000),
+    _cpu("phone", "a phone with 8 GB, half of it free", 4, 32, 200),
+    _cpu("pi5", "a Raspberry Pi 5 with 8 GB", 6.5, 10, 100),
+    _cpu("laptop", "a laptop with 16 GB of DDR5", 12, 50, 600),
+    _cpu("desktop", "a desktop with 32 GB of DDR5", 28, 60, 1200),
+    _cpu("server", "a server with 256 GB in eight channels of DDR5", 240, 200, 6000),
     _gpu("rtx3060", "an RTX 3060 with 12 GB", 12, 360, 51),
     _gpu("rtx3090", "an RTX 3090 with 24 GB", 24, 936, 71),
     _gpu("rtx4090", "an RTX 4090 with 24 GB", 24, 1008, 165),
@@ -94,7 +97,8 @@ def device_named(name: str) -> Device:
         title=f"{count} times {one.title}",
         memory=one.memory * count,
         bandwidth=one.bandwidth * count,
-        peak=one.peak * count,
+        products=one.products * count,
+        wide=one.wide * count,
         cards=count,
     )
 
@@ -108,7 +112,8 @@ def this_device(machine: Machine, memory: Memory) -> Device:
         f"this machine: {machine.cpu}, {machine.threads} threads, {machine.isa}",
         memory.available,
         machine.bandwidth,
-        machine.peak,
+        machine.products,
+        machine.products_wide,
         "cpu",
         measured=True,
     )

@@ -18,8 +18,11 @@ from qwick.values import check_kind, whole
 __all__ = ["BITS", "Parts", "Stored", "held_weights", "parts_of", "stored_bytes"]
 
 MOST_CONTEXT = 1 << 40
-STEP_ROWS, STEP_LOGIT_ROWS = 512, 64  # what the engine computes at once: engine.TOKEN_BUDGET
+STEP_ROWS, STEP_LOGIT_ROWS = 576, 64  # engine.engine's TOKEN_BUDGET and LOGIT_ROWS
 STATE_BYTES = 4  # per number of a delta-net layer's state, which does not grow
+# Rows of an embedding are looked up where the file is mapped. The system brings 16 pages for each
+# and takes them back when memory is short; of a few thousand different tokens they are this much.
+LOOKED_UP_SHARE, LOOKED_UP_BYTES = 0.6, 120_000_000  # of the embedding, and at most
 HEADER_BYTES = 6_000_000  # of a GGUF file: vocabulary and merges
 SUPERBLOCK = 256  # elements of a K-quant's block; rows that it does not divide take a larger type
 RUNTIME_BYTES = 700 << 20  # of another runtime's process, its libraries and buffers: an estimate
@@ -129,7 +132,7 @@ def held_weights(model: Model, form: Format, *, quantize: str | None, here: bool
     if whole_file:  # the encoders of images and sound come beside it, in 16 bits
         size += 2 * (shape.vision + shape.audio)
     if here and (shape.head or (whole_file and _own_head(model))):
-        size -= _embedding(shape, form.name)
+        size -= _embedding(model, shape, form.name)
     if here and form.name in ZEROED:
         size += int(shape.matrices * (ZEROED_BITS - BITS[form.name].body) / 8)
     return size
@@ -162,6 +165,7 @@ def parts_of(
     arch = read_arch({**unconfirmed, **arch_config(model)})
     kinds = arch.kv_kinds("auto", (0.0,) * arch.layers)
     scratch = scratch_bytes(arch, STEP_ROWS, STEP_LOGIT_ROWS, context)
+    scratch += int(min(LOOKED_UP_SHARE * _embedding(model, shape, form.name), LOOKED_UP_BYTES))
     return Parts(weights, arch.kv_bytes(kinds) * context, scratch)
 
 
@@ -196,8 +200,10 @@ def _own_head(model: Model) -> bool:
     return model.config.get("model_type") == "qwen2"
 
 
-def _embedding(shape: Shape, name: str) -> int:
-    return int(shape.embedding * _bits(shape, name).embedding / 8)
+def _embedding(model: Model, shape: Shape, name: str) -> int:
+    """Return the bytes of the embedding's rows as they are stored."""
+    bits, own = _bits(shape, name), shape.head > 0 or (name in GGUF and _own_head(model))
+    return int(shape.embedding * (bits.embedding if own else bits.tied) / 8)
 
 
 def _state_bytes(model: Model, shape: Shape) -> int:

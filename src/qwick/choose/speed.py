@@ -19,6 +19,7 @@ from qwick.values import check_kind, whole
 __all__ = ["REACHED", "Reached", "Speed", "predict"]
 
 MOST_TOKENS = 1 << 40
+WIDE = 12  # bits a weight, in the mean, above which products run at the rate of 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Reached:
     """How much of a machine's limits a runtime reaches."""
 
     reading: float  # share of the bandwidth, decoding one stream
-    multiplying: float  # share of the peak, on prompts
+    multiplying: float  # share of the products' rate, on prompts
     experts: float  # the same on prompts through experts
     layer: float  # seconds a layer that no limit explains: calls, waiting for threads
     spread: float  # the true speed lies within this share above and below
@@ -37,15 +38,16 @@ class Reached:
 # graphics cards, and on machines that are not this one: not measured here, hence the spread.
 REACHED: Mapping[str, Reached] = MappingProxyType(
     {
-        "qwick": Reached(0.97, 0.72, 0.58, 30e-6, 0.2),
-        "llama.cpp": Reached(0.62, 0.16, 0.12, 60e-6, 0.4),
-        "ollama": Reached(0.60, 0.16, 0.12, 60e-6, 0.4),
-        "transformers": Reached(0.37, 0.30, 0.10, 200e-6, 0.5),
-        "vllm": Reached(0.65, 0.40, 0.30, 20e-6, 0.4),
-        "llama.cpp on a card": Reached(0.60, 0.25, 0.20, 20e-6, 0.4),
+        "qwick": Reached(0.94, 0.95, 0.58, 80e-6, 0.2),
+        "llama.cpp": Reached(0.60, 0.20, 0.15, 80e-6, 0.4),
+        "ollama": Reached(0.58, 0.20, 0.15, 80e-6, 0.4),
+        "transformers": Reached(0.37, 1.0, 0.30, 200e-6, 0.5),
+        "vllm": Reached(0.65, 0.80, 0.60, 20e-6, 0.4),
+        "llama.cpp on a card": Reached(0.60, 0.50, 0.40, 20e-6, 0.4),
     }
 )
 TALKING = 3  # times a layer's own cost where cards exchange its results twice: an estimate
+ATTENDING = 0.35  # share of the products' rate that attention over a prompt reaches
 OTHER_SPREAD = 0.3  # at least, for a machine whose figures are typical ones
 
 
@@ -91,14 +93,16 @@ def predict(
     used = active_bytes(shape, weights)
     multiplied = shape.active - shape.embedding + (shape.embedding if shape.head == 0 else 0)
     attended = 4 * shape.kv_layers * shape.q_dim  # operations per pair of tokens
+    rate = device.wide if 8 * weights > WIDE * shape.total else device.products
     reading = (used + kv_per_token * prompt) / (device.bandwidth * reached.reading)
-    computing = (2 * multiplied + attended * prompt) / (device.peak * reached.multiplying)
+    computing = (2 * multiplied + attended * prompt) / (rate * reached.multiplying)
     calls = reached.layer * shape.layers * (1 if device.cards == 1 else TALKING)
     token = max(reading, computing) + calls
     body = multiplied - (shape.head or shape.embedding)  # the head sees one row of a prompt
     share = reached.experts if shape.experts else reached.multiplying
-    operations = 2 * body * prompt + attended * prompt * prompt / 2
-    filling = max(operations / (device.peak * share), weights / device.bandwidth) + token
+    filling = 2 * body * prompt / (rate * share)
+    filling += attended * prompt * prompt / 2 / (device.products * ATTENDING)
+    filling = max(filling, weights / device.bandwidth) + token
     spread = reached.spread if device.measured else max(reached.spread, OTHER_SPREAD)
     return Speed(1 / token, prompt / filling, filling, prompt, spread)
 

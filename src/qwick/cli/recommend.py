@@ -130,7 +130,7 @@ def _print(found: Recommendation, machine: Machine | None) -> None:
     click.echo(f"on       {ask.device.title}")
     click.echo(
         f"         {size_text(ask.room)} for the model; reads {ask.device.bandwidth / 1e9:,.0f} "
-        f"GB/s, computes {ask.device.peak / 1e9:,.0f} GOP/s"
+        f"GB/s, multiplies {ask.device.products / 1e9:,.0f} GOP/s"
         + (" (measured)" if ask.device.measured else " (typical)")
     )
     for card in machine.gpus if machine is not None else ():
@@ -250,7 +250,8 @@ def _facts(found: Recommendation, machine: Machine | None) -> dict[str, Any]:
             "title": ask.device.title,
             "memory": ask.room,
             "bandwidth": ask.device.bandwidth,
-            "peak": ask.device.peak,
+            "products": ask.device.products,
+            "products_wide": ask.device.wide,
             "measured": ask.device.measured,
         },
         "machine": None if machine is None else machine.to_dict(),

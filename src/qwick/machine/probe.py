@@ -23,7 +23,7 @@ from qwick.errors import ParameterError, QwickError
 from qwick.machine.cgroup import read_cgroup
 from qwick.machine.cpu import Cpu, Memory, read_cpu, read_memory, threads_for, use_threads
 from qwick.machine.gpu import Gpu, read_gpus
-from qwick.machine.limits import measure
+from qwick.machine.limits import measure, measure_products
 from qwick.values import a_path, check_kind, check_switch, real, refused, whole
 
 __all__ = ["Machine", "cached", "probe"]
@@ -42,7 +42,7 @@ _WAITED = 0.15
 # the buffer's first pages. It read 19 to 24 GB/s over 256, 512 and 1024 alike, but 23 to 35 over
 # 128 and 37 to 46 over 64: those are caches.
 MEGABYTES = 512
-_FORMAT = 1  # of the file: another one whenever what is written, or how it is found out, changes
+_FORMAT = 2  # of the file: another one whenever what is written, or how it is found out, changes
 _MOST_BYTES = 1 << 20  # of the file
 _MOST_GPUS = 1 << 10
 _ENDLESS = 1e300  # above any figure; infinity is none
@@ -60,6 +60,8 @@ class Machine:
     memory: int  # bytes: physical, or the control group's limit where that is smaller
     bandwidth: float  # bytes that all threads together read from memory per second
     peak: float  # operations per second of the matrix kernels, on registers alone
+    products: float  # the same on a prompt's product with weights in 4 bits
+    products_wide: float  # and with weights in bf16
     gpus: tuple[Gpu, ...]
     measured: float  # when, in seconds since 1970 (UTC)
     busy: bool  # others computed meanwhile: the machine can do more than bandwidth and peak say
@@ -125,6 +127,8 @@ class _Figures:
     isa: str
     bandwidth: float
     peak: float
+    products: float
+    products_wide: float
     gpus: tuple[Gpu, ...]
     measured: float
     busy: bool
@@ -140,6 +144,8 @@ def _machine(processor: Cpu, threads: int, memory: Memory, found: _Figures) -> M
         memory=memory.total,
         bandwidth=found.bandwidth,
         peak=found.peak,
+        products=found.products,
+        products_wide=found.products_wide,
         gpus=found.gpus,
         measured=found.measured,
         busy=found.busy,
@@ -195,11 +201,20 @@ def _measured(threads: int, memory: Memory) -> _Figures:
     use_threads(threads)
     start, waited = time.monotonic(), _waited()
     try:
-        limits = measure(MEGABYTES, memory)
+        limits, products = measure(MEGABYTES, memory), measure_products()
         busy = _waited() - waited > _WAITED * threads * (time.monotonic() - start)
     finally:
         use_threads(before)
-    return _Figures(ops.isa(), limits.bandwidth, limits.peak, read_gpus(), time.time(), busy)
+    return _Figures(
+        isa=ops.isa(),
+        bandwidth=limits.bandwidth,
+        peak=limits.peak,
+        products=products.small,
+        products_wide=products.wide,
+        gpus=read_gpus(),
+        measured=time.time(),
+        busy=busy,
+    )
 
 
 def _waited() -> float:
@@ -229,6 +244,8 @@ def _kept(path: Path, key: dict[str, Any]) -> _Figures | None:
             isa=_words("isa", given["isa"]),
             bandwidth=real("bandwidth", given["bandwidth"], 1, _ENDLESS),
             peak=real("peak", given["peak"], 1, _ENDLESS),
+            products=real("products", given["products"], 1, _ENDLESS),
+            products_wide=real("products_wide", given["products_wide"], 1, _ENDLESS),
             gpus=tuple(_gpu(one) for one in given["gpus"][:_MOST_GPUS]),
             measured=real("measured", given["measured"], 0, _ENDLESS),
             busy=given["busy"] is not False,
