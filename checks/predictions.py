@@ -1,9 +1,9 @@
 """How well `qwick recommend` predicts: memory, decoding and the first token, beside what happens.
 
-The machine's limits are measured before and after, and the better ones count, as the best answer
-does. For the default checkpoint and for random weights of published shapes (1.5B and 7B in q4_k_m, 3B in
+For the default checkpoint and for random weights of published shapes (1.5B and 7B in q4_k_m, 3B in
 bf16, a quarter of Qwen3-30B-A3B): predicts from the catalog and the machine's measured limits
-alone, and runs the file in a process of its own, one request that fills a context, three times.
+alone, and runs the file in a process of its own, one request that fills a context, three times. The
+limits are measured before and after, and the better ones count, as the best answer does.
 
     python -m checks.predictions                 # all five; 6 GB of disk for one file at a time
     python -m checks.predictions --only default,1.5b --json

@@ -38,7 +38,7 @@ class Reached:
 # graphics cards, and on machines that are not this one: not measured here, hence the spread.
 REACHED: Mapping[str, Reached] = MappingProxyType(
     {
-        "qwick": Reached(0.94, 0.95, 0.58, 80e-6, 0.2),
+        "qwick": Reached(0.88, 0.95, 0.58, 80e-6, 0.2),
         "llama.cpp": Reached(0.60, 0.20, 0.15, 80e-6, 0.4),
         "ollama": Reached(0.58, 0.20, 0.15, 80e-6, 0.4),
         "transformers": Reached(0.37, 1.0, 0.30, 200e-6, 0.5),
@@ -47,6 +47,7 @@ REACHED: Mapping[str, Reached] = MappingProxyType(
     }
 )
 TALKING = 3  # times a layer's own cost where cards exchange its results twice: an estimate
+KEYS = 0.4  # share of the bandwidth at which one row reads keys and values, as it computes with them
 ATTENDING = 0.35  # share of the products' rate that attention over a prompt reaches
 OTHER_SPREAD = 0.3  # at least, for a machine whose figures are typical ones
 
@@ -94,7 +95,8 @@ def predict(
     multiplied = shape.active - shape.embedding + (shape.embedding if shape.head == 0 else 0)
     attended = 4 * shape.kv_layers * shape.q_dim  # operations per pair of tokens
     rate = device.wide if 8 * weights > WIDE * shape.total else device.products
-    reading = (used + kv_per_token * prompt) / (device.bandwidth * reached.reading)
+    reading = used / (device.bandwidth * reached.reading)
+    reading += kv_per_token * prompt / (device.bandwidth * KEYS)
     computing = (2 * multiplied + attended * prompt) / (rate * reached.multiplying)
     calls = reached.layer * shape.layers * (1 if device.cards == 1 else TALKING)
     token = max(reading, computing) + calls
