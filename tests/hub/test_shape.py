@@ -43,7 +43,7 @@ def test_the_numbers_of_the_catalog(model: Model) -> None:
     counted = (shape.total, shape.active, shape.non_embedding)
     assert counted == (stated.total, stated.active, stated.non_embedding)
     parts = (shape.embedding, shape.head, shape.attention, shape.dense, shape.routed)
-    parts += (shape.shared, shape.router, shape.other, shape.vision, shape.audio)
+    parts += (shape.shared, shape.router, shape.delta, shape.other, shape.vision, shape.audio)
     assert sum(parts) == shape.total
     assert min(parts) >= 0
 

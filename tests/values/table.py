@@ -16,6 +16,9 @@ import numpy as np
 from llm.small import ARCH
 from qwick import family, hub, settings
 from qwick.choose import memory
+from qwick.choose.devices import device_named, this_device
+from qwick.choose.recommend import Ask, recommend
+from qwick.choose.tasks import task_named
 from qwick.engine.request import Request, Sampling, check_namespace
 from qwick.formats import open as formats_open
 from qwick.llm import Qwen
@@ -52,6 +55,7 @@ from values.world import ENTRY, World
 MODULES = (
     *("qwick", "qwick.errors", "qwick.settings", "qwick.family", "qwick.llm", "qwick.hub"),
     *("qwick.engine.request", "qwick.formats.open", "qwick.choose.memory"),
+    *("qwick.choose.devices", "qwick.choose.tasks", "qwick.choose.recommend"),
     *("qwick.machine.cpu", "qwick.machine.cgroup", "qwick.machine.limits"),
     *("qwick.machine.gpu", "qwick.machine.probe"),
     *("qwick.quant.decode", "qwick.quant.encode", "qwick.quant.types"),
@@ -74,9 +78,18 @@ INNER = (  # and all below them
     *("qwick.text.grammar.lark", "qwick.text.grammar.matcher", "qwick.text.grammar.schema"),
     *("qwick.text.grammar.tool_calls", "qwick.text.grammar.vocabulary", "qwick.tasks"),
     "qwick.text.grammar.xml_values",
+    # Parts of `choose.recommend`, which has checked what it is asked.
+    *("qwick.choose.quality", "qwick.choose.runtimes", "qwick.choose.sizes", "qwick.choose.speed"),
 )
 
-_QWEN3 = hub.read_catalog().models["qwen3-8b"]
+_CATALOG = hub.read_catalog()
+_QWEN3 = _CATALOG.models["qwen3-8b"]
+_CHAT, _PI5 = task_named("chat"), device_named("pi5")
+_ASK = Ask(_CHAT, _PI5)
+_MEMORY = cpu.Memory(1 << 33, 1 << 32, "machine")
+_MACHINE = probe.Machine(
+    "a CPU", "x86_64", 2, 2, "avx2", 1 << 33, 1e10, 1e12, 1e11, 1e11, (), 0.0, False
+)
 LISTENER = or_none(instance(hub.SilentListener()))
 STORE_NAME = text("tiny", "some/tiny")
 LIST = items(())
@@ -457,6 +470,29 @@ TABLE: dict[str, Case] = {
     "machine.limits.Limits.seconds": Case(
         lambda _: limits.Limits(1.0, 1.0).seconds, {"bytes_read": real(1), "operations": real(1)}
     ),
+    "choose.devices.device_named": Case(lambda _: device_named, {"name": text("pi5", "h100x8")}),
+    "choose.devices.this_device": Case(
+        lambda _: this_device, {"machine": instance(_MACHINE), "memory": instance(_MEMORY)}
+    ),
+    "choose.tasks.task_named": Case(lambda _: task_named, {"name": text("chat", "Coding")}),
+    "choose.recommend.Ask": Case(
+        lambda _: lambda **given: Ask(**{"task": _CHAT, "device": _PI5, **given}),
+        {
+            "task": instance(_CHAT),
+            "device": instance(_PI5),
+            "memory": or_none(whole(1, 1 << 40)),
+            "min_speed": or_none(real(1.0)),
+            "context": or_none(whole(1, 4096)),
+            "languages": items(("hu",), ()),
+            "license": text("any", "commercial"),
+            "newer": SWITCH,
+        },
+    ),
+    "choose.recommend.recommend": Case(
+        lambda _: lambda **given: recommend(**{"ask": _ASK, "catalog": _CATALOG, **given}),
+        {"ask": instance(_ASK), "catalog": instance(_CATALOG), "most": whole(1, 1000)},
+    ),
+    "machine.limits.measure_products": Case(lambda _: limits.measure_products),
     "choose.memory.plan_memory": Case(
         lambda _: memory.plan_memory,
         {
@@ -503,6 +539,9 @@ PLAIN = {
     *("engine.request.Tokens", "engine.request.Finished", "hub.entries.Entry", "hub.store.Stored"),
     *("hub.upkeep.Checked", "hub.upkeep.Pruned", "hub.upkeep.Usage", "text.chat.Prompt"),
     *("text.tokenizer.Tokenizer", "text.tokenizer.Detokenizer", "choose.memory.MemoryPlan"),
+    *("choose.devices.Device", "choose.tasks.Task", "choose.recommend.Larger"),
+    *("choose.recommend.Option", "choose.recommend.Recommendation", "choose.recommend.Refusal"),
+    "machine.limits.Products",
     *("machine.cpu.Cpu", "machine.cpu.Memory"),
     *("machine.cpu.Kernels", "machine.cgroup.CgroupLimits", "machine.limits.Limits"),
     *("machine.gpu.Gpu", "machine.probe.Machine", "machine.probe.Machine.to_dict"),

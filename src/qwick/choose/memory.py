@@ -14,6 +14,8 @@ from qwick.machine.cpu import Memory, read_memory
 from qwick.model.arch import KV_DTYPES, Arch, read_arch
 from qwick.values import check_kind, refused, whole
 
+__all__ = ["MemoryPlan", "plan_memory"]
+
 MOST_BYTES = 1 << 62
 
 DEFAULT_CONTEXT = 32_768  # tokens; what the family was trained on before any scaling of positions

@@ -24,7 +24,6 @@ __all__ = [
     "language_evidence",
     "quality",
     "side_by_side",
-    "speaks",
 ]
 
 # What a generation gains over Qwen2.5 at the same size. Qwen3: its base models of 1.7B, 4B, 8B, 14B
@@ -98,26 +97,13 @@ def quality(model: Model, task: Task) -> float | None:
     return worth + sum(task.worth.get(tag, 0.0) for tag in model.tags)
 
 
-def speaks(model: Model, code: str) -> bool | None:
-    """Whether a language is one that the publisher names; None: it names none, or not all."""
-    check_kind("code", code, str, "a language's code, such as hu")
-    languages = model.languages
-    if languages is None:
-        return None
-    if code in languages.codes:
-        return True
-    if languages.codes and len(languages.codes) == languages.count:
-        return False
-    return None
-
-
 def gain_of_languages(model: Model, codes: tuple[str, ...]) -> float:
     """Return what the wished languages change in the worth of a checkpoint."""
-    gain = 0.0
+    languages, gain = model.languages, 0.0
     for code in codes:
-        said = speaks(model, code)
-        many = model.languages is not None and (model.languages.count or 0) >= MANY_LANGUAGES
-        if said is False or (said is None and not many):
+        named = None if languages is None else languages.has(code)
+        many = languages is not None and (languages.count or 0) >= MANY_LANGUAGES
+        if named is False or (named is None and not many):
             gain += UNNAMED_LANGUAGE
     return gain
 

@@ -18,7 +18,6 @@ from qwick.choose.quality import (
     gain_of_languages,
     quality,
     side_by_side,
-    speaks,
 )
 from qwick.choose.runtimes import Way, ways_of
 from qwick.choose.sizes import Parts, parts_of, stored_bytes
@@ -325,7 +324,7 @@ def _reasons(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:
         share = (model.parameters.active or 0) / (model.parameters.total or 1)
         found.append(f"a mixture of experts: {share:.0%} of its parameters work on a token")
     for code in ask.languages:
-        if speaks(model, code):
+        if model.languages is not None and model.languages.has(code):
             found.append(f"the publisher names {code} among its languages")
     if (model.context.native or 0) >= ask.length > 32_768:
         found.append(f"trained for {model.context.native:,} tokens")
@@ -341,8 +340,10 @@ def _cautions(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:
     elif license_.use != "commercial":
         found.append(f"{license_.title}: {license_.condition}")
     for code in ask.languages:
-        if not speaks(model, code):
-            found.append(f"whether it knows {code} is not published")
+        named = None if model.languages is None else model.languages.has(code)
+        if not named:
+            among = "is not among the languages that" if named is False else "is not named by"
+            found.append(f"{code} {among} the publisher" + " names" * (named is False))
     if (model.context.native or 0) < ask.length:
         found.append(
             f"trained for {model.context.native or 0:,} tokens; beyond: {model.context.method}"

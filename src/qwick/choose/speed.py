@@ -47,7 +47,7 @@ REACHED: Mapping[str, Reached] = MappingProxyType(
     }
 )
 TALKING = 3  # times a layer's own cost where cards exchange its results twice: an estimate
-KEYS = 0.4  # share of the bandwidth at which one row reads keys and values, as it computes with them
+KEYS = 0.4  # share of the bandwidth at which one row reads keys and values: it computes, too
 ATTENDING = 0.35  # share of the products' rate that attention over a prompt reaches
 OTHER_SPREAD = 0.3  # at least, for a machine whose figures are typical ones
 
