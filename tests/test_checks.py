@@ -16,7 +16,12 @@ from qwick.settings import child_environment
 
 ROOT = Path(__file__).parents[1]
 CHECKS = sorted((ROOT / "checks").iterdir())
-LIBRARIES = {"choosing.py", "damage.py", "hostile.py", "hub_server.py"}  # used by others, and no command
+LIBRARIES = {
+    "choosing.py",
+    "damage.py",
+    "hostile.py",
+    "hub_server.py",
+}  # used by others, and no command
 
 
 def is_command(path: Path) -> bool:

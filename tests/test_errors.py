@@ -55,7 +55,7 @@ OTHERS = {
     "_BusyError": {"hub/upkeep.py"},
     "click.BadParameter": {"cli/bench.py"},
     "click.UsageError": {"cli/main.py"},
-    "click.exceptions.Exit": {"cli/doctor.py", "cli/jobs.py"},
+    "click.exceptions.Exit": {"cli/doctor.py", "cli/jobs.py", "cli/recommend.py"},
 }
 
 

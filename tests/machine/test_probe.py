@@ -260,7 +260,7 @@ def test_a_place_that_cannot_be_written_is_no_error(cache: Path) -> None:
     machine = probe(cache=cache / "below" / "machine.json")
     assert machine.bandwidth > 1e8
     for place in (cache.parent, Path(), Path("/proc/none/x"), Path("a" * 5000)):
-        module._keep(place, {}, module._Figures("x", 1.0, 1.0, (), 1.0, False))
+        module._keep(place, {}, module._Figures("x", *4 * [1.0], (), 1.0, False))
     assert [file.name for file in cache.parent.iterdir()] == ["machine.json"]
 
 

@@ -24,9 +24,9 @@ from qwick.choose.sizes import Parts, parts_of, stored_bytes
 from qwick.choose.speed import Speed, predict
 from qwick.choose.tasks import Task
 from qwick.hub import Catalog, Model, Score, Shape, shape_of
-from qwick.values import check_kind, real, refused, whole
+from qwick.values import check_kind, check_switch, real, refused, whole
 
-__all__ = ["Ask", "Option", "Recommendation", "Refusal", "recommend"]
+__all__ = ["Ask", "Larger", "Option", "Recommendation", "Refusal", "recommend"]
 
 LICENSES = ("any", "commercial")
 SLOW = 0.7  # doublings of worth that half of the comfortable speed costs
@@ -61,8 +61,12 @@ class Ask:
             real("min_speed", self.min_speed, 0.0, 1e6)
         if self.context is not None:
             whole("context", self.context, 1, MOST_CONTEXT)
-        if self.license not in LICENSES:
+        codes = self.languages
+        if not isinstance(codes, tuple) or not all(isinstance(c, str) and c for c in codes):
+            raise refused("languages", codes, "a tuple of ISO 639-1 codes, such as hu")
+        if not isinstance(self.license, str) or self.license not in LICENSES:
             raise refused("license", self.license, " or ".join(LICENSES))
+        check_switch("newer", self.newer)
 
     @property
     def room(self) -> int:
