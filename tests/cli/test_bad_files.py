@@ -212,7 +212,7 @@ def test_offline_with_an_empty_store(qwick: Run, tmp_path: Path) -> None:
 
 
 def test_offline_with_a_damaged_file(qwick: Run, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoints" / DEFAULT / CATALOG[DEFAULT].file
+    path = tmp_path / "checkpoints" / DEFAULT / CATALOG[DEFAULT].main
     path.parent.mkdir(parents=True)
     path.write_bytes(b"GGUF, but nothing else")
     done = qwick("run", "Hi", QWICK_HOME=str(tmp_path), QWICK_OFFLINE="1")
@@ -224,7 +224,13 @@ def test_offline_with_a_damaged_file(qwick: Run, tmp_path: Path) -> None:
 def test_no_source_can_be_reached(qwick: Run, tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:9"  # the discard port, where nobody listens
     pip = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
-    hub = {"HF_ENDPOINT": nowhere, "HF_HUB_OFFLINE": "0", "NO_PROXY": "*", "no_proxy": "*"}
+    hub = {
+        "HF_ENDPOINT": nowhere,
+        "MODELSCOPE_ENDPOINT": nowhere,
+        "HF_HUB_OFFLINE": "0",
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+    }
     done = qwick("run", "Hi", QWICK_HOME=str(tmp_path), QWICK_OFFLINE="0", **hub, **pip)
     assert (done.returncode, done.stdout) == (5, "")
     error, hint = done.stderr.splitlines()[-2:]

@@ -24,7 +24,7 @@ def test_the_life_of_a_checkpoint(qwick: Run, stocked_home: Path) -> None:
 
     assert state() == "unverified"
     pulled = qwick("models", "pull", QWICK_HOME=home, QWICK_OFFLINE="1")
-    path = stocked_home / "checkpoints" / DEFAULT / CATALOG[DEFAULT].file
+    path = stocked_home / "checkpoints" / DEFAULT / CATALOG[DEFAULT].main
     assert (pulled.returncode, pulled.stdout) == (0, f"{path}\n"), pulled.stderr
     assert "Apache-2.0" in pulled.stderr
     assert "verifying" in pulled.stderr
@@ -43,7 +43,7 @@ def test_the_life_of_a_checkpoint(qwick: Run, stocked_home: Path) -> None:
 
 def test_show(qwick: Run) -> None:
     facts = json.loads(qwick("models", "show", DEFAULT, "--json").stdout)
-    assert facts["sha256"] == CATALOG[DEFAULT].sha256
+    assert facts["files"][0]["sha256"] == CATALOG[DEFAULT].files[0].sha256
     assert facts["license"] == "Apache-2.0"
     assert f"{CATALOG[DEFAULT].size:,} bytes" in qwick("models", "show", DEFAULT).stdout
 

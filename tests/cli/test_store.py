@@ -34,6 +34,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", address)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", f"{address}/simple")
     for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
@@ -47,7 +48,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def stored_file(home: Path, data: bytes) -> Path:
-    path = home / "checkpoints" / DEFAULT / ENTRY.file
+    path = home / "checkpoints" / DEFAULT / ENTRY.main
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
     return path
@@ -80,11 +81,16 @@ def test_offline_asks_nobody(
     assert network == []
 
 
-def test_online_asks_the_hub_and_starts_pip(qwick: Run, network: list[str], tmp_path: Path) -> None:
+def test_online_asks_both_hubs_and_starts_pip(
+    qwick: Run, network: list[str], tmp_path: Path
+) -> None:
     done = qwick("models", "pull", QWICK_HOME=str(tmp_path))
     assert done.returncode == 5
-    hub, *index = network
-    assert hub == f"/{ENTRY.repository}/resolve/main/{ENTRY.file}"
+    hub, modelscope, *index = network
+    assert modelscope.startswith(
+        f"/api/v1/models/{ENTRY.repository}/repo?Revision=master&FilePath="
+    )
+    assert hub == f"/{ENTRY.repository}/resolve/main/{ENTRY.main}"
     assert index  # pip's, which offline does not start
     assert all(path.startswith("/simple/") for path in index)
 
@@ -113,8 +119,9 @@ def test_verify_finds_damage_and_says_how_to_mend_it(qwick: Run, tmp_path: Path)
     assert damaged.returncode == 4
     (row,) = json.loads(damaged.stdout)["verified"]
     assert (row["verdict"], row["path"]) == ("damaged", str(path))
-    assert row["expected"] == ENTRY.sha256 != row["found"]
-    for part in (str(path), row["found"], ENTRY.sha256, f"`qwick models pull {DEFAULT}`"):
+    (file,) = row["files"]
+    assert file["expected"] == ENTRY.files[0].digest != file["found"]
+    for part in (str(path), file["found"], ENTRY.files[0].digest, f"`qwick models pull {DEFAULT}`"):
         assert part in damaged.stderr
     assert qwick("models", "verify", "no-such-model", QWICK_HOME=home).returncode == 3
 
@@ -134,7 +141,7 @@ def test_du_and_prune(qwick: Run, tmp_path: Path) -> None:
     path = stored_file(tmp_path, bytes(3000))
     incoming = path.parent / "incoming"
     incoming.mkdir()
-    (incoming / f"{ENTRY.sha256}.part").write_bytes(bytes(2_000_000))
+    (incoming / f"{ENTRY.files[0].digest}.part").write_bytes(bytes(2_000_000))
     facts = json.loads(qwick("models", "du", "--json", QWICK_HOME=home).stdout)
     (row,) = facts["checkpoints"]
     assert (row["name"], row["state"]) == (DEFAULT, "unverified")

@@ -85,7 +85,7 @@ def main() -> None:
     ids = [tokenizer.encode(text, parse_special=False) for text in TEXTS]
     scored = score_in_float32(path, ids)
     told = {
-        "checkpoint": hub.CATALOG[hub.DEFAULT].sha256,
+        "checkpoint": hub.CATALOG[hub.DEFAULT].files[0].sha256,
         "versions": {name: version(name) for name in PACKAGES},
         "perplexity": scored.perplexity,
         "lengths": scored.lengths.tolist(),

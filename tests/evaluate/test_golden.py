@@ -20,7 +20,7 @@ AGREEMENT = 0.98
 @pytest.fixture(scope="module")
 def kept() -> Scored:
     told = golden.read()
-    assert told["checkpoint"] == hub.CATALOG[hub.DEFAULT].sha256
+    assert told["checkpoint"] == hub.CATALOG[hub.DEFAULT].files[0].sha256
     return Scored(
         np.array(told["lengths"], np.int64),
         np.array(told["logprobs"], np.float64),

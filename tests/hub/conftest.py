@@ -10,7 +10,8 @@ import pytest
 
 from hub.support import CONTENT, HubServer, Recorder, entry_of
 from qwick.hub import Entry, Store
-from qwick.hub.sources import HubSource, Source
+from qwick.hub.huggingface import HubSource
+from qwick.hub.sources import Source
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def recorder() -> Recorder:
 @pytest.fixture(autouse=True)
 def _online(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QWICK_OFFLINE", raising=False)
+    monkeypatch.setattr("qwick.hub.transfer.BACKOFF_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -15,14 +15,16 @@ from pathlib import Path
 
 from qwick.errors import QwickError
 from qwick.hub import Entry, StderrListener, Store
-from qwick.hub.sources import HubSource
+from qwick.hub.entries import PinnedFile, Place
+from qwick.hub.huggingface import HubSource
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(home: str, endpoint: str, size: str, sha256: str, refused: str = "") -> int:
     REFUSALS[refused]()
-    entry = Entry("tiny", "Tiny", "Somebody", "MIT", "some/tiny", "tiny.gguf", int(size), sha256)
+    file = PinnedFile("tiny.gguf", int(size), sha256)
+    entry = Entry("tiny", "Tiny", "Somebody", "MIT", (Place("hf", "some/tiny", "main"),), (file,))
     store = Store(Path(home), catalog={"tiny": entry}, sources=[HubSource(endpoint)])
     try:
         print(store.pull("tiny", StderrListener()))

@@ -15,11 +15,12 @@ import numpy as np
 import qwick
 from checks.hub_server import HubServer
 from qwick.hub import Entry, Listener
-from qwick.hub.entries import Wheels
+from qwick.hub.entries import PinnedFile, Place, Wheels
 from qwick.settings import child_environment
 
 __all__ = [
     "CONTENT",
+    "FILE",
     "PARTS",
     "WHEELS",
     "HubServer",
@@ -69,18 +70,28 @@ def children() -> Iterator[Spawn]:
 
 
 def entry_of(content: bytes = CONTENT, **changes: object) -> Entry:
+    """The entry of one file; `changes` are those of the file or of the entry."""
     fields: dict[str, object] = {
+        "path": "tiny.gguf",
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    of_file = {"path", "size", "sha256", "blob", "wheels"}
+    fields |= {name: value for name, value in changes.items() if name in of_file}
+    rest = {name: value for name, value in changes.items() if name not in of_file}
+    entry: dict[str, object] = {
         "name": "tiny",
         "title": "Tiny",
         "author": "Somebody",
         "license": "Apache-2.0",
-        "repository": "some/tiny",
-        "file": "tiny.gguf",
-        "size": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "places": (Place("hf", "some/tiny", "main"),),
+        "files": (PinnedFile(**fields),),  # type: ignore[arg-type]
         "aliases": ("some/tiny",),
     }
-    return Entry(**{**fields, **changes})  # type: ignore[arg-type]
+    return Entry(**{**entry, **rest})  # type: ignore[arg-type]
+
+
+FILE = entry_of().files[0]
 
 
 class Recorder(Listener):

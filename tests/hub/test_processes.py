@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.support import CONTENT, HubServer, Recorder, Spawn, children, entry_of
+from hub.support import CONTENT, FILE, HubServer, Recorder, Spawn, children, entry_of
 from qwick.errors import ResourceError
 from qwick.hub import Store
 from qwick.hub.partial import part_path
@@ -20,7 +20,7 @@ from qwick.hub.partial import part_path
 def spawn(server: HubServer, store: Store) -> Iterator[Spawn]:
     """Start a process that pulls the tiny checkpoint into the store of this test."""
     worker, entry = str(Path(__file__).with_name("pull_worker.py")), entry_of()
-    told = [worker, str(store.home), server.endpoint, str(entry.size), entry.sha256]
+    told = [worker, str(store.home), server.endpoint, str(entry.size), FILE.digest]
     with children() as start:
         yield lambda *extra: start(*told, *extra)
 
@@ -51,7 +51,7 @@ def test_a_killed_fetch_leaves_nothing_trusted_and_goes_on_where_it_was(
     server.gate = threading.Event()
     process = spawn()
     assert server.half_sent.wait(20)
-    part = part_path(store.incoming("tiny"), entry_of())
+    part = part_path(store.incoming("tiny"), FILE)
     until = time.monotonic() + 20
     while not part.exists() or not part.stat().st_size:
         assert time.monotonic() < until
@@ -101,7 +101,7 @@ def test_a_file_system_without_locks(spawn: Spawn, server: HubServer, store: Sto
 
 def test_a_store_that_may_only_be_read(spawn: Spawn, server: HubServer, store: Store) -> None:
     path = store.pull("tiny", Recorder())
-    store.marker_path(entry_of()).rename(path.parent / "kept")
+    store.marker_path(entry_of(), FILE).rename(path.parent / "kept")
     folders = (store.home, *(p for p in store.home.rglob("*") if p.is_dir()))
     try:
         for folder in folders:
@@ -113,7 +113,7 @@ def test_a_store_that_may_only_be_read(spawn: Spawn, server: HubServer, store: S
             assert ("verifying" in err) == (state == "unmarked")
             path.parent.chmod(0o755)
             if state == "unmarked":
-                (path.parent / "kept").rename(store.marker_path(entry_of()))
+                (path.parent / "kept").rename(store.marker_path(entry_of(), FILE))
             else:
                 path.unlink()
             path.parent.chmod(0o555)
@@ -136,13 +136,13 @@ def test_a_disk_that_fills_up_on_the_way(spawn: Spawn, server: HubServer, store:
     assert "is full" in err
     assert "QWICK_HOME" in err
     assert store.show("tiny").state == "missing"
-    assert part_path(store.incoming("tiny"), entry_of()).stat().st_size == 1 << 20
+    assert part_path(store.incoming("tiny"), FILE).stat().st_size == 1 << 20
     assert store.pull("tiny", Recorder()).read_bytes() == CONTENT
     assert server.requests[1][1] == f"bytes={1 << 20}-"  # nothing was lost
 
 
 def test_a_device_without_space(store: Store, server: HubServer) -> None:
-    part = part_path(store.incoming("tiny"), entry_of())
+    part = part_path(store.incoming("tiny"), FILE)
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")  # whose every write ends in ENOSPC
     with pytest.raises(ResourceError, match="is full: No space left on device") as caught:

@@ -71,11 +71,13 @@ def test_a_path_that_cannot_be_looked_up(store: Store, model: str | Path, reason
     assert len(caught.value.message) < 200
 
 
-@pytest.mark.parametrize(("name", "hint"), [("tinny", "did you mean tiny?"), ("", "known: tiny")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("tinny", "did you mean tiny?"), ("", "names are those of `qwick models")]
+)
 def test_an_unknown_name(store: Store, name: str, hint: str) -> None:
     with pytest.raises(ModelNotFoundError, match="no model called") as caught:
         hub.resolve(name, store=store)
-    assert caught.value.hint == hint
+    assert str(caught.value.hint).startswith(hint)
     assert caught.value.exit_code == 3
 
 
@@ -84,8 +86,9 @@ def test_the_catalogue_is_consistent() -> None:
     for name, entry in CATALOG.items():
         assert name == entry.name == entry.name.lower()
         assert "/" not in name
-        assert len(bytes.fromhex(entry.sha256)) == 32
-        assert entry.wheels is None or sum(entry.wheels.sizes) == entry.size
+        for file in entry.files:
+            assert len(bytes.fromhex(file.sha256 or "")) == 32
+            assert file.wheels is None or sum(file.wheels.sizes) == file.size
         for spelling in (name, *entry.aliases):
             assert find(spelling) is entry
 

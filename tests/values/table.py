@@ -48,7 +48,7 @@ from values.kinds import (
 )
 from values.table_evaluate import EVALUATE
 from values.table_tasks import TASKS, TASKS_FIXED, TASKS_PLAIN
-from values.world import ENTRY, World
+from values.world import ENTRY, FILE, World
 
 # All their public names; a module with `__all__` has those. Whatever is defined elsewhere in the
 # package is reached through these or is an inner part (docs/reference/errors.md).
@@ -268,10 +268,20 @@ TABLE: dict[str, Case] = {
     "hub.looks_like_path": Case(lambda _: hub.looks_like_path, {"model": text("x", "./x")}),
     "hub.catalog.read_catalog": Case(lambda _: hub.read_catalog),
     "hub.catalog.Catalog.find": Case(lambda _: hub.read_catalog().find, {"name": text("qwen3-8b")}),
-    "hub.catalog.Catalog.near": Case(lambda _: hub.read_catalog().near, {"name": text("qwen3-8")}),
     "hub.catalog.Languages.has": Case(
         lambda _: hub.Languages(1, None, ("hu",), True).has, {"code": text("hu", "no")}
     ),
+    "hub.catalog.Catalog.near": Case(
+        lambda _: hub.read_catalog().near, {"name": text("qwen3-8"), "cutoff": real(0.5, 1)}
+    ),
+    "hub.names_model": Case(
+        lambda _: hub.names_model, {"text": text("tiny", "a/b"), "surely": SWITCH}
+    ),
+    "hub.near_names": Case(
+        lambda _: hub.near_names, {"text": text("qwen3-8"), "cutoff": real(0.5, 1)}
+    ),
+    "hub.ollama.ollama_models": Case(lambda _: hub.ollama_models),
+    "hub.ollama.ollama_path": Case(lambda _: hub.ollama_path, {"name": text("qwen3:8b")}),
     "hub.catalog.Model.format": Case(lambda _: _QWEN3.format, {"name": text("q4_k_m")}),
     "hub.catalog.Model.scored": Case(lambda _: _QWEN3.scored, {"key": text("gpqa")}),
     "hub.series.series_of": Case(
@@ -288,7 +298,9 @@ TABLE: dict[str, Case] = {
         {"name": text("tinny"), "catalog": mapping({"tiny": ENTRY}), "cutoff": real(0.5, 1)},
     ),
     "hub.entries.shortened": Case(lambda _: hub.shortened, {"text": text("x"), "most": whole(80)}),
-    "hub.entries.Entry.piece_at": Case(lambda _: ENTRY.piece_at, {"position": whole(0, 5)}),
+    "hub.entries.Entry.place": Case(lambda _: ENTRY.place, {"hub": text("hf", "ms")}),
+    "hub.entries.PinnedFile.hasher": Case(lambda _: FILE.hasher),
+    "hub.entries.PinnedFile.piece_at": Case(lambda _: FILE.piece_at, {"position": whole(0, 5)}),
     "hub.store.attribution": Case(lambda _: hub.attribution, {"entry": instance(ENTRY)}),
     "hub.store.Store": Case(
         _store,
@@ -299,9 +311,14 @@ TABLE: dict[str, Case] = {
         },
     ),
     "hub.store.Store.path": Case(lambda w: w.store.path, {"entry": instance(ENTRY)}),
-    "hub.store.Store.marker_path": Case(lambda w: w.store.marker_path, {"entry": instance(ENTRY)}),
-    "hub.store.Store.incoming": Case(lambda w: w.store.incoming, {"name": text("tiny")}),
-    "hub.store.Store.lock_path": Case(lambda w: w.store.lock_path, {"name": text("tiny")}),
+    "hub.store.Store.file_path": Case(
+        lambda w: w.store.file_path, {"entry": instance(ENTRY), "file": instance(FILE)}
+    ),
+    "hub.store.Store.marker_path": Case(
+        lambda w: w.store.marker_path, {"entry": instance(ENTRY), "file": instance(FILE)}
+    ),
+    "hub.store.Store.known": Case(lambda w: w.store.known),
+    "hub.store.Store.find": Case(lambda w: w.store.find, {"name": STORE_NAME}),
     "hub.store.Store.entry": Case(lambda w: w.store.entry, {"name": STORE_NAME}),
     "hub.store.Store.list": Case(lambda w: w.store.list),
     "hub.store.Store.show": Case(lambda w: w.store.show, {"name": STORE_NAME}),
@@ -537,6 +554,7 @@ PLAIN = {
     "llm.pooling.Ranked",
     *("engine.request.TokenLogprob", "engine.request.Scores", "engine.request.Timings"),
     *("engine.request.Tokens", "engine.request.Finished", "hub.entries.Entry", "hub.store.Stored"),
+    *("hub.entries.PinnedFile", "hub.entries.Place", "hub.upkeep.CheckedFile"),
     *("hub.upkeep.Checked", "hub.upkeep.Pruned", "hub.upkeep.Usage", "text.chat.Prompt"),
     *("text.tokenizer.Tokenizer", "text.tokenizer.Detokenizer", "choose.memory.MemoryPlan"),
     *("choose.devices.Device", "choose.tasks.Task", "choose.recommend.Larger"),
@@ -566,13 +584,8 @@ UNCHECKED = {
     *("text.messages.map_strings", "text.messages.strings_of", "hub.listener.check_listener"),
     "evaluate.perplexity.check_progress",
     # Held by `with` around what changes a store: the store's own.
-    *(
-        "hub.store.Store.locked",
-        "hub.store.Store.writing",
-        "hub.store.Store.reading",
-        "hub.store.Store.trust",
-    ),
-    *("hub.store.Store.digest", "quant.decode.q3_k_scales", "quant.decode.q4_k_scales"),
+    *("hub.store.Store.trust", "hub.store.Store.digest"),
+    *("quant.decode.q3_k_scales", "quant.decode.q4_k_scales"),
 }
 # Arguments that are fixed in a case: parts that qwick itself makes, of a type that is checked where
 # a caller would mistake one for another, and never read from outside.

@@ -20,6 +20,7 @@ from values.world import World
 # Sound values that this world refuses: paths that lead nowhere, a machine without memory.
 REFUSED = {
     ("llm.qwen.Qwen.load", "model"),
+    *(("hub.ollama.ollama_path", argument) for argument in ("", "name")),
     ("formats.open.open_checkpoint", "path"),
     ("evaluate.perplexity.Scored.save", "path"),
     ("evaluate.perplexity.Scored.read", "path"),

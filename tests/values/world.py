@@ -17,21 +17,21 @@ import numpy as np
 from llm.small import POOLED_TOKENIZER_DATA, TEMPLATE, TOKENIZER, small_qwen, write_small
 from qwick.evaluate.perplexity import Scored
 from qwick.hub import Entry, Store
+from qwick.hub.entries import PinnedFile, Place
 from qwick.llm import Qwen
 from qwick.text.template import ChatTemplate
 from qwick.text.tokenizer import Tokenizer
 
 CONTEXT = 96
 CONTENT = b"the bytes of a checkpoint"
+FILE = PinnedFile("tiny.gguf", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 ENTRY = Entry(
     name="tiny",
     title="Tiny",
     author="Somebody",
     license="Apache-2.0",
-    repository="some/tiny",
-    file="tiny.gguf",
-    size=len(CONTENT),
-    sha256=hashlib.sha256(CONTENT).hexdigest(),
+    places=(Place("hf", "some/tiny", "main"),),
+    files=(FILE,),
     aliases=("some/tiny",),
 )
 

@@ -250,8 +250,15 @@ def _checked(one: Checked) -> dict[str, Any]:
         "name": one.entry.name,
         "verdict": one.verdict,
         "path": str(one.path),
-        "expected": one.entry.sha256,
-        "found": one.sha256,
+        "files": [
+            {
+                "path": str(checked.path),
+                "verdict": checked.verdict,
+                "expected": checked.file.digest,
+                "found": checked.found,
+            }
+            for checked in one.files
+        ],
     }
 
 
@@ -261,17 +268,24 @@ def _raise_worst(found: list[Checked]) -> None:
     missing = [one for one in found if one.verdict == "missing"]
     if damaged:
         texts = (
-            f"{one.path} has the SHA-256 {one.sha256}, the published file has {one.entry.sha256}"
+            f"{bad.path} has the {bad.file.kind} {bad.found}, the published file has "
+            f"{bad.file.digest}"
             for one in damaged
+            for bad in one.files
+            if bad.verdict == "damaged"
         )
         names = " ".join(one.entry.name for one in damaged)
         raise DigestError("; ".join(texts), hint=f"`qwick models pull {names}` fetches it anew")
     if missing:
         names = " ".join(one.entry.name for one in missing)
         raise ModelNotFoundError(
-            f"not in the store: {', '.join(str(one.path) for one in missing)}",
+            f"not in the store: {', '.join(map(str, _missing(missing)))}",
             hint=f"`qwick models pull {names}` fetches it",
         )
+
+
+def _missing(found: list[Checked]) -> list[Path]:
+    return [file.path for one in found for file in one.files if file.verdict == "missing"]
 
 
 def _facts(stored: Stored) -> dict[str, Any]:
@@ -283,9 +297,12 @@ def _facts(stored: Stored) -> dict[str, Any]:
         "author": entry.author,
         "license": entry.license,
         "repository": entry.repository,
-        "file": entry.file,
+        "revision": entry.places[0].revision,
         "size": entry.size,
-        "sha256": entry.sha256,
         "state": stored.state,
         "path": str(stored.path),
+        "files": [
+            {"path": f.path, "size": f.size, "sha256": f.sha256, "git_sha1": f.blob}
+            for f in entry.files
+        ],
     }

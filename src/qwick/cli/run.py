@@ -188,13 +188,13 @@ def _check_model(model: str, prompt: str) -> None:
     """Raise ModelNotFoundError if the first of two words is neither a name nor there as a path."""
     from qwick import hub
 
-    if hub.find(model) is not None or hub.looks_like_path(model) or _exists(model):
+    if hub.looks_like_path(model) or _exists(model) or hub.names_model(model):
         return
-    close = hub.near(model)
+    close = hub.near_names(model)
     if close:
         hint = f"did you mean {' or '.join(close)}?"
     elif os.sep in model:
-        hint = "check the path, or see `qwick models list`"
+        hint = f"check the path, or write hf:{hub.shortened(model)} for a repository"
     else:
         words = hub.shortened(f"{model} {prompt}".replace('"', "'"))
         hint = f'if it belongs to the prompt, put that in quotes: qwick run "{words}"'
@@ -209,7 +209,7 @@ def _names_a_model(word: str, *, piped: bool) -> bool:
     """
     from qwick import hub
 
-    if hub.find(word) is not None or _exists(os.path.join(word, "config.json")):
+    if hub.names_model(word) or _exists(os.path.join(word, "config.json")):
         return True
     if os.path.isdir(word) and _holds_parts(word):
         return True
@@ -219,7 +219,7 @@ def _names_a_model(word: str, *, piped: bool) -> bool:
     if path or (os.sep in word and (piped or _exists(word))):
         _check_path(word)
         return True
-    close = hub.near(word, cutoff=0.8)
+    close = hub.near_names(word, cutoff=0.8)
     if close:
         raise ModelNotFoundError(
             f"there is no model called {word!r}", hint=f"did you mean {close[0]}?"

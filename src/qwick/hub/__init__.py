@@ -21,13 +21,15 @@ from qwick.hub.catalog import (
     Score,
     read_catalog,
 )
-from qwick.hub.entries import CATALOG, DEFAULT, Entry, find, near, shortened
+from qwick.hub.entries import CATALOG, DEFAULT, Entry, PinnedFile, Place, find, near, shortened
 from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener, check_listener
 from qwick.hub.series import Series, series_of, uses_of
 from qwick.hub.shape import Shape, arch_config, shape_of
+from qwick.hub.names import parse
+from qwick.hub.ollama import ollama_models, ollama_path
 from qwick.hub.store import Store, Stored, attribution
-from qwick.hub.upkeep import Checked, Pruned, Usage, prune, usage, verify
-from qwick.values import a_path, check_kind
+from qwick.hub.upkeep import Checked, CheckedFile, Pruned, Usage, prune, usage, verify
+from qwick.values import a_path, check_kind, check_switch
 
 __all__ = [
     "CATALOG",
@@ -35,6 +37,7 @@ __all__ = [
     "LOADING",
     "Catalog",
     "Checked",
+    "CheckedFile",
     "Context",
     "Entry",
     "Format",
@@ -43,6 +46,8 @@ __all__ = [
     "Listener",
     "Model",
     "Parameters",
+    "PinnedFile",
+    "Place",
     "Pruned",
     "PublishedFile",
     "Score",
@@ -59,7 +64,11 @@ __all__ = [
     "existing_path",
     "find",
     "looks_like_path",
+    "names_model",
     "near",
+    "near_names",
+    "ollama_models",
+    "ollama_path",
     "prune",
     "read_catalog",
     "resolve",
@@ -75,7 +84,12 @@ __all__ = [
 def looks_like_path(model: str) -> bool:
     """Whether `model` can only be meant as a file or folder, whatever names the catalogue has."""
     check_kind("model", model, str, "a str")
-    return model.startswith((".", "~", os.sep)) or model.lower().endswith((".gguf", ".safetensors"))
+    if model.startswith((".", "~", os.sep)):
+        return True
+    reference = parse(model)
+    if reference is not None and reference.pick is not None:  # a file of a repository
+        return False
+    return model.lower().endswith((".gguf", ".safetensors"))
 
 
 def resolve(
@@ -86,9 +100,10 @@ def resolve(
 ) -> Path:
     """Return the path of a checkpoint: a .gguf file or a folder.
 
-    `model` is a catalogue name (fetched and verified when the store lacks it), a folder, a file, or
-    None for the default checkpoint. A catalogue name wins over a folder of the same name: write
-    `./name` for the folder. Raises ModelNotFoundError, and what Store.pull raises.
+    `model` is a reference (see names.py; fetched and verified when the store lacks it), a folder, a
+    file, or None for the default checkpoint. What the store knows by name wins over a folder of
+    the same name (write `./name` for the folder), and a folder over what would be fetched. Raises
+    ModelNotFoundError, and what Store.pull and ollama_path raise.
     """
     if store is None:
         store = Store()
@@ -100,7 +115,10 @@ def resolve(
     named = isinstance(model, str)
     text = str(model if isinstance(model, str) else a_path("model", model, "a name or a path"))
     is_path = not named or looks_like_path(text)
-    if not is_path and find(text, store.catalog) is not None:
+    reference = None if is_path else parse(text)
+    if reference is not None and reference.hub == "ollama":
+        return ollama_path(text.strip().partition(":")[2])
+    if not is_path and store.find(text) is not None:
         return store.pull(text, listener)
     path = existing_path(text)
     if path is not None:
@@ -108,6 +126,28 @@ def resolve(
     if is_path:
         raise _no_such_path(text)
     return store.pull(text, listener)  # raises ModelNotFoundError with likely names
+
+
+def names_model(text: str, *, surely: bool = True) -> bool:
+    """Whether a text is a model's name: of the store or the catalog, or one that says its hub.
+
+    surely=False: also any owner/name, of which only the hub can tell whether there is one.
+    """
+    check_switch("surely", surely)
+    reference = parse(text)
+    if reference is None:
+        return False
+    if reference.hub is not None or ("/" in reference.name and reference.pick is not None):
+        return True
+    if Store().find(text) is not None or read_catalog().find(reference.name) is not None:
+        return True
+    return "/" in reference.name and not surely
+
+
+def near_names(text: str, *, cutoff: float = 0.5) -> list[str]:
+    """Return up to three names that look like `text`: what the store knows, then the catalog's."""
+    found = near(text, Store().known(), cutoff=cutoff)
+    return list(dict.fromkeys((*found, *read_catalog().near(text, cutoff=cutoff))))[:3]
 
 
 def existing_path(text: str) -> Path | None:

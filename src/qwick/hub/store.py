@@ -1,7 +1,8 @@
 """The store: checkpoints on disk, each verified against its published digest before it is trusted.
 
-    <home>/checkpoints/<name>/<file>        the checkpoint, moved here in one step once verified
+    <home>/checkpoints/<name>/<file>        a file of it, moved here in one step once verified
     <home>/checkpoints/<name>/<file>.json   its marker: digest, size and mtime at verification
+    <home>/checkpoints/<name>/qwick.json    what it is, where pulled by a reference (manifest.py)
     <home>/checkpoints/<name>/incoming/     what has arrived so far (see partial.py)
     <home>/locks/<name>.lock                held while anything above changes
     <home>/attributions/<name>.txt          the attribution, once a person has been shown it
@@ -14,32 +15,40 @@ under that name, or a whole one. Knows nothing about what is inside a checkpoint
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 from qwick import settings
-from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ResourceError
+from qwick.errors import DownloadError, ModelNotFoundError, ResourceError
+from qwick.hub import manifest
+from qwick.hub.catalog import read_catalog
 from qwick.hub.disk import delete, digest_of, make_folder, move, write_atomically
-from qwick.hub.entries import CATALOG, Entry, check_catalog, find, near, shortened
+from qwick.hub.entries import (
+    CATALOG,
+    Entry,
+    PinnedFile,
+    check_catalog,
+    find,
+    near,
+    shortened,
+)
+from qwick.hub.fetching import arrived, fetch
+from qwick.hub.home import Home
 from qwick.hub.listener import Listener, SilentListener, StderrListener, check_listener, shows
-from qwick.hub.locks import NoLocksError, locked
-from qwick.hub.partial import Partial, WrongBytesError, part_path, state_path
-from qwick.hub.sources import Source, SourceError, default_sources
-from qwick.values import a_path, check_kind, refused
+from qwick.hub.lookup import default_sources, look_up
+from qwick.hub.names import parse, want
+from qwick.hub.partial import part_path, state_path
+from qwick.hub.sources import Source
+from qwick.values import check_kind, refused
 
 __all__ = ["State", "Store", "Stored"]
 
-State = Literal["stored", "unverified", "missing"]
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+State = Literal["stored", "unverified", "incomplete", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +57,10 @@ class Stored:
 
     entry: Entry
     path: Path  # where the file is, or would be
-    state: State  # "unverified": a file is there whose marker is missing or does not fit it
+    state: State  # unverified: a marker is missing or does not fit its file; incomplete: a file is
 
 
-class Store:
+class Store(Home):
     """The checkpoints of one machine, shared by all its processes."""
 
     def __init__(
@@ -61,11 +70,7 @@ class Store:
         catalog: Mapping[str, Entry] = CATALOG,
         sources: Sequence[Source] | None = None,
     ) -> None:
-        home = settings.HOME.get() if home is None else a_path("home", home, "a folder, or none")
-        try:
-            self.home = home.expanduser().absolute()
-        except RuntimeError:  # the ~ of nobody
-            raise refused("home", str(home), "a folder, without the ~ of nobody") from None
+        super().__init__(home)
         check_catalog(catalog)
         if sources is not None:
             check_kind("sources", sources, (list, tuple), "a list of sources, or none")
@@ -76,68 +81,91 @@ class Store:
         self.sources = default_sources() if sources is None else tuple(sources)
 
     def path(self, entry: Entry) -> Path:
-        """Return where the file of `entry` is, or would be."""
+        """Return where `entry` is, or would be: its (first) GGUF file, or its folder."""
         check_kind("entry", entry, Entry, "an Entry of a catalogue")
-        return self.home / "checkpoints" / entry.name / entry.file
+        return self.home / "checkpoints" / entry.folder / entry.main
 
-    def marker_path(self, entry: Entry) -> Path:
-        """Return where it is noted that the file of `entry` was verified."""
-        path = self.path(entry)
+    def file_path(self, entry: Entry, file: PinnedFile) -> Path:
+        """Return where a file of `entry` is, or would be."""
+        check_kind("entry", entry, Entry, "an Entry of a catalogue")
+        check_kind("file", file, PinnedFile, "a PinnedFile of the entry")
+        return self.home / "checkpoints" / entry.folder / file.path
+
+    def marker_path(self, entry: Entry, file: PinnedFile) -> Path:
+        """Return where it is noted that a file of `entry` was verified."""
+        path = self.file_path(entry, file)
         return path.with_name(path.name + ".json")
 
-    def incoming(self, name: str) -> Path:
-        """Return the folder of what has arrived so far of the checkpoint `name`."""
-        return self.home / "checkpoints" / _plain(name) / "incoming"
+    def known(self) -> Mapping[str, Entry]:
+        """Return what this store knows by name without the network: its catalogue, and what was
+        pulled by a reference.
+        """
+        found = dict(self.catalog)
+        with self.reading():
+            for path in sorted((self.home / "checkpoints").glob(f"*/{manifest.NAME}")):
+                entry = manifest.read_manifest(path)
+                if entry is not None and find(entry.name, found) is None:
+                    found[entry.name] = entry
+        return found
 
-    def lock_path(self, name: str) -> Path:
-        """Return the lock file of the checkpoint `name`."""
-        return self.home / "locks" / f"{_plain(name)}.lock"
+    def find(self, name: str) -> Entry | None:
+        """Return the entry that a name, alias or reference means, if this store knows it.
+
+        None for what would have to be looked up, and for what no model is called.
+        """
+        entry = find(name, self.catalog)
+        if entry is not None:
+            return entry
+        known = self.known()
+        entry = find(name, known)
+        if entry is None and parse(name) is not None:
+            with contextlib.suppress(ModelNotFoundError):
+                entry = find(want(name, read_catalog()).name, known)
+        return entry
 
     def entry(self, name: str) -> Entry:
-        """Return the entry of that name or alias; ModelNotFoundError with likely names."""
-        entry = find(name, self.catalog)
+        """Return what `find` does; ModelNotFoundError with likely names if that is None."""
+        entry = self.find(name)
         if entry is None:
-            close = near(name, self.catalog)
+            known = self.known()
+            close = near(name, known)
             hint = f"did you mean {' or '.join(close)}?" if close else None
             raise ModelNotFoundError(
                 f"there is no model called {shortened(name)!r}",
-                hint=hint or f"known: {_names(self.catalog)}",
+                hint=hint or f"known: {', '.join(known)}",
             )
         return entry
 
     def list(self) -> Sequence[Stored]:
-        """Return every catalogue entry with its state, in the catalogue's order."""
-        return [self.show(name) for name in self.catalog]
+        """Return every entry that this store knows with its state, in the catalogue's order."""
+        return [self._stored(entry) for entry in self.known().values()]
 
     def show(self, name: str) -> Stored:
         """Return one entry with its state; ModelNotFoundError for an unknown name."""
-        entry = self.entry(name)
-        path = self.path(entry)
-        with self.reading():
-            there = path.is_file()
-        if not there:
-            return Stored(entry, path, "missing")
-        return Stored(entry, path, "stored" if self._marker_fits(entry) else "unverified")
+        return self._stored(self.entry(name))
 
     def pull(self, name: str, listener: Listener | None = None) -> Path:
         """Return the path of a verified checkpoint, fetching it when it is not in the store.
 
-        A fetch that was broken off goes on where it stopped. Raises ModelNotFoundError,
-        DownloadError (no source delivers, or offline), DigestError (what came, twice, is not the
-        published file) or ResourceError (disk full, not writable, not readable, without locks).
+        A fetch that was broken off goes on where it stopped, file by file. Raises
+        ModelNotFoundError, DownloadError (no source delivers, or offline), DigestError (what came,
+        twice, is not the published file, or a hub's word is not the catalog's) or ResourceError
+        (disk full, not writable, not readable, without locks).
         """
-        entry = self.entry(name)
         listener = StderrListener() if listener is None else listener
         check_listener(listener)
+        entry = self.find(name)
+        if entry is None:
+            entry = self._look_up(name, listener)
         first, fetched = not self._attribution_path(entry).exists(), False
         path = self.path(entry)
-        if not self._marker_fits(entry):
+        if not self._trusted(entry):
             try:
                 with self.locked(entry, listener):
                     fetched = self._pull_locked(entry, listener, introduce=first)
             except ResourceError:
-                # A store that cannot be written may still hold the file: good, if its digest is.
-                if not path.is_file() or self._verified(entry, listener) is None:
+                # A store that cannot be written may still hold the files: good, if the digests are.
+                if self._stored(entry).state != "unverified" or self._unsound(entry, listener):
                     raise
         if first:
             if not fetched:  # it was there already, put by hand
@@ -154,7 +182,7 @@ class Store:
         entry = self.entry(name)
         if listener is not None:
             check_listener(listener)
-        folder = self.path(entry).parent
+        folder = self.home / "checkpoints" / entry.folder
         missing = ModelNotFoundError(f"{entry.name} is not in the store {self.home}")
         if not folder.is_dir():
             raise missing
@@ -162,35 +190,51 @@ class Store:
             if not folder.is_dir():  # another process removed it during the wait
                 raise missing
             freed = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-            self.marker_path(entry).unlink(missing_ok=True)  # first: half-deleted is untrusted
+            for file in entry.files:  # first: half-deleted is untrusted
+                self.marker_path(entry, file).unlink(missing_ok=True)
             shutil.rmtree(folder)
         return freed
 
     # -- what is trusted ---------------------------------------------------------------------------
 
-    def _marker_fits(self, entry: Entry) -> bool:
+    def _stored(self, entry: Entry) -> Stored:
+        with self.reading():
+            there = sum(self.file_path(entry, file).is_file() for file in entry.files)
+        state: State = "missing" if there == 0 else "incomplete"
+        if there == len(entry.files):
+            state = "stored" if self._trusted(entry) else "unverified"
+        return Stored(entry, self.path(entry), state)
+
+    def _trusted(self, entry: Entry) -> bool:
+        return all(self._marker_fits(entry, file) for file in entry.files)
+
+    def _marker_fits(self, entry: Entry, file: PinnedFile) -> bool:
         """Whether the file is the one that was verified: same size, mtime and published digest."""
         try:
-            status = self.path(entry).stat()
-            marker = json.loads(self.marker_path(entry).read_text("utf-8"))
+            status = self.file_path(entry, file).stat()
+            marker = json.loads(self.marker_path(entry, file).read_text("utf-8"))
         except (OSError, ValueError):
             return False
-        return bool(marker == _marker(entry, status)) and status.st_size == entry.size
+        return bool(marker == _marker(file, status)) and status.st_size == file.size
 
-    def trust(self, entry: Entry, hashed: os.stat_result) -> None:
-        """Note that the file of `entry`, as it was when it was hashed, is the published one."""
-        text = json.dumps(_marker(entry, hashed), indent=1)
-        write_atomically(self.marker_path(entry), text + "\n")
+    def trust(self, entry: Entry, file: PinnedFile, hashed: os.stat_result) -> None:
+        """Note that a file of `entry`, as it was when it was hashed, is the published one."""
+        text = json.dumps(_marker(file, hashed), indent=1)
+        write_atomically(self.marker_path(entry, file), text + "\n")
 
-    def digest(self, entry: Entry, listener: Listener) -> tuple[str, os.stat_result]:
-        """Return the SHA-256 of the stored file, and its status before the first byte was read.
+    def digest(
+        self, entry: Entry, file: PinnedFile, listener: Listener
+    ) -> tuple[str, os.stat_result]:
+        """Return the digest of a stored file, and its status before the first byte was read.
 
         Raises ResourceError when it cannot be read.
         """
-        path, what = self.path(entry), f"verifying {entry.name}"
+        path, what = self.file_path(entry, file), f"verifying {entry.name}"
         try:
             status = path.stat()
-            read = digest_of(path, lambda done: listener.progress(what, done, status.st_size))
+            read = digest_of(
+                path, file.hasher(), lambda done: listener.progress(what, done, status.st_size)
+            )
             return read, status
         except OSError as error:
             raise ResourceError(
@@ -198,127 +242,116 @@ class Store:
                 hint="check its permissions and the disk (the system's log tells of bad ones)",
             ) from error
 
-    def _verified(self, entry: Entry, listener: Listener) -> os.stat_result | None:
-        """Hash the stored file; its status if it is the published one."""
-        if self.path(entry).stat().st_size != entry.size:
+    def _verified(
+        self, entry: Entry, file: PinnedFile, listener: Listener
+    ) -> os.stat_result | None:
+        """Hash a stored file; its status if it is the published one."""
+        if self.file_path(entry, file).stat().st_size != file.size:
             return None
-        found, status = self.digest(entry, listener)
-        return status if found == entry.sha256 else None
+        found, status = self.digest(entry, file, listener)
+        return status if found == file.digest else None
+
+    def _unsound(self, entry: Entry, listener: Listener) -> bool:
+        """Whether a file is neither marked nor what was published when it is hashed."""
+        return any(
+            not self._marker_fits(entry, file) and self._verified(entry, file, listener) is None
+            for file in entry.files
+        )
 
     # -- fetching ----------------------------------------------------------------------------------
 
+    def _look_up(self, name: str, listener: Listener) -> Entry:
+        """Return what a reference means that this store does not know, from the hubs."""
+        try:
+            wanted = want(name, read_catalog())
+        except ModelNotFoundError:
+            close = near(name, self.known())
+            if not close:
+                raise
+            raise ModelNotFoundError(
+                f"there is no model called {shortened(name)!r}",
+                hint=f"did you mean {' or '.join(close)}?",
+            ) from None
+        reference = parse(name)
+        if offline() and reference is not None and reference.pick is None:
+            for one in self.list():  # in whatever format
+                if one.state == "stored" and one.entry.name.startswith(f"{wanted.base}:"):
+                    listener.notice(f"offline: {one.entry.name}, which is stored, for {name}")
+                    return one.entry
+        self._check_online(wanted.name)
+        return look_up(wanted, self.sources, listener)
+
     def _pull_locked(self, entry: Entry, listener: Listener, *, introduce: bool) -> bool:
-        """Make the stored file the published one, and say whether it was fetched.
+        """Make the stored files the published ones, and say whether any was fetched.
 
         The lock is held. introduce: show the attribution once it is clear that bytes will be asked
         for.
         """
-        path = self.path(entry)
-        if self._marker_fits(entry):  # another process has just done it
+        lacking = [file for file in entry.files if not self._sound(entry, file, listener)]
+        if not lacking:
             return False
-        if path.is_file():
-            status = self._verified(entry, listener)
-            if status is not None:
-                with self.writing():
-                    self.trust(entry, status)
-                return False
-            listener.notice(f"the stored file {path} is damaged or has changed; fetching it anew")
-        self._check_online(entry)
+        self._check_online(entry.name)
         incoming = self.incoming(entry.name)
         with self.writing():
             make_folder(incoming)  # under the lock: no remove() takes it
             self._clear(entry)
-            self._check_space(entry)
+            self._check_space(entry, lacking)
             if introduce:
                 listener.notice(attribution(entry))
-            part = self._fetch(entry, listener)
-            status = part.stat()
-            self.marker_path(entry).unlink(missing_ok=True)  # one of an earlier file
-            move(part, path)
-            self.trust(entry, status)
+            if entry.name not in self.catalog:
+                manifest.write_manifest(incoming.with_name(manifest.NAME), entry)
+            done = entry.size - sum(file.size for file in lacking)
+            for file in lacking:
+                part = fetch(entry, file, incoming, self.sources, listener, done)
+                status, path = part.stat(), self.file_path(entry, file)
+                make_folder(path.parent)
+                self.marker_path(entry, file).unlink(missing_ok=True)  # one of an earlier file
+                move(part, path)
+                self.trust(entry, file, status)
+                done += file.size
             shutil.rmtree(incoming, ignore_errors=True)
         return True
 
-    def _fetch(self, entry: Entry, listener: Listener) -> Path:
-        """Return a verified file in the folder of what comes in, from the first to deliver it.
+    def _sound(self, entry: Entry, file: PinnedFile, listener: Listener) -> bool:
+        """Whether a stored file is the published one; if it was not marked so, it is now."""
+        if self._marker_fits(entry, file):  # another process may just have done it
+            return True
+        path = self.file_path(entry, file)
+        if not path.is_file():
+            return False
+        status = self._verified(entry, file, listener)
+        if status is None:
+            listener.notice(f"the stored file {path} is damaged or has changed; fetching it anew")
+            return False
+        with self.writing():
+            self.trust(entry, file, status)
+        return True
 
-        A source whose bytes are wrong is asked once more; what has arrived right is kept.
-        """
-        incoming = self.incoming(entry.name)
-        failures: list[str] = []
-        wrong: DigestError | None = None
-        for source in self.sources:
-            for last in (False, True):
-                work = Path(tempfile.mkdtemp(prefix="scratch-", dir=incoming))
-                try:
-                    with Partial(incoming, entry, listener) as partial:
-                        if partial.count < entry.size:
-                            source.fetch(entry, partial, work, listener)
-                        partial.finish()
-                    return partial.path
-                except WrongBytesError as error:
-                    wrong = _wrong_bytes(entry, source, error)
-                    if not last:
-                        listener.notice(f"{wrong.message}; fetching them once more")
-                        continue
-                    failures.append(f"{source.name}: wrong digest")
-                except SourceError as error:
-                    failures.append(f"{source.name}: {error}")
-                except OSError as error:
-                    if error.errno in _FULL | _UNWRITABLE:
-                        raise
-                    failures.append(f"{source.name}: {error}")
-                finally:
-                    shutil.rmtree(work, ignore_errors=True)
-                more = source is not self.sources[-1]
-                listener.notice(failures[-1] + ("; trying the next source" if more else ""))
-                break
-        if wrong is not None:
-            raise wrong
-        kept = self._arrived(entry)
-        raise DownloadError(
-            f"no source could deliver {entry.name}: {'; '.join(failures)}",
-            hint=(f"try again, the {kept:,} bytes that arrived are kept; " if kept else "")
-            + "check the network and pip's configuration, "
-            "or name the path of a .gguf file you have",
-        )
-
-    def _check_online(self, entry: Entry) -> None:
+    def _check_online(self, name: str) -> None:
         """Refuse to fetch where the network is switched off; DownloadError."""
-        from huggingface_hub import constants
-
-        if settings.OFFLINE.get():
-            switch = f"{settings.OFFLINE.name} or --offline"
-        elif constants.HF_HUB_OFFLINE:  # whoever sets it wants no download from elsewhere either
-            switch = "HF_HUB_OFFLINE"
-        else:
-            return
-        raise DownloadError(
-            f"{entry.name} is not in the store {self.home}, and {switch} forbids fetching it",
-            hint=f"unset {switch.replace(' or ', ' or leave out ')} to fetch it, "
-            "or name the path of a .gguf file you have",
-        )
+        switch = offline()
+        if switch:
+            raise DownloadError(
+                f"{name} is not in the store {self.home}, and {switch} forbids fetching it",
+                hint=f"unset {switch.replace(' or ', ' or leave out ')} to fetch it, "
+                "or name the path of a .gguf file you have",
+            )
 
     def _clear(self, entry: Entry) -> None:
         """Delete what earlier fetches left, but for the bytes that this one goes on from."""
         incoming = self.incoming(entry.name)
-        keep = {part_path(incoming, entry), state_path(incoming, entry)}
+        keep = {part_path(incoming, file) for file in entry.files}
+        keep |= {state_path(incoming, file) for file in entry.files}
         for path in incoming.iterdir():
             if path not in keep:
                 delete(path)
 
-    def _arrived(self, entry: Entry) -> int:
-        """Return how many bytes of a fetch that was broken off are kept."""
-        try:
-            return part_path(self.incoming(entry.name), entry).stat().st_size
-        except OSError:
-            return 0
-
-    def _check_space(self, entry: Entry) -> None:
-        free = shutil.disk_usage(self.path(entry).parent).free
-        needed = entry.size - self._arrived(entry)
+    def _check_space(self, entry: Entry, lacking: Sequence[PinnedFile]) -> None:
+        incoming = self.incoming(entry.name)
+        free = shutil.disk_usage(incoming).free
+        needed = sum(file.size - arrived(incoming, file) for file in lacking)
         if free < needed:
-            self._disk_full(
+            self.disk_full(
                 f"{entry.name} needs {needed:,} bytes, {free:,} are free: "
                 f"{needed - free:,} are missing"
             )
@@ -326,7 +359,7 @@ class Store:
     # -- attribution -------------------------------------------------------------------------------
 
     def _attribution_path(self, entry: Entry) -> Path:
-        return self.home / "attributions" / f"{entry.name}.txt"
+        return self.home / "attributions" / f"{entry.folder}.txt"
 
     def _record_attribution(self, entry: Entry) -> None:
         """Remember that it was shown; a store that cannot be written shows it again."""
@@ -334,70 +367,6 @@ class Store:
         with contextlib.suppress(OSError):
             make_folder(path.parent)
             write_atomically(path, attribution(entry) + "\n")
-
-    # -- locks and errors --------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def locked(self, entry: Entry, listener: Listener) -> Iterator[None]:
-        """Hold the lock of `entry`; while another process does, tell of it and of its progress.
-
-        Raises ResourceError where the lock file cannot be made or the file system has no locks.
-        """
-        path, told = self.lock_path(entry.name), False
-
-        def waiting() -> None:
-            nonlocal told
-            if not told:
-                listener.notice(f"another process is busy with {entry.name}; waiting for it")
-                told = True
-            if arrived := self._arrived(entry):
-                listener.progress(f"waiting for {entry.name}", arrived, entry.size)
-
-        with self.writing():
-            make_folder(path.parent)
-        with contextlib.ExitStack() as stack:
-            try:
-                with self.writing():
-                    stack.enter_context(locked(path, waiting))
-            except NoLocksError as error:
-                raise ResourceError(
-                    f"the file system of the store {self.home} has no file locks: {error}",
-                    hint=f"set {settings.HOME.name} to a folder on a local disk",
-                ) from error
-            yield
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Turn a folder that cannot be looked at into a ResourceError that names the store."""
-        try:
-            yield
-        except OSError as error:
-            raise ResourceError(
-                f"the store {shortened(str(self.home), 400)} cannot be read: "
-                f"{error.strerror or error}",
-                hint=f"set {settings.HOME.name} to a folder of your own",
-            ) from error
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turn a full or unwritable disk into a ResourceError that names the store."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _FULL:
-                self._disk_full(str(error.strerror))
-            raise ResourceError(
-                f"the store {shortened(str(self.home), 400)} cannot be written: "
-                f"{error.strerror or error}",
-                hint=f"set {settings.HOME.name} to a folder that you may write to",
-            ) from error
-
-    def _disk_full(self, detail: str) -> NoReturn:
-        raise ResourceError(
-            f"the disk of the store {self.home} is full: {detail}",
-            hint="free some space (`qwick models du` shows where it went; what has arrived is "
-            f"kept), or set {settings.HOME.name} to a folder on a larger disk",
-        )
 
 
 def attribution(entry: Entry) -> str:
@@ -411,27 +380,16 @@ def attribution(entry: Entry) -> str:
     )
 
 
-def _marker(entry: Entry, status: os.stat_result) -> dict[str, object]:
-    return {"sha256": entry.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+def offline() -> str:
+    """Return the switch that forbids the network, or ""."""
+    from huggingface_hub import constants
+
+    if settings.OFFLINE.get():
+        return f"{settings.OFFLINE.name} or --offline"
+    # Whoever sets this one wants no download from elsewhere either.
+    return "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else ""
 
 
-def _wrong_bytes(entry: Entry, source: Source, error: WrongBytesError) -> DigestError:
-    whole = (error.start, error.end) == (0, entry.size)
-    what = entry.file if whole else f"bytes {error.start:,} to {error.end:,} of {entry.file}"
-    return DigestError(
-        f"what {source.name} sent as {what} has the SHA-256 {error.found}, "
-        f"the published file has {error.published}; it was deleted",
-        hint="try again; if it stays so, the source has been changed: do not use it",
-    )
-
-
-def _plain(name: str) -> str:
-    """Return a checkpoint's name if it can be a folder's; ParameterError otherwise."""
-    check_kind("name", name, str, "a str")
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise refused("name", name, "the name of a folder, without /")
-    return name
-
-
-def _names(catalog: Mapping[str, Entry]) -> str:
-    return ", ".join(catalog)
+def _marker(file: PinnedFile, status: os.stat_result) -> dict[str, object]:
+    kind = "sha256" if file.sha256 else "git_sha1"
+    return {kind: file.digest, "size": status.st_size, "mtime_ns": status.st_mtime_ns}

@@ -14,18 +14,38 @@ from pathlib import Path
 from typing import Literal
 
 from qwick.errors import ResourceError
-from qwick.hub import packed
+from qwick.hub import manifest, packed
 from qwick.hub.disk import bytes_below, delete
-from qwick.hub.entries import Entry
-from qwick.hub.listener import Listener, check_listener
+from qwick.hub.entries import Entry, PinnedFile
+from qwick.hub.listener import Listener, Overall, check_listener
 from qwick.hub.locks import NoLocksError, is_held, locked
 from qwick.hub.store import State, Store
 from qwick.values import check_kind, check_switch
 
-__all__ = ["Checked", "Garbage", "Held", "Pruned", "Usage", "prune", "usage", "verify"]
+__all__ = [
+    "Checked",
+    "CheckedFile",
+    "Garbage",
+    "Held",
+    "Pruned",
+    "Usage",
+    "prune",
+    "usage",
+    "verify",
+]
 
 Verdict = Literal["ok", "damaged", "missing"]
 Kind = Literal["partial download", "unused file", "stale lock", "stale cache"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """What hashing a stored file has shown."""
+
+    file: PinnedFile
+    path: Path
+    verdict: Verdict
+    found: str | None  # its digest; None when the file is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +54,13 @@ class Checked:
 
     entry: Entry
     path: Path
-    verdict: Verdict
-    sha256: str | None  # found; None when the file is missing
+    files: tuple[CheckedFile, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its files'."""
+        found = {file.verdict for file in self.files}
+        return "damaged" if "damaged" in found else "missing" if "missing" in found else "ok"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +124,33 @@ def verify(store: Store, name: str, listener: Listener) -> Checked:
     check_kind("store", store, Store, "a Store")
     check_listener(listener)
     entry = store.entry(name)
-    path = store.path(entry)
-    if store.show(entry.name).state == "missing":
-        return Checked(entry, path, "missing", None)
+    checked: list[CheckedFile] = []
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ResourceError):  # a store that cannot be written can be read
-            stack.enter_context(store.locked(entry, listener))
-        if not path.is_file():  # removed during the wait
-            return Checked(entry, path, "missing", None)
-        _forget_cached(path)
-        found, status = store.digest(entry, listener)
-        sound = found == entry.sha256
-        with contextlib.suppress(ResourceError), store.writing():
-            if sound:
-                store.trust(entry, status)
-            else:
-                store.marker_path(entry).unlink(missing_ok=True)
-    return Checked(entry, path, "ok" if sound else "damaged", found)
+        # Where nothing is, no lock is made; and a store that cannot be written can be read.
+        if store.show(entry.name).state != "missing":
+            with contextlib.suppress(ResourceError):
+                stack.enter_context(store.locked(entry, listener))
+        done = 0
+        for file in entry.files:
+            told = Overall(listener, done, entry.size)
+            checked.append(_verify_file(store, entry, file, told))
+            done += file.size
+    return Checked(entry, store.path(entry), tuple(checked))
+
+
+def _verify_file(store: Store, entry: Entry, file: PinnedFile, listener: Overall) -> CheckedFile:
+    path = store.file_path(entry, file)
+    if not path.is_file():
+        return CheckedFile(file, path, "missing", None)
+    _forget_cached(path)
+    found, status = store.digest(entry, file, listener)
+    sound = found == file.digest
+    with contextlib.suppress(ResourceError), store.writing():
+        if sound:
+            store.trust(entry, file, status)
+        else:
+            store.marker_path(entry, file).unlink(missing_ok=True)
+    return CheckedFile(file, path, "ok" if sound else "damaged", found)
 
 
 def _forget_cached(path: Path) -> None:
@@ -140,15 +175,18 @@ def usage(store: Store) -> Usage:
 
 def _usage(store: Store) -> Usage:
     rows = []
-    for name in _names(store):
-        folder = store.home / "checkpoints" / name
-        total, partial = bytes_below(folder), bytes_below(store.incoming(name))
-        entry = store.catalog.get(name)
+    known = _by_folder(store)
+    for folder in _folders(store):
+        at = store.home / "checkpoints" / folder
+        total, partial = bytes_below(at), bytes_below(store.incoming(folder))
+        entry = known.get(folder)
         if entry is None:
-            rows.append(Held(name, "unknown", 0, partial, total - partial))
-        elif total or store.show(name).state != "missing":
-            file = bytes_below(store.path(entry))
-            rows.append(Held(name, store.show(name).state, file, partial, total - partial - file))
+            rows.append(Held(folder, "unknown", 0, partial, total - partial))
+            continue
+        state = store.show(entry.name).state
+        if total or state != "missing":
+            held = sum(bytes_below(store.file_path(entry, file)) for file in entry.files)
+            rows.append(Held(entry.name, state, held, partial, total - partial - held))
     caches = [
         (path.name, bytes_below(path))
         for path in sorted(_below(store.home))
@@ -181,7 +219,7 @@ def prune(store: Store, *, dry_run: bool = False) -> Pruned:
     deleted: list[Garbage] = []
     busy: list[str] = []
     with store.reading():
-        names = _names(store)
+        names = _folders(store)
     for name in names:
         lock = store.lock_path(name)
         if not lock.exists() and not any(_garbage(store, name)):
@@ -259,21 +297,30 @@ def _prune_packed(store: Store, path: Path, *, dry_run: bool) -> Iterator[Garbag
 
 def _garbage(store: Store, name: str) -> list[Garbage]:
     """Return what nobody needs of one name: all but the file and its marker."""
-    entry = store.catalog.get(name)
-    keep: set[Path] = set()
+    folder = store.home / "checkpoints" / name
+    entry = _by_folder(store).get(name)
+    written = folder / manifest.NAME
+    if entry is None and written.exists():  # damaged, or of another version of qwick
+        return []
+    keep = {written} if entry is not None and written.exists() else set()
     if entry is not None:
-        keep.add(store.path(entry))
-        if store.path(entry).exists():
-            keep.add(store.marker_path(entry))
-    return [
-        Garbage(
-            path,
-            "partial download" if path == store.incoming(name) else "unused file",
-            bytes_below(path),
-        )
-        for path in sorted(_below(store.home / "checkpoints" / name))
-        if path not in keep
-    ]
+        for file in entry.files:
+            keep.add(store.file_path(entry, file))
+            if store.file_path(entry, file).exists():
+                keep.add(store.marker_path(entry, file))
+    if not any(path.exists() for path in keep - {written}):
+        keep = set()  # nothing has come of it
+    kept_folders = {parent for path in keep for parent in path.parents}
+    found: list[Garbage] = []
+    below = sorted(_below(folder))
+    while below:
+        path = below.pop(0)
+        if path in kept_folders:
+            below.extend(sorted(_below(path)))
+        elif path not in keep:
+            kind: Kind = "partial download" if path == store.incoming(name) else "unused file"
+            found.append(Garbage(path, kind, bytes_below(path)))
+    return found
 
 
 def _lock_file(lock: Path) -> Iterator[Garbage]:
@@ -281,11 +328,17 @@ def _lock_file(lock: Path) -> Iterator[Garbage]:
         yield Garbage(lock, "stale lock", 0)
 
 
-def _names(store: Store) -> list[str]:
-    """Return the names of the catalogue, then those that folders and lock files have beside it."""
+def _by_folder(store: Store) -> dict[str, Entry]:
+    """Return what the store knows, by the names of their folders."""
+    return {entry.folder: entry for entry in store.known().values()}
+
+
+def _folders(store: Store) -> list[str]:
+    """Return the folders of what is known, then those that are there, or locked, beside them."""
     found = {path.name for path in _below(store.home / "checkpoints") if path.is_dir()}
     found |= {path.stem for path in _below(store.home / "locks") if path.suffix == ".lock"}
-    return [*store.catalog, *sorted(found - set(store.catalog))]
+    known = list(_by_folder(store))
+    return [*known, *sorted(found - set(known))]
 
 
 def _below(folder: Path) -> list[Path]:

@@ -250,7 +250,7 @@ def _name_of(checkpoint: Checkpoint, path: Path) -> str:
     from qwick import hub
 
     for entry in hub.CATALOG.values():
-        if (entry.file, entry.size) == (path.name, checkpoint.size_bytes):
+        if (entry.main, entry.size) == (path.name, checkpoint.size_bytes):
             return entry.name
     return checkpoint.name or path.stem
 

@@ -192,12 +192,15 @@ def named(models: object) -> list[tuple[str, str | None]]:
 
 
 def _name_of(word: str) -> str:
-    entry = hub.find(word)
+    entry = None if hub.looks_like_path(word) else hub.Store().find(word)
     if entry is not None:
         return entry.name
     if hub.existing_path(word) is None:
+        if hub.names_model(word, surely=False):
+            return word
+        close = hub.near_names(word)
         raise ModelNotFoundError(
             f"there is no model called {hub.shortened(word)!r}",
-            hint=f"did you mean {' or '.join(hub.near(word))}?" if hub.near(word) else None,
+            hint=f"did you mean {' or '.join(close)}?" if close else None,
         )
     return Path(word).resolve().stem

@@ -1,0 +1,143 @@
+"""Which files of a repository make the checkpoint that is wanted.
+
+A GGUF file, or all parts of one; or the files of a folder that qwick reads, by an explicit list:
+never pickles, never code. Knows nothing about networks or what is inside the files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwick.errors import DigestError, ModelNotFoundError
+from qwick.hub.entries import PinnedFile, shortened
+from qwick.hub.names import Wanted, bits_of
+from qwick.hub.sources import Listing
+
+__all__ = ["Choice", "choose"]
+
+# Of a Hugging Face folder: config, tokenizer, template, and the weights with their index.
+FOLDER = frozenset(
+    (
+        *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+        *("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+        *("qwen.tiktoken", "chat_template.jinja", "chat_template.json", "1_Pooling/config.json"),
+        *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+        *("quantize_config.json", "model.safetensors.index.json", "LICENSE"),
+    )
+)
+WEIGHTS = re.compile(r"model(?:\.safetensors)?(?:-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
+WHOLE_FOLDER = ("safetensors", "bf16")  # formats by which a folder of any repository is meant
+MOST_NAMED = 6  # files that are named as left out
+
+_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.IGNORECASE)
+_LABEL = re.compile(r"[.-]((?:UD-)?(?:I?Q|TQ)\d\w*|MXFP4\w*|BF16|FP?16|FP?32)\.gguf", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The files of a checkpoint, what is opened first, and what of the repository was left out."""
+
+    files: tuple[PinnedFile, ...]
+    left_out: tuple[str, ...]  # only where a folder is taken; nobody expects all GGUF files
+
+
+def choose(listing: Listing, wanted: Wanted) -> Choice:
+    """Return the files that are wanted of those that a hub lists.
+
+    Raises ModelNotFoundError when they are not among them, with what is, and DigestError when the
+    hub's word differs from the catalog's.
+    """
+    if wanted.files:
+        return Choice(_as_known(listing, wanted), ())
+    packed = _packed(listing.files)
+    pick = wanted.pick
+    if wanted.container in (None, "gguf"):
+        if pick is not None:
+            named = [path for path in packed if pick in (path, path.rpartition("/")[2])]
+            labelled = [path for path in packed if _label(path) == pick.lower()]
+            if named or labelled:
+                return Choice(packed[min(named or labelled, key=len)], ())
+        elif packed:
+            return Choice(packed[_suits_most(packed)], ())
+    if wanted.container != "gguf" and (wanted.container or pick in (None, *WHOLE_FOLDER)):
+        folder = [f for f in listing.files if f.path in FOLDER or WEIGHTS.fullmatch(f.path)]
+        weights = [file for file in folder if WEIGHTS.fullmatch(file.path)]
+        if weights and any(file.path == "config.json" for file in folder):
+            chosen = {file.path for file in folder}
+            rest = tuple(file.path for file in listing.files if file.path not in chosen)
+            return Choice(tuple(folder), rest)
+    raise _not_there(listing, wanted, packed)
+
+
+def _packed(files: Sequence[PinnedFile]) -> dict[str, tuple[PinnedFile, ...]]:
+    """Return the GGUF models that are whole, each by the path of its first file."""
+    whole: dict[str, tuple[PinnedFile, ...]] = {}
+    parts: dict[tuple[str, int], dict[int, PinnedFile]] = {}
+    for file in files:
+        name = file.path.rpartition("/")[2].lower()
+        if not name.endswith(".gguf") or "mmproj" in name:  # the part that sees images
+            continue
+        split = _PART.fullmatch(file.path)
+        if split is None:
+            whole[file.path] = (file,)
+        else:
+            parts.setdefault((split[1], int(split[3])), {})[int(split[2])] = file
+    for (_, count), found in parts.items():
+        if sorted(found) == list(range(1, count + 1)):
+            whole[found[1].path] = tuple(found[number] for number in sorted(found))
+    return whole
+
+
+def _label(path: str) -> str:
+    """Return how the weights of a GGUF file are stored, by its name; "" if that does not say."""
+    split = _PART.fullmatch(path)
+    found = _LABEL.search(f"{split[1]}.gguf" if split else path)
+    return found[1].lower() if found else ""
+
+
+def _suits_most(packed: dict[str, tuple[PinnedFile, ...]]) -> str:
+    """Return q4_k_m, else the smallest of at least 4 bits a weight, else the largest of all."""
+
+    def rank(path: str) -> tuple[bool, bool, int]:
+        size = sum(file.size for file in packed[path])
+        enough = bits_of(_label(path)) >= 4
+        return _label(path) != "q4_k_m", not enough, size if enough else -size
+
+    return min(packed, key=rank)
+
+
+def _as_known(listing: Listing, wanted: Wanted) -> tuple[PinnedFile, ...]:
+    """Return the files that the catalog knows, as the hub has them; DigestError if it differs."""
+    listed = {file.path: file for file in listing.files}
+    found = []
+    for known in wanted.files:
+        file = listed.get(known.path)
+        if file is None:
+            raise ModelNotFoundError(
+                f"{listing.repository} has no file {known.path} any more",
+                hint=f"see {listing.repository} on the hub, and name a file of it",
+            )
+        if known.size not in (None, file.size) or known.sha256 not in (None, file.sha256):
+            raise DigestError(
+                f"the hub has {file.path} with {file.size:,} bytes and the {file.kind} "
+                f"{file.digest}, the catalog with {known.size or file.size:,} and {known.sha256}",
+                hint=f"if it was published anew, say so: {wanted.base}@{listing.revision}:"
+                f"{wanted.pick}",
+            )
+        found.append(file)
+    return tuple(found)
+
+
+def _not_there(
+    listing: Listing, wanted: Wanted, packed: dict[str, tuple[PinnedFile, ...]]
+) -> ModelNotFoundError:
+    formats = sorted({_label(path) or path for path in packed})
+    if any(WEIGHTS.fullmatch(file.path) for file in listing.files):
+        formats.append("safetensors")
+    what = f"no {shortened(wanted.pick)}" if wanted.pick else "nothing that qwick reads"
+    known = ", ".join(formats[:20]) or "neither whole GGUF files nor a safetensors folder"
+    return ModelNotFoundError(
+        f"{listing.repository} has {what} at {listing.revision}", hint=f"it has: {known}"
+    )

@@ -1,0 +1,43 @@
+"""What a hub lists, read as what anybody may have written: types, patterns and paths checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from qwick.hub.entries import PinnedFile
+from qwick.hub.sources import SourceError
+
+__all__ = ["files_of", "is_plain_path", "text_of"]
+
+MOST_FILES = 100_000
+MOST_SIZE = 1 << 44  # bytes of one file; the largest hub allows 50 GB
+
+
+def text_of(value: object, pattern: str) -> str | None:
+    """Return a value that is a text of that pattern, else None."""
+    return value if isinstance(value, str) and re.fullmatch(pattern, value) else None
+
+
+def files_of(
+    items: object, read: Callable[[dict[str, Any]], PinnedFile | None]
+) -> tuple[PinnedFile, ...]:
+    """Return the files of a list of objects, without those that could not be stored or checked."""
+    if not isinstance(items, list) or len(items) > MOST_FILES:
+        raise SourceError("it sends no list of files")
+    found = (read(item) for item in items if isinstance(item, dict))
+    return tuple(
+        file for file in found if file and is_plain_path(file.path) and 0 < file.size <= MOST_SIZE
+    )
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path stays below a folder, and no part of it is hidden or a temporary one's."""
+    parts = path.split("/")
+    return (
+        len(path) <= 200
+        and re.fullmatch(r"[\w.+@=,() \[\]/-]+", path, re.ASCII) is not None
+        and all(part and not part.startswith(".") for part in parts)
+        and parts[0] != "incoming"
+    )

@@ -1,0 +1,109 @@
+"""Models that Ollama keeps on this machine, read in place: nothing is copied or changed.
+
+    <models>/manifests/<host>/<namespace>/<model>/<tag>   a JSON list of layers
+    <models>/blobs/sha256-<digest>                        what a layer holds
+
+The layer of the media type application/vnd.ollama.image.model is a GGUF file; template, parameters
+and licence are layers beside it, which the GGUF file's own stand for here. Source: Ollama's
+`server/manifest.go`, `types/model/name.go` and `server/images.go`. Manifests are read as what
+anybody may have written.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from qwick import settings
+from qwick.errors import FormatError, ModelNotFoundError, UnsupportedError
+from qwick.formats.jsonfile import read_object
+from qwick.hub.entries import shortened
+from qwick.hub.listings import text_of
+from qwick.values import check_kind
+
+__all__ = ["ollama_models", "ollama_path"]
+
+HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"  # meant where none is named
+KIND = "application/vnd.ollama.image."
+MOST_MANIFEST = 1 << 16  # bytes; those of the library have a thousand
+MOST_LISTED = 1000
+
+_PART = re.compile(r"[A-Za-z0-9_][\w.-]{0,79}", re.ASCII)
+
+
+def ollama_path(name: str) -> Path:
+    """Return the GGUF file of a model of Ollama's, by [[HOST/]NAMESPACE/]MODEL[:TAG].
+
+    Raises ModelNotFoundError (not there; with what is), UnsupportedError (made of more than one
+    GGUF file), FormatError (a manifest or blob that cannot be right), and as `read_object`.
+    """
+    check_kind("name", name, str, "a str")
+    models = settings.OLLAMA.get()
+    manifest = _manifest_path(models, name)
+    if manifest is None or not manifest.is_file():
+        known = ollama_models()
+        raise ModelNotFoundError(
+            f"Ollama has no model {shortened(name)!r} in {models}",
+            hint=f"it has: {', '.join(known[:20])}" if known else "set OLLAMA_MODELS to its folder",
+        )
+    layers = read_object(manifest, MOST_MANIFEST).get("layers")
+    if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
+        raise FormatError(
+            f"{manifest}: there is no list of layers",
+            hint="run `ollama pull` for it again, or see `ollama list`",
+        )
+    kinds = [str(layer.get("mediaType")).removeprefix(KIND) for layer in layers]
+    for kind in ("projector", "adapter"):
+        if kind in kinds:
+            raise UnsupportedError(
+                f"{name} of Ollama has a layer {kind!r} beside its model; qwick reads none",
+                hint="take a model without pictures and adapters, or `qwick models pull` one",
+            )
+    if kinds.count("model") != 1:
+        raise UnsupportedError(
+            f"{name} of Ollama has {kinds.count('model')} layers of a model; qwick reads one",
+            hint="take one that is a single GGUF file",
+        )
+    return _blob(models, manifest, layers[kinds.index("model")])
+
+
+def ollama_models() -> list[str]:
+    """Return the names of the models that Ollama has here, as `ollama list` writes them."""
+    root = settings.OLLAMA.get() / "manifests"
+    found = []
+    for path in sorted(root.glob("*/*/*/*"))[:MOST_LISTED]:
+        host, namespace, model, tag = path.relative_to(root).parts
+        name = f"{model}:{tag}"
+        if (host, namespace) != (HOST, NAMESPACE):
+            name = f"{namespace}/{name}" if host == HOST else f"{host}/{namespace}/{name}"
+        if path.is_file():
+            found.append(name)
+    return found
+
+
+def _manifest_path(models: Path, name: str) -> Path | None:
+    """Return where the manifest of a name is, or would be; None for what is no name."""
+    body, _, tag = name.partition(":")
+    parts = body.split("/")
+    if len(parts) > 3 or not all(_PART.fullmatch(part) for part in (*parts, tag or TAG)):
+        return None
+    full = [*(HOST, NAMESPACE)[: 3 - len(parts)], *parts]
+    return models.joinpath("manifests", *full, tag or TAG)
+
+
+def _blob(models: Path, manifest: Path, layer: dict[str, Any]) -> Path:
+    digest, size = text_of(layer.get("digest"), "sha256[:-][0-9a-f]{64}"), layer.get("size")
+    if digest is None or type(size) is not int:
+        raise FormatError(
+            f"{manifest}: the layer of the model has no digest and size",
+            hint="run `ollama pull` for it again, or see `ollama list`",
+        )
+    blob = models / "blobs" / digest.replace(":", "-")
+    there = blob.stat().st_size if blob.is_file() else None
+    if there != size:
+        raise FormatError(
+            f"{blob} has {there or 0:,} bytes instead of {size:,}, which {manifest} names",
+            hint="run `ollama pull` for it again, or see `ollama list`",
+        )
+    return blob
