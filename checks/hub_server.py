@@ -58,6 +58,10 @@ class HubServer:
         return Handler
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        """Send the one file there is."""
+        self.send(handler, self.content)
+
+    def send(self, handler: BaseHTTPRequestHandler, content: bytes) -> None:
         """Send headers and as much of the content as is asked for."""
         asked = handler.headers.get("Range") if self.ranges else None
         if self.heeds_if_range and handler.headers.get("If-Range") not in (None, self.etag):
@@ -65,7 +69,7 @@ class HubServer:
         if self.status != 200:
             handler.send_error(self.status)
             return
-        start, size = 0, len(self.content)
+        start, size = 0, len(content)
         if asked:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) + self.shift  # type: ignore[index]
             if start >= size:
@@ -76,7 +80,7 @@ class HubServer:
             handler.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         if self.etag is not None:
             handler.send_header("ETag", self.etag)
-        body = memoryview(self.content)[start:]
+        body = memoryview(content)[start:]
         if self.length:
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()

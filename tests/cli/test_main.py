@@ -45,7 +45,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     ("arguments", "code", "said"),
     [
         (["modles"], 2, "did you mean models?"),
-        (["zzz"], 2, "known: run, chat, jobs, serve"),
+        (["zzz"], 2, "known: recommend, run, chat, jobs, serve"),
         (["--nonsense"], 2, "--nonsense"),
         (["run", "--max-tokens", "many", "x"], 2, "many"),
         (["run", "--temprature", "1", "x"], 2, "--temperature"),
@@ -56,7 +56,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
             3,
             "did you mean qwen2.5-coder-0.5b-instruct",
         ),
-        (["models", "pull", "zzz"], 3, "known: qwen2.5-coder-0.5b-instruct"),
+        (["models", "pull", "zzz"], 3, "see `qwick models search`"),
         (["models", "rm", "zzz"], 3, "no model called 'zzz'"),
     ],
 )

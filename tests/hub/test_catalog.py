@@ -214,8 +214,8 @@ def test_the_default_checkpoint_is_pinned_alike() -> None:
     form = model.format("q4_k_m")
     assert form is not None
     assert form.repository == entry.repository
-    (file,) = form.files
-    assert (file.path, file.size, file.sha256) == (entry.file, entry.size, entry.sha256)
+    (file,), (pinned,) = form.files, entry.files
+    assert (file.path, file.size, file.sha256) == (pinned.path, pinned.size, pinned.sha256)
     assert model.license is not None
     assert model.license.id == entry.license.lower()
     assert CATALOG.find(entry.repository) is model

@@ -318,6 +318,10 @@ TABLE: dict[str, Case] = {
         lambda w: w.store.marker_path, {"entry": instance(ENTRY), "file": instance(FILE)}
     ),
     "hub.store.Store.known": Case(lambda w: w.store.known),
+    "hub.store.Store.wanted": Case(lambda w: w.store.wanted, {"name": text("a/b", "qwen3-8b")}),
+    "hub.names.at_revision": Case(
+        lambda _: hub.at_revision, {"text": text("a/b:q8_0"), "revision": text("main")}
+    ),
     "hub.store.Store.find": Case(lambda w: w.store.find, {"name": STORE_NAME}),
     "hub.store.Store.entry": Case(lambda w: w.store.entry, {"name": STORE_NAME}),
     "hub.store.Store.list": Case(lambda w: w.store.list),

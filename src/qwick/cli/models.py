@@ -11,7 +11,7 @@ import click
 
 from qwick.cli.catalog import compare, print_model, search, series, unknown
 from qwick.cli.facts import model_facts
-from qwick.cli.offline import offline_option
+from qwick.cli.offline import offline_option, source_option
 from qwick.cli.progress import listening
 from qwick.cli.show import (
     json_option,
@@ -46,19 +46,30 @@ for verb in (search, compare, series):
 
 @models.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--revision", help="The branch, tag or commit to take; default: the main branch.")
+@source_option
 @offline_option
 @json_option
-def pull(names: tuple[str, ...], as_json: bool) -> None:
-    """Fetch checkpoints into the store and verify them (without a name: the default one)."""
+def pull(names: tuple[str, ...], revision: str | None, as_json: bool) -> None:
+    """Fetch checkpoints into the store and verify them (without a name: the default one).
+
+    NAME is a name of the catalog, with or without a format (qwen3-8b:q4_k_m), or a repository
+    ([hf:|ms:]owner/name[@revision][:format or file]).
+    """
     from qwick import hub
 
+    wanted = list(names or (hub.DEFAULT,))
+    if revision is not None:
+        wanted = [hub.at_revision(name, revision) for name in wanted]
     store = hub.Store()
-    found = [store.entry(name) for name in names or (hub.DEFAULT,)]  # refuse before fetching any
+    for name in wanted:  # refuse before fetching any
+        if store.find(name) is None:
+            store.wanted(name)
     rows = []
-    for entry in found:
+    for name in wanted:
         with listening() as listener:
-            path = store.pull(entry.name, listener)
-        rows.append(_facts(store.show(entry.name)))
+            path = store.pull(name, listener)
+        rows += [_facts(stored) for stored in store.list() if stored.path == path]
         if not as_json:
             click.echo(path)
     if as_json:
@@ -68,7 +79,7 @@ def pull(names: tuple[str, ...], as_json: bool) -> None:
 @models.command(name="list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the checkpoints that qwick knows, and which are in the store."""
+    """List what is in the store, and the default checkpoint."""
     from qwick import hub
 
     store = hub.Store()
@@ -90,13 +101,14 @@ def show(name: str, as_json: bool, as_markdown: bool) -> None:
     """Show what is known of a published checkpoint, of one in the store, or of a file or folder."""
     from qwick import hub
 
-    stored, model = None, hub.read_catalog().find(name)
+    store, stored, model = hub.Store(), None, hub.read_catalog().find(name)
+    kept = store.find(name) is not None
     if hub.looks_like_path(name) or (  # as hub.resolve sees it, which opens what is meant
-        hub.find(name) is None and hub.existing_path(name) is not None
+        not kept and hub.existing_path(name) is not None
     ):
         stored, model = _facts_of_path(hub.resolve(name)), None
-    elif hub.find(name) is not None:
-        stored = _facts(hub.Store().show(name))
+    elif kept:
+        stored = _facts(store.show(name))
     elif model is None:
         raise unknown(name)
     if as_json:

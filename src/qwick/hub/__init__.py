@@ -23,10 +23,10 @@ from qwick.hub.catalog import (
 )
 from qwick.hub.entries import CATALOG, DEFAULT, Entry, PinnedFile, Place, find, near, shortened
 from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener, check_listener
+from qwick.hub.names import at_revision, parse
+from qwick.hub.ollama import ollama_models, ollama_path
 from qwick.hub.series import Series, series_of, uses_of
 from qwick.hub.shape import Shape, arch_config, shape_of
-from qwick.hub.names import parse
-from qwick.hub.ollama import ollama_models, ollama_path
 from qwick.hub.store import Store, Stored, attribution
 from qwick.hub.upkeep import Checked, CheckedFile, Pruned, Usage, prune, usage, verify
 from qwick.values import a_path, check_kind, check_switch
@@ -59,6 +59,7 @@ __all__ = [
     "Stored",
     "Usage",
     "arch_config",
+    "at_revision",
     "attribution",
     "check_listener",
     "existing_path",

@@ -20,10 +20,11 @@ from qwick.errors import ModelNotFoundError
 from qwick.hub.catalog import Catalog, Format, Model, PublishedFile
 from qwick.hub.entries import Place, shortened
 from qwick.hub.listings import is_plain_path
-from qwick.values import check_kind
+from qwick.values import check_kind, refused
 
-__all__ = ["Reference", "Wanted", "bits_of", "parse", "preferred", "want"]
+__all__ = ["Reference", "Wanted", "at_revision", "bits_of", "parse", "preferred", "want"]
 
+HUBS = ("hf", "ms", "ollama")
 FORM = "[hf:|ms:]owner/name[@revision][:format or file]"
 AUTHORS = {"Qwen": "Qwen team, Alibaba Cloud"}
 
@@ -77,11 +78,27 @@ def parse(text: str) -> Reference | None:
         return None
     hub, name, revision, pick = found.group("hub", "name", "revision", "pick")
     hub = hub and hub.lower()
+    if hub is None and name.lower() in HUBS:  # a prefix of what is no name
+        return None
     if hub != "ollama" and (name.count("/") > 1 or (hub and "/" not in name)):
         return None
     if ".." in (revision or "") or (pick and not is_plain_path(pick)):
         return None
     return Reference(hub, name, revision, pick)
+
+
+def at_revision(text: str, revision: str) -> str:
+    """Return the name of the same at a branch, tag or commit; ParameterError for what is none."""
+    check_kind("revision", revision, str, "a str")
+    reference = parse(text)
+    if reference is None or reference.hub == "ollama":
+        raise refused("name", text, FORM)
+    hub = f"{reference.hub}:" if reference.hub else ""
+    pick = f":{reference.pick}" if reference.pick else ""
+    name = f"{hub}{reference.name}@{revision}{pick}"
+    if parse(name) is None:
+        raise refused("revision", revision, "the name of a branch or tag, or a commit")
+    return name
 
 
 def want(text: str, family: Catalog) -> Wanted:

@@ -41,7 +41,7 @@ from qwick.hub.fetching import arrived, fetch
 from qwick.hub.home import Home
 from qwick.hub.listener import Listener, SilentListener, StderrListener, check_listener, shows
 from qwick.hub.lookup import default_sources, look_up
-from qwick.hub.names import parse, want
+from qwick.hub.names import Wanted, parse, want
 from qwick.hub.partial import part_path, state_path
 from qwick.hub.sources import Source
 from qwick.values import check_kind, refused
@@ -135,6 +135,22 @@ class Store(Home):
                 hint=hint or f"known: {', '.join(known)}",
             )
         return entry
+
+    def wanted(self, name: str) -> Wanted:
+        """Return what a reference means; ModelNotFoundError with likely names if that is nothing.
+
+        Asks nobody: whether a repository is there, only its hub can tell.
+        """
+        try:
+            return want(name, read_catalog())
+        except ModelNotFoundError:
+            close = near(name, self.known())
+            if not close:
+                raise
+            raise ModelNotFoundError(
+                f"there is no model called {shortened(name)!r}",
+                hint=f"did you mean {' or '.join(close)}?",
+            ) from None
 
     def list(self) -> Sequence[Stored]:
         """Return every entry that this store knows with its state, in the catalogue's order."""
@@ -262,16 +278,7 @@ class Store(Home):
 
     def _look_up(self, name: str, listener: Listener) -> Entry:
         """Return what a reference means that this store does not know, from the hubs."""
-        try:
-            wanted = want(name, read_catalog())
-        except ModelNotFoundError:
-            close = near(name, self.known())
-            if not close:
-                raise
-            raise ModelNotFoundError(
-                f"there is no model called {shortened(name)!r}",
-                hint=f"did you mean {' or '.join(close)}?",
-            ) from None
+        wanted = self.wanted(name)
         reference = parse(name)
         if offline() and reference is not None and reference.pick is None:
             for one in self.list():  # in whatever format

@@ -168,9 +168,10 @@ class Transfer:
         if status == 429 or status >= 500:
             said = f"it answered {status} {response.reason_phrase}".rstrip()
             return _BusyError(said, _retry_after(response.headers.get("Retry-After", "")))
-        if response.history and response.url.host != response.history[0].url.host:
+        host = response.url.netloc.decode("ascii")
+        if response.history and response.url.netloc != response.history[0].url.netloc:
             # Not the hub's own words: its refusals mean something else.
-            return SourceError(f"{response.url.host}, where it keeps the file, answered {status}")
+            return SourceError(f"{host}, where it keeps the file, answered {status}")
         return self._explain(response)
 
 

@@ -1,0 +1,139 @@
+"""Ollama's store, made on disk as Ollama lays it out, and read in place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llm.small import write_small
+from qwick import hub
+from qwick.errors import FormatError, ModelNotFoundError, UnsupportedError
+from qwick.llm import Qwen
+
+KIND = "application/vnd.ollama.image."
+Put = Callable[..., Path]
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "models"
+    (folder / "blobs").mkdir(parents=True)
+    monkeypatch.setenv("OLLAMA_MODELS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def put(models: Path) -> Put:
+    """Return what writes a manifest with its blobs, and returns the manifest's path."""
+
+    def write(
+        *parts: str, weights: bytes = b"GGUF", others: tuple[str, ...] = (), **changes: object
+    ) -> Path:
+        digest = hashlib.sha256(weights).hexdigest()
+        (models / "blobs" / f"sha256-{digest}").write_bytes(weights)
+        layer = {
+            "mediaType": f"{KIND}model",
+            "digest": f"sha256:{digest}",
+            "size": len(weights),
+            **changes,
+        }
+        rest = [{"mediaType": f"{KIND}{kind}", "digest": "x", "size": 1} for kind in others]
+        path = models.joinpath("manifests", *parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"schemaVersion": 2, "config": {}, "layers": [*rest, layer]}))
+        return path
+
+    return write
+
+
+LIBRARY = ("registry.ollama.ai", "library")
+
+
+def test_a_model_is_loaded_from_its_blob(put: Put, models: Path, tmp_path: Path) -> None:
+    weights = write_small(tmp_path / "small.gguf").read_bytes()
+    put(*LIBRARY, "small", "8b", weights=weights, others=("template", "params", "license"))
+    before = {path: path.stat().st_mtime_ns for path in models.rglob("*")}
+    with Qwen.load("ollama:small:8b", threads=1) as qwen:
+        assert qwen.complete("x", max_tokens=2).usage.completion_tokens >= 1
+    assert {path: path.stat().st_mtime_ns for path in models.rglob("*")} == before
+
+
+def test_the_names_are_those_of_ollama(put: Put, models: Path) -> None:
+    put(*LIBRARY, "qwen3", "latest")
+    put(LIBRARY[0], "somebody", "thing", "q4")
+    put("hf.co", "a", "b", "Q8_0")
+    assert set(hub.ollama_models()) == {"hf.co/a/b:Q8_0", "somebody/thing:q4", "qwen3:latest"}
+    for name in ("qwen3", "qwen3:latest", "somebody/thing:q4", "hf.co/a/b:Q8_0"):
+        assert hub.resolve(f"ollama:{name}").parent == models / "blobs"
+
+
+@pytest.mark.parametrize(
+    "name", ["none", "qwen3:8b", "../../etc/passwd", "a/../b", "qwen3:../x", "a/b/c/d", "x" * 300]
+)
+def test_what_is_not_there(put: Put, name: str) -> None:
+    put(*LIBRARY, "qwen3", "latest")
+    with pytest.raises(ModelNotFoundError, match="Ollama has no model") as caught:
+        hub.ollama_path(name)
+    assert caught.value.hint == "it has: qwen3:latest"
+
+
+def test_no_ollama_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "none"))
+    with pytest.raises(ModelNotFoundError) as caught:
+        hub.resolve("ollama:qwen3")
+    assert "OLLAMA_MODELS" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["projector", "adapter"])
+def test_what_has_more_than_a_model(put: Put, kind: str) -> None:
+    put(*LIBRARY, "seeing", "latest", others=(kind,))
+    with pytest.raises(UnsupportedError, match=f"a layer '{kind}'"):
+        hub.ollama_path("seeing")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"digest": "sha256:../../../../etc/passwd"},
+        {"digest": "sha256:" + "A" * 64},
+        {"digest": "sha256:" + "0" * 64},  # no such blob
+        {"digest": 7},
+        {"digest": None},
+        {"size": 5},
+        {"size": "4"},
+        {"size": True},
+    ],
+)
+def test_a_layer_that_cannot_be_right(put: Put, changes: dict[str, object]) -> None:
+    put(*LIBRARY, "qwen3", "latest", **changes)
+    with pytest.raises(FormatError):
+        hub.ollama_path("qwen3")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"layers": 1}',
+        '{"layers": [1]}',
+        '{"layers": [], "layers": []}',
+        '{"layers": ' + "[" * 5000,
+        '{"x": "' + "y" * (1 << 17) + '"}',
+    ],
+)
+def test_a_manifest_that_cannot_be_right(put: Put, text: str) -> None:
+    put(*LIBRARY, "qwen3", "latest").write_text(text)
+    with pytest.raises(FormatError):
+        hub.ollama_path("qwen3")
+
+
+def test_a_manifest_without_a_model(put: Put) -> None:
+    put(*LIBRARY, "qwen3", "latest", mediaType=f"{KIND}license")
+    with pytest.raises(UnsupportedError, match="0 layers of a model"):
+        hub.ollama_path("qwen3")
