@@ -79,6 +79,7 @@ INNER = (  # and all below them
     *("qwick.text.grammar.tool_calls", "qwick.text.grammar.vocabulary", "qwick.tasks"),
     "qwick.text.grammar.xml_values",
     # Parts of `choose.recommend`, which has checked what it is asked.
+    "qwick.choose.fits",
     *("qwick.choose.quality", "qwick.choose.runtimes", "qwick.choose.sizes", "qwick.choose.speed"),
 )
 

@@ -191,7 +191,7 @@ def _too_much(plan: MemoryPlan, memory: Memory) -> str:
 def _way_out(fits: int) -> str:
     if fits >= LEAST_CONTEXT:
         return f"a context of {fits} tokens would fit (--ctx {fits}), or a smaller quantisation"
-    return "use a smaller model or quantisation, or a machine with more memory"
+    return "a smaller model or quantisation would (`qwick recommend` names some), or more memory"
 
 
 def _gb(size: int) -> str:

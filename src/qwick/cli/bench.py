@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwick.cli.fit import check_fits_here
 from qwick.cli.load import load_options
 from qwick.cli.offline import offline_option
 from qwick.cli.progress import listening
@@ -76,6 +77,7 @@ def bench(
 
     wanted = max([*prompt, *generate, 64]) + 2
     with listening() as listener:
+        check_fits_here(model, loading)
         path = hub.resolve(model, listener)
         if loading["yarn"] is None:
             loading["ctx"] = loading["ctx"] or wanted

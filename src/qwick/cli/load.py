@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from qwick.cli.fit import check_fits_here
 from qwick.cli.progress import listening
 from qwick.settings import MAX_THREADS
 
@@ -73,6 +74,7 @@ def load(model: str | None, loading: dict[str, Any], *, drafts: bool) -> Qwen:
 
     if loading["weights_ram"] is not None:  # refuse it before a checkpoint is fetched
         size_in_bytes("--weights-ram", loading["weights_ram"])
+    check_fits_here(model, loading)
     with listening() as listener:
         path = hub.resolve(model, listener)
         from qwick.llm import Qwen  # after the model's name is known to be right

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qwick.cli.fit import check_fits_here
 from qwick.cli.load import load_options
 from qwick.cli.offline import offline_option
 from qwick.errors import UsageError
@@ -228,6 +229,8 @@ def serve(models: tuple[str, ...], **given: Any) -> None:
         version=__version__,
         user_limits=_user_limits(given),
     )
+    for word in models:  # before one of them is fetched
+        check_fits_here(word.partition("=")[2] or word, given["loading"])
     from qwick.server.running import serve as run
 
     run(options)

@@ -1,0 +1,122 @@
+"""Whether a checkpoint of the catalog can run here, told before it is fetched, and the nearest.
+
+Only what certainly cannot is refused: with the shortest context, and experts in a file. Knows
+nothing about networks; what is stored already is judged by its own file (`choose.memory`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qwick.choose.devices import DEVICES
+from qwick.choose.memory import LEAST_CONTEXT
+from qwick.choose.quality import FORMAT_LOSS
+from qwick.choose.runtimes import Way, ways_of
+from qwick.choose.sizes import Parts, parts_of
+from qwick.errors import ResourceError
+from qwick.hub import Catalog, Format, Model, shape_of
+from qwick.values import check_kind, whole
+
+__all__ = ["Fit", "check_fits", "nearest"]
+
+BEARABLE = FORMAT_LOSS["q4_0"]  # what a format may lose and still be named
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A checkpoint in a format that fits."""
+
+    model: Model
+    way: Way
+    parts: Parts
+
+    @property
+    def command(self) -> str:
+        """How it is named on the command line, with the option that it takes."""
+        rounded = f" --quantize {self.way.quantize}" if self.way.quantize else ""
+        return f"{self.model.id}:{self.way.form.name}{rounded}"
+
+
+def check_fits(
+    model: Model,
+    form: Format,
+    room: int,
+    catalog: Catalog,
+    *,
+    context: int | None = None,
+    quantize: str | None = None,
+) -> None:
+    """Raise ResourceError, which names the nearest that fits, for what cannot run in `room` bytes.
+
+    context: tokens that are asked for; None: as few as need be. A checkpoint of unknown size, or
+    one that qwick does not run, passes: loading it will tell.
+    """
+    check_kind("model", model, Model, "a Model of the catalog")
+    check_kind("form", form, Format, "a Format of the model")
+    room = whole("room", room, 0, 1 << 62)
+    length = LEAST_CONTEXT if context is None else context
+    parts = parts_of(model, form, length, quantize=quantize) if model.runs_here else None
+    if parts is None or _least(model, parts) <= room:
+        return
+    found = nearest(model, room, catalog, length)
+    if found is None:
+        hint = "see `qwick recommend` for machines that would do (--device)"
+    else:
+        hint = f"the nearest that fits: {found.command}, in {_gb(found.parts.total)}"
+    raise ResourceError(
+        f"{model.id}:{form.name} takes {_gb(_least(model, parts))} of memory with a context of "
+        f"{length:,} tokens, and {_gb(room)} are available",
+        hint=hint,
+    )
+
+
+def nearest(model: Model, room: int, catalog: Catalog, context: int = LEAST_CONTEXT) -> Fit | None:
+    """Return the nearest checkpoint and format that fit: the same, else the largest of its kind.
+
+    Its kind is its series, then all of its generation, of the same variant. None: nothing fits.
+    """
+    check_kind("model", model, Model, "a Model of the catalog")
+    check_kind("catalog", catalog, Catalog, "a Catalog")
+    room, context = whole("room", room, 0, 1 << 62), whole("context", context, 1, 1 << 40)
+    alike = [one for one in catalog.models.values() if one.variant == model.variant]
+    kinds = (
+        [model],
+        [one for one in alike if one.series == model.series],
+        [one for one in alike if one.generation == model.generation and _plain(one)],
+        [one for one in alike if _plain(one)],
+    )
+    for kind in kinds:
+        fits = [fit for one in kind if one.runs_here for fit in _fits(one, room, context)]
+        if fits:
+            return max(fits, key=_rank)
+    return None
+
+
+def _rank(fit: Fit) -> tuple[int, float]:
+    return fit.model.parameters.total or 0, -FORMAT_LOSS[fit.way.rounded]
+
+
+def _plain(model: Model) -> bool:
+    """Whether a checkpoint is for everything."""
+    return not set(model.tags) & {"coder", "math"}
+
+
+def _fits(model: Model, room: int, context: int) -> Iterator[Fit]:
+    for way in ways_of(model, DEVICES["desktop"]):  # any processor: the same ways
+        parts = parts_of(model, way.form, context, quantize=way.quantize)
+        if parts is not None and parts.total <= room and FORMAT_LOSS[way.rounded] <= BEARABLE:
+            yield Fit(model, way, parts)
+
+
+def _least(model: Model, parts: Parts) -> int:
+    """Return the bytes without which it cannot run: of experts those of one layer."""
+    shape = shape_of(model)
+    if shape is None or not shape.routed:
+        return parts.total
+    idle = shape.routed * (shape.layers - 1) // shape.layers
+    return parts.total - int(parts.weights * idle / shape.total)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
