@@ -116,7 +116,10 @@ def test_a_folder_holds_what_is_listed_and_nothing_that_could_run(
     assert stored(open_store(), f"{prefix}some/folder") == FOLDER
     assert path.is_dir()
     assert not {p.suffix for p in path.rglob("*")} & {".bin", ".py", ".pt", ".pickle"}
-    (said,) = [text for text in recorder.notices if "left out" in text]
+    said, whose = recorder.notices[:2]
+    assert "left out" in said
+    assert ("modelscope.cn/models/" in whose) == (prefix == "ms:")
+    assert ("apache-2.0" in whose) == (prefix == "hf:")
     assert all(name in said for name in NOT_TAKEN)
 
 

@@ -152,12 +152,13 @@ def test_the_catalogues_own_file_has_the_catalogues_name(
 ) -> None:
     entry = hub.CATALOG[hub.DEFAULT]
     size = checkpoint.stat().st_size
-    ours = replace(entry, name="known", file=checkpoint.name, size=size)
-    for changed, name in (
-        (ours, "known"),
-        (replace(ours, size=size + 1), "Small Random"),
-        (replace(ours, file="other.gguf"), "Small Random"),
+    for path, length, name in (
+        (checkpoint.name, size, "known"),
+        (checkpoint.name, size + 1, "Small Random"),
+        ("other.gguf", size, "Small Random"),
     ):
+        file = hub.PinnedFile(path, length, "0" * 64)
+        changed = replace(entry, name="known", files=(file,))
         monkeypatch.setattr(hub, "CATALOG", {entry.name: entry, "known": changed})
         with Qwen.load(checkpoint) as qwen:
             assert qwen.name == name

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from qwick.errors import ModelNotFoundError
 from qwick.hub.catalog import Catalog, Format, Model, PublishedFile
-from qwick.hub.entries import Place, shortened
+from qwick.hub.entries import DEFAULT, Place, shortened
 from qwick.hub.listings import is_plain_path
 from qwick.values import check_kind, refused
 
@@ -114,10 +114,12 @@ def want(text: str, family: Catalog) -> Wanted:
     if model is None:
         if "/" in reference.name:
             return _of_repository(reference)
-        close = [f"{one}" for one in family.near(reference.name)]
+        close = family.near(reference.name)
         raise ModelNotFoundError(
             f"there is no model called {shortened(text)!r}",
-            hint=f"did you mean {' or '.join(close)}?" if close else "see `qwick models search`",
+            hint=f"did you mean {' or '.join(close)}?"
+            if close
+            else f"known: {DEFAULT}, and what `qwick models search` shows",
         )
     own: Sequence[Format] = model.formats
     if "/" in reference.name:

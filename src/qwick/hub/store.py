@@ -381,10 +381,10 @@ def attribution(entry: Entry) -> str:
     from huggingface_hub import constants
 
     check_kind("entry", entry, Entry, "an Entry of a catalogue")
-    return (
-        f"{entry.title} · by {entry.author} · licence {entry.license} · "
-        f"{constants.ENDPOINT}/{entry.repository}"
-    )
+    page = f"{constants.ENDPOINT}/{entry.repository}"
+    if entry.places[0].hub == "ms":
+        page = f"{settings.MODELSCOPE.get()}/models/{entry.repository}"
+    return f"{entry.title} · by {entry.author} · licence {entry.license} · {page}"
 
 
 def offline() -> str:

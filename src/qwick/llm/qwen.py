@@ -89,7 +89,7 @@ class Qwen:
         weights_ram: int | str | None = None,
         listener: Listener | None = None,
     ) -> Qwen:
-        """Load a checkpoint: a name (fetched if need be; see hub.resolve), a folder, a .gguf file, None.
+        """Load a checkpoint: a name as of hub.resolve, a folder, a .gguf file, or None.
 
         None is the default checkpoint. threads: kernel threads, of the whole process; default:
         QWICK_THREADS, or the cores that may be used. ctx: tokens of one sequence; default: the
