@@ -178,6 +178,9 @@ class Store(Home):
         if not self._trusted(entry):
             try:
                 with self.locked(entry, listener):
+                    # Another process may have pinned a commit meanwhile: its, not a second one.
+                    entry = self.known().get(entry.name, entry)
+                    path = self.path(entry)
                     fetched = self._pull_locked(entry, listener, introduce=first)
             except ResourceError:
                 # A store that cannot be written may still hold the files: good, if the digests are.
