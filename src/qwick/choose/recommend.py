@@ -26,7 +26,7 @@ from qwick.choose.tasks import Task
 from qwick.hub import Catalog, Model, Score, Shape, shape_of
 from qwick.values import check_kind, check_switch, real, refused, whole
 
-__all__ = ["Ask", "Larger", "Option", "Recommendation", "Refusal", "recommend"]
+__all__ = ["Ask", "Larger", "Option", "Recommendation", "Refusal", "options_of", "recommend"]
 
 LICENSES = ("any", "commercial")
 SLOW = 0.7  # doublings of worth that half of the comfortable speed costs
@@ -149,7 +149,7 @@ def recommend(ask: Ask, catalog: Catalog, most: int = LIKES) -> Recommendation:
         if not left:
             return refuse(ask, cause, models)
         models = left
-    options = [option for model in models for option in _options(model, ask)]
+    options = [option for model in models for option in options_of(model, ask)]
     return _ranked(ask, options, most)
 
 
@@ -220,8 +220,10 @@ def _refused(
     return Recommendation(ask, (), None, Refusal(cause, message, hint, nearest))
 
 
-def _options(model: Model, ask: Ask) -> Iterator[Option]:
+def options_of(model: Model, ask: Ask) -> Iterator[Option]:
     """Yield every way to run a checkpoint on the device, whether it fits or not."""
+    check_kind("model", model, Model, "a Model of the catalog")
+    check_kind("ask", ask, Ask, "an Ask")
     shape = shape_of(model)
     worth = quality(model, ask.task)
     if shape is None or worth is None:  # not after _sized

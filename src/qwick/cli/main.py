@@ -18,7 +18,7 @@ import click
 from qwick.cli.visible import visible
 from qwick.errors import QwickError, RequestCancelled, ResourceError, UsageError
 
-__all__ = ["main"]
+__all__ = ["complain", "main"]
 
 # verb -> module; the module holds a click command of the verb's name. Shown in this order.
 VERBS = {
@@ -91,9 +91,18 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 )
 @click.pass_context
 def qwick(ctx: click.Context, debug: bool) -> None:
-    """Run the Qwen models, quickly, on the machine you have."""
-    if ctx.invoked_subcommand is None:
+    """Run the Qwen models, quickly, on the machine you have.
+
+    Without a command, on a terminal: a few questions, a recommendation, and a chat.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
         click.echo(ctx.get_help())
+        return
+    from qwick.cli.guide import guide
+
+    guide(ctx)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,13 +124,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "qwick"
-        _complain(error.format_message(), f"see `{path} --help`")
+        complain(error.format_message(), f"see `{path} --help`")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return RequestCancelled.exit_code
     except QwickError as error:
         _trace(args)
-        _complain(error.message, error.hint)
+        complain(error.message, error.hint)
         return error.exit_code
     except MemoryError:
         return _out_of_memory(args)
@@ -135,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fault(args, error)
         _trace(args)  # the parts of qwick that write files say themselves what they could not write
         _drop_output()
-        _complain(f"the output cannot be written: {error.strerror}", "redirect it elsewhere")
+        complain(f"the output cannot be written: {error.strerror}", "redirect it elsewhere")
         return ResourceError.exit_code
     except Exception as error:
         return _fault(args, error)
@@ -159,14 +168,14 @@ def _drop_output() -> None:
 
 def _out_of_memory(args: list[str]) -> int:
     _trace(args)
-    _complain("not enough memory", "choose a smaller model or context (--ctx)")
+    complain("not enough memory", "choose a smaller model or context (--ctx)")
     return ResourceError.exit_code
 
 
 def _fault(args: list[str], error: Exception) -> int:
     """Show an error that qwick did not raise on purpose, and return its exit code."""
     _trace(args)
-    _complain(
+    complain(
         f"qwick failed: {type(error).__name__}: {error}",
         "this is a fault in qwick; `qwick --debug ...` shows where",
     )
@@ -189,7 +198,8 @@ def _trace(args: list[str]) -> None:
         traceback.print_exc()
 
 
-def _complain(message: str, hint: str | None) -> None:
+def complain(message: str, hint: str | None) -> None:
+    """Show an error on standard error: a line, and its way out on another one."""
     line = " ".join(message.splitlines())
     if len(line) > MOST_SHOWN:  # a whole text was given where a word belongs
         line = f"{line[: MOST_SHOWN // 2]} ... {line[-MOST_SHOWN // 2 :]}"

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from qwick.hub import Score
     from qwick.machine.probe import Machine
 
-__all__ = ["recommend"]
+__all__ = [
+    "commands",
+    "error_of",
+    "languages_in",
+    "lines",
+    "machine_texts",
+    "recommend",
+    "row",
+    "this_machine",
+]
 
 # As the family's cards count: 32k is 32,768 tokens, 1m a million.
 _THOUSANDS = {"": 1, "k": 1024, "m": 1_000_000}
@@ -62,10 +71,10 @@ def recommend(
     from qwick.values import size_in_bytes
 
     wanted, machine = task_named(task), None
-    codes, length = _languages(languages), _tokens(context)
+    codes, length = languages_in(languages), _tokens(context)
     room = None if memory is None else size_in_bytes("memory", memory)
     if device.strip().lower() == "this":
-        chosen, machine = _this(refresh)
+        chosen, machine = this_machine(refresh)
     else:
         from qwick.choose.devices import device_named
 
@@ -77,13 +86,13 @@ def recommend(
     elif found.refusal is None:
         _print(found, machine)
     if found.refusal is not None:
-        error = _error(found.refusal)
+        error = error_of(found.refusal)
         if not as_json:
             raise error
         raise click.exceptions.Exit(error.exit_code)
 
 
-def _this(refresh: bool) -> tuple[Device, Machine]:
+def this_machine(refresh: bool) -> tuple[Device, Machine]:
     """Return this machine as a device; measuring it is told on standard error."""
     from qwick.choose.devices import this_device
     from qwick.machine.cpu import read_memory
@@ -107,7 +116,7 @@ def _tokens(text: str | None) -> int | None:
     return int(match[1]) * _THOUSANDS[match[2]]
 
 
-def _languages(text: str | None) -> tuple[str, ...]:
+def languages_in(text: str | None) -> tuple[str, ...]:
     """Return the codes of languages; ParameterError."""
     codes = [code.strip().lower() for code in (text or "").split(",") if code.strip()]
     for code in codes:
@@ -118,7 +127,8 @@ def _languages(text: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(codes))
 
 
-def _error(refusal: Refusal) -> QwickError:
+def error_of(refusal: Refusal) -> QwickError:
+    """Return a refusal as an error: of this machine, or of what was asked."""
     kind = ResourceError if refusal.cause in ("memory", "speed") else UnsupportedError
     return kind(refusal.message, hint=refusal.hint)
 
@@ -127,51 +137,59 @@ def _print(found: Recommendation, machine: Machine | None) -> None:
     """Print the answer for people."""
     ask = found.ask
     click.echo(f"for      {ask.task.title}, {ask.length:,} tokens of context")
-    click.echo(f"on       {ask.device.title}")
-    click.echo(
-        f"         {size_text(ask.room)} for the model; reads {ask.device.bandwidth / 1e9:,.0f} "
-        f"GB/s, multiplies {ask.device.products / 1e9:,.0f} GOP/s"
-        + (" (measured)" if ask.device.measured else " (typical)")
-    )
-    for card in machine.gpus if machine is not None else ():
-        click.echo(f"         and {card.name}: see --device for graphics cards")
+    for number, text in enumerate(machine_texts(ask, machine)):
+        click.echo(f"{'' if number else 'on':8} {text}")
     click.echo()
-    print_table(
-        ("", "CHECKPOINT", "FORMAT", "RUNTIME", "MEMORY", "TOKENS/S", "FIRST TOKEN", "DOWNLOAD"),
-        [_row(number, option) for number, option in enumerate(found.options, 1)],
-    )
+    rows = [row(number, option) for number, option in enumerate(found.options, 1)]
+    print_table(tuple(rows[0]), [tuple(one.values()) for one in rows])
     for number, option in enumerate(found.options, 1):
         click.echo()
         click.echo(f"{number}. {option.model.id}, {_format(option)}, by {option.way.runtime}")
-        for label, text in _lines(ask, option):
+        for label, text in lines(ask, option):
             click.echo(f"   {label.ljust(9)} {text}")
     if found.larger is not None:
         click.echo()
         click.echo(_larger_text(found.larger))
 
 
-def _row(number: int, option: Option) -> tuple[str, ...]:
+def machine_texts(ask: Ask, machine: Machine | None) -> list[str]:
+    """Return what is told of the device: its name, what it can do, and each graphics card."""
+    device = ask.device
+    figures = (
+        f"{size_text(ask.room)} for the model; reads {device.bandwidth / 1e9:,.0f} GB/s, "
+        f"multiplies {device.products / 1e9:,.0f} GOP/s"
+    )
+    cards = () if machine is None else machine.gpus
+    return [
+        device.title,
+        figures + (" (measured)" if device.measured else " (typical)"),
+        *(f"and {card.name}: see --device for graphics cards" for card in cards),
+    ]
+
+
+def row(number: int, option: Option) -> dict[str, str]:
+    """Return the cells of an option in a table, by the heads of their columns."""
     low, high = option.speed.decode_range
     speed = f"{_figure(low)} to {_figure(high)}" if option.speed.decode else "-"
     first = "{} to {} s".format(*map(_figure, option.speed.first_range))
-    return (
-        str(number),
-        option.model.id,
-        _format(option),
-        option.way.runtime,
-        size_text(option.parts.total),
-        speed,
-        first,
-        size_text(option.download),
-    )
+    return {
+        "": str(number),
+        "CHECKPOINT": option.model.id,
+        "FORMAT": _format(option),
+        "RUNTIME": option.way.runtime,
+        "MEMORY": size_text(option.parts.total),
+        "TOKENS/S": speed,
+        "FIRST TOKEN": first,
+        "DOWNLOAD": size_text(option.download),
+    }
 
 
-def _lines(ask: Ask, option: Option) -> list[tuple[str, str]]:
+def lines(ask: Ask, option: Option) -> list[tuple[str, str]]:
     """Return what is told of one option, as labels and texts."""
     from qwick.choose.quality import language_evidence
 
     parts, speed = option.parts, option.speed
-    lines = [
+    told = [
         (
             "memory",
             f"{size_text(parts.weights)} weights + {size_text(parts.kv)} keys and values of "
@@ -183,18 +201,18 @@ def _lines(ask: Ask, option: Option) -> list[tuple[str, str]]:
             f"at {_figure(speed.prefill)} tokens/s; give or take {speed.spread:.0%}",
         ),
     ]
-    lines += [("why", reason) for reason in option.reasons]
-    lines += [("mind", caution) for caution in option.cautions]
+    told += [("why", reason) for reason in option.reasons]
+    told += [("mind", caution) for caution in option.cautions]
     scores = [_score_text(score) for score in option.evidence]
-    lines += [("score", text) for text in scores or ["none published"]]
+    told += [("score", text) for text in scores or ["none published"]]
     for code in ask.languages:
         found = [_score_text(score) for score in language_evidence(option.model, code)]
-        lines += [("in " + code, text) for text in found[:2] or ["no score published"]]
-    lines += [("start", command) for command in _commands(ask, option)]
-    return lines
+        told += [("in " + code, text) for text in found[:2] or ["no score published"]]
+    told += [("start", command) for command in commands(ask, option)]
+    return told
 
 
-def _commands(ask: Ask, option: Option) -> list[str]:
+def commands(ask: Ask, option: Option) -> list[str]:
     """Return the command that starts it."""
     way, model = option.way, option.model
     if way.runtime == "qwick":
@@ -316,7 +334,7 @@ def _option_facts(ask: Ask, option: Option) -> dict[str, Any]:
             code: [_score_facts(score) for score in language_evidence(option.model, code)]
             for code in ask.languages
         },
-        "commands": _commands(ask, option),
+        "commands": commands(ask, option),
     }
 
 

@@ -1,0 +1,135 @@
+"""`qwick` alone: a few questions in a real terminal, a recommendation, and a chat."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import Run, environment
+from cli.terminal import SHELL, Terminal
+from qwick.choose.devices import device_named
+from qwick.choose.recommend import Ask, recommend
+from qwick.choose.tasks import TASKS, task_named
+from qwick.cli import guide
+from qwick.cli.guide import Choice, chosen, proposed
+from qwick.errors import ParameterError, ResourceError
+from qwick.hub import DEFAULT, read_catalog
+
+QWICK = f"{sys.executable} -m qwick"
+TASK = r"Enter: chat\): $"
+LANGUAGES = r"Enter: none in particular\): $"
+WHICH = r"\(Enter: \d\): $"
+READY = r"/help lists the commands\s+>>> ?$"
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, stocked_home: Path) -> Iterator[Terminal]:
+    """A terminal whose store has the default checkpoint, and no network."""
+    changes = {"QWICK_HISTORY": str(tmp_path / "history"), "QWICK_HOME": str(stocked_home)}
+    with Terminal(environment(**changes, QWICK_OFFLINE="1")) as terminal:
+        yield terminal
+
+
+def number_of(name: str, shown: str) -> str:
+    """The number of a checkpoint in the last table."""
+    return re.findall(rf"^(\d)  {re.escape(name)} ", shown, re.MULTILINE)[-1]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--debug",)])
+def test_without_a_terminal_the_help_is_printed(qwick: Run, arguments: tuple[str, ...]) -> None:
+    done = qwick(*arguments)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: qwick ")
+
+
+@pytest.mark.model
+def test_from_the_questions_to_an_answer(terminal: Terminal) -> None:
+    """Piped, help; then nonsense, a download that cannot be, the stored checkpoint, an answer."""
+    assert "Usage: qwick " in terminal.enter(f"{QWICK} | cat", SHELL)
+    shown = terminal.enter(QWICK, TASK)
+    assert "measuring this machine" in shown
+    assert "task is 'zzz'" in terminal.enter("zzz", TASK)
+    assert "did you mean translate?" in terminal.enter("translat", TASK)
+    terminal.enter("translation", LANGUAGES)
+    assert "languages has 'hungarian'" in terminal.enter("hungarian", LANGUAGES)
+    shown = terminal.enter("hu", WHICH)
+    assert re.search(r"this machine: .*\n.* for the model; reads .* \(measured\)", shown)
+    assert "1 is first because" in shown
+    assert "in hu" in shown
+    assert "`qwick recommend --task translate --languages hu`" in shown
+    assert re.search(rf"^\d  {DEFAULT} .* stored$", shown, re.MULTILINE)
+    assert "are free on the disk" in shown
+    assert "allowed: a number from 1 to" in terminal.enter("99", WHICH)
+
+    other = re.findall(r"^(\d)  (?!qwen2\.5-coder-0\.5b)\S+ .* qwick .*[MG]B$", shown, re.MULTILINE)
+    assert other, "nothing was recommended that has to be fetched"
+    shown = terminal.enter(other[-1], WHICH)
+    assert re.search(r"\nNext time: qwick chat \S+:\S+", shown)
+    assert "\nerror: " in shown
+    assert "That did not start. What is stored already:" in shown
+    assert number_of(DEFAULT, shown) == "1"
+
+    terminal.press("Enter")
+    shown = terminal.wait_for(READY, after="What is stored already")
+    assert f"Next time: qwick chat {DEFAULT}\n" in shown
+    assert "5" in terminal.enter("What is 2 + 3? Only the number.", r"tok/s · [^>]*\n>>> ?$")
+    terminal.enter("/exit", SHELL)
+    terminal.enter("echo left with $?", "left with 0")
+
+
+@pytest.mark.model
+def test_every_question_can_be_left(terminal: Terminal) -> None:
+    for asked in (1, 2, 3):
+        for key, code, said in (("C-c", 130, "Stopped."), ("C-d", 0, "Goodbye."), ("q", 0, None)):
+            command = f"{QWICK}; echo {asked} left by {key} with $?"
+            terminal.enter(command, TASK)
+            if asked > 1:
+                terminal.enter("multilingual", LANGUAGES)
+            if asked > 2:
+                terminal.press("Enter")
+                terminal.wait_for(WHICH)
+            terminal.press(*([key] if said else [key, "Enter"]))
+            shown = terminal.wait_for(f"{asked} left by {key} with {code}{SHELL}", after=command)
+            assert (said or "Goodbye.") in shown
+            assert "error" not in shown
+    terminal.enter(QWICK, TASK)
+    for _ in range(guide.TRIES - 1):
+        terminal.enter("nonsense", TASK)
+    assert "answers could not be used" in terminal.enter("nonsense", SHELL)
+    terminal.enter("echo left with $?", "left with 2")
+
+
+def choices(*stored: str) -> list[Choice]:
+    """What is recommended for a laptop, as the guide offers it."""
+    found = recommend(Ask(task_named("chat"), device_named("laptop")), read_catalog())
+    options = sorted(found.options, key=lambda one: -one.download)
+    assert options[0].download > options[-1].download
+    return [Choice(one, one.name, one.name in stored, True) for one in options]
+
+
+def test_what_the_disk_has_no_room_for_is_refused_with_what_it_has() -> None:
+    offered = choices()
+    large, small = offered[0], offered[-1]
+    enough = large.option.download
+    assert chosen("1", offered, enough) is large
+    assert chosen(large.option.model.id.upper(), offered, enough) is large
+    assert proposed(offered, enough) == 0
+    with pytest.raises(ParameterError, match=r"on the disk, and .* are free") as refused:
+        chosen("1", offered, small.option.download)
+    assert str(len(offered)) in (refused.value.hint or "")
+    assert offered[proposed(offered, small.option.download)].fits(small.option.download)
+    with pytest.raises(ResourceError, match="are free"):
+        chosen("1", offered, 0)
+    offered = choices(large.name)
+    assert chosen("1", offered, 0) is offered[0], "what is stored needs no room"
+    assert proposed(offered, 0) == 0
+
+
+def test_the_tasks_that_are_listed_are_known() -> None:
+    assert set(guide.TASKS) < set(TASKS)
+    assert set(guide.SPEAKING) < set(TASKS)
+    assert len(set(guide.TASKS)) <= 9
