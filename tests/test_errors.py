@@ -28,7 +28,7 @@ OTHERS = {
     "AssertionError": {"engine/engine.py", "engine/pages.py", "engine/scheduler.py"},
     "AttributeError": {"__init__.py"},
     "ConnectionResetError": {"server/sending.py", "server/guard.py"},
-    "EOFError": {"cli/stdin.py"},
+    "EOFError": {"cli/guide.py", "cli/stdin.py"},
     "KeyboardInterrupt": {"cli/chat_reply.py"},
     "NoLocksError": {"hub/locks.py"},
     "NotADirectoryError": {"hub/disk.py"},

@@ -56,7 +56,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
             3,
             "did you mean qwen2.5-coder-0.5b-instruct",
         ),
-        (["models", "pull", "zzz"], 3, "see `qwick models search`"),
+        (["models", "pull", "zzz"], 3, "what `qwick models search` shows"),
         (["models", "rm", "zzz"], 3, "no model called 'zzz'"),
     ],
 )

@@ -17,7 +17,7 @@ from llm.small import ARCH
 from qwick import family, hub, settings
 from qwick.choose import memory
 from qwick.choose.devices import device_named, this_device
-from qwick.choose.recommend import Ask, recommend
+from qwick.choose.recommend import Ask, options_of, recommend
 from qwick.choose.tasks import task_named
 from qwick.engine.request import Request, Sampling, check_namespace
 from qwick.formats import open as formats_open
@@ -513,6 +513,10 @@ TABLE: dict[str, Case] = {
     "choose.recommend.recommend": Case(
         lambda _: lambda **given: recommend(**{"ask": _ASK, "catalog": _CATALOG, **given}),
         {"ask": instance(_ASK), "catalog": instance(_CATALOG), "most": whole(1, 1000)},
+    ),
+    "choose.recommend.options_of": Case(
+        lambda _: lambda **given: list(options_of(**{"model": _QWEN3, "ask": _ASK, **given})),
+        {"model": instance(_QWEN3), "ask": instance(_ASK)},
     ),
     "machine.limits.measure_products": Case(lambda _: limits.measure_products),
     "choose.memory.plan_memory": Case(

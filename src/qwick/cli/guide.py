@@ -287,7 +287,11 @@ def _reference(option: Option) -> str:
     entry = hub.CATALOG[hub.DEFAULT]
     form = option.way.form
     is_default = form.container == "gguf" and form.repository == entry.repository
-    return entry.name if is_default and entry.file.endswith(f"{form.name}.gguf") else option.name
+    return (
+        entry.name
+        if is_default and entry.files[0].path.endswith(f"{form.name}.gguf")
+        else option.name
+    )
 
 
 def _print(choices: Sequence[Choice]) -> None:
