@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -98,7 +99,7 @@ def this_machine(refresh: bool) -> tuple[Device, Machine]:
     from qwick.machine.cpu import read_memory
     from qwick.machine.probe import cached, probe
 
-    if refresh or cached() is None:
+    if sys.stderr.isatty() and (refresh or cached() is None):  # a script wants errors there alone
         click.echo("measuring this machine ...", err=True)
     machine = probe(refresh)
     return this_device(machine, read_memory()), machine
