@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from collected import FACTS, collected
 from qwick.errors import UnsupportedError
 from qwick.family import (
     FAMILIES,
@@ -20,8 +20,6 @@ from qwick.family import (
     family_of,
     is_named,
 )
-
-CATALOG = Path(__file__).parents[2] / "shared" / "data" / "qwen-family.json"
 
 NAMES = [
     ("qwen2", "Qwen2.5 Coder 0.5B Instruct AWQ", "qwen2.5-coder"),
@@ -183,14 +181,7 @@ FORMATS = (
 
 def test_the_catalogue_of_facts() -> None:
     """Every checkpoint that can be run, against what its publisher says of it."""
-    if not CATALOG.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"{CATALOG} is not there; CI may not skip this test")
-        pytest.skip(
-            f"what Qwen publishes of each checkpoint is not in {CATALOG}: this repository does not "
-            "contain it (CI has it, and fails without)"
-        )
-    entries = json.loads(CATALOG.read_text("utf-8"))["models"]
+    entries = json.loads(collected(FACTS).read_text("utf-8"))["models"]
     writing = ("base", "instruct", "thinking")  # embeddings and rerankers write nothing
     known = [
         entry

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from importlib.resources import files as package_files
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from collected import FACTS, collected
 from qwick import hub
 from qwick.family import MODEL_TYPES
 from qwick.hub import Format, Model, read_catalog, shape_of
@@ -22,7 +22,6 @@ MODELS = CATALOG.models
 TEXT = (package_files("qwick.hub") / "catalog.json").read_text("utf-8")
 ROOT = Path(__file__).parents[2]
 SCENARIOS = ROOT / "tests" / "choose" / "scenarios.json"
-COLLECTED = ROOT.parent / "shared" / "data" / "qwen-family.json"
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 REVISION = re.compile(r"[0-9a-f]{7,40}")
@@ -294,18 +293,11 @@ SAME = {  # what a fact is called here, and what there
 
 def test_nothing_was_lost_or_changed() -> None:
     """Every fact of the collection, against the catalog; languages and training came later."""
-    if not COLLECTED.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"{COLLECTED} is not there; CI may not skip this test")
-        pytest.skip(
-            f"what the catalog was made from is not in {COLLECTED}: this repository does not "
-            "contain it (CI has it, and fails without)"
-        )
-    collected = json.loads(COLLECTED.read_text("utf-8"))
-    assert [fields["id"] for fields in collected["models"]] == list(MODELS)
-    for fields in collected["models"]:
+    facts = json.loads(collected(FACTS).read_text("utf-8"))
+    assert [fields["id"] for fields in facts["models"]] == list(MODELS)
+    for fields in facts["models"]:
         _agrees(fields, MODELS[fields["id"]])
-    official = {(one["repo"], one["file"]) for one in collected["gguf_files"]}
+    official = {(one["repo"], one["file"]) for one in facts["gguf_files"]}
     assert official == {
         (form.repository, file.path)
         for model in MODELS.values()

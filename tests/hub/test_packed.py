@@ -219,14 +219,19 @@ def test_a_disk_that_fills_up(store: Store, checkpoint: Path) -> None:
 
 @pytest.mark.skipif(
     os.getuid() != 0,
-    reason="a full file system is made by mounting a small one, which takes root: run this as root",
+    reason="fills a file system of its own, which only root can mount; without root a limit on the "
+    "size of files stands for it (test_a_disk_that_fills_up)",
 )
 def test_a_full_file_system(store: Store, checkpoint: Path) -> None:
     store.home.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(store.home)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode:
-        pytest.skip(f"no small file system can be mounted here to be filled: {mounted.stderr}")
+        pytest.skip(
+            "fills a file system of its own, which this system does not let even root mount "
+            f"({mounted.stderr.strip()}); a limit on the size of files stands for it "
+            "(test_a_disk_that_fills_up)"
+        )
     try:
         with pytest.raises(ResourceError, match=r"need 327,680 bytes in .*: 131,072 are free"):
             Use(store, checkpoint)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from pathlib import Path
 
 import pytest
 
+from collected import TEMPLATES, collected
 from llm.small import TOKENIZER
 from qwick.errors import FormatError, TemplateError, UnsupportedError, UsageError
 from qwick.family import FAMILIES, Family, Thinking, ToolFormat, family_of
@@ -16,28 +15,20 @@ from qwick.text.chat import encode_chat
 from qwick.text.published import published_template
 from qwick.text.template import ChatTemplate
 
-FOLDER = Path(__file__).parents[2].parent / "shared" / "data" / "templates"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
+NAMES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
 RECORDED = 37
-ABSENT = (
-    f"the templates as Qwen publishes them, with recorded cases, are not in {FOLDER}: this "
-    "repository does not contain them (CI has them, and fails without)"
-)
 
 
 def test_all_are_there() -> None:
-    if not NAMES:
-        if os.environ.get("CI"):
-            pytest.fail(f"{FOLDER} holds no template; CI may not skip this test")
-        pytest.skip(ABSENT)
+    collected(TEMPLATES)
     assert len(NAMES) == RECORDED
 
 
-@pytest.mark.parametrize("name", NAMES or [pytest.param(None, marks=pytest.mark.skip(ABSENT))])
+@pytest.mark.parametrize("name", NAMES or [""])
 def test_every_case(name: str) -> None:
     """`expected` null means that the reference renderer raises; so must we, our own way."""
-    source = (FOLDER / f"{name}.jinja").read_bytes()
-    record = json.loads((FOLDER / f"{name}.cases.json").read_text("utf-8"))
+    source = collected(TEMPLATES / f"{name}.jinja").read_bytes()
+    record = json.loads(collected(TEMPLATES / f"{name}.cases.json").read_text("utf-8"))
     assert hashlib.sha256(source).hexdigest() == record["sha256"]
     assert len(record["cases"]) >= 7
     template = ChatTemplate(source.decode("utf-8"))
@@ -49,7 +40,7 @@ def test_every_case(name: str) -> None:
         assert text == case["expected"], case["name"]
 
 
-@pytest.mark.parametrize("name", NAMES or [pytest.param(None, marks=pytest.mark.skip(ABSENT))])
+@pytest.mark.parametrize("name", NAMES or [""])
 def test_every_case_as_a_conversation(name: str) -> None:
     """The same through the checks that a caller's messages pass.
 
@@ -57,8 +48,8 @@ def test_every_case_as_a_conversation(name: str) -> None:
     which form it was trained: left as text they would be quoted a second time by some, and others
     raise. Pictures and sounds are refused by name: no checkpoint that runs here takes any.
     """
-    record = json.loads((FOLDER / f"{name}.cases.json").read_text("utf-8"))
-    template = ChatTemplate((FOLDER / f"{name}.jinja").read_text("utf-8"))
+    record = json.loads(collected(TEMPLATES / f"{name}.cases.json").read_text("utf-8"))
+    template = ChatTemplate(collected(TEMPLATES / f"{name}.jinja").read_text("utf-8"))
     for case in record["cases"]:
         messages, given = case["messages"], {**case["kwargs"], "tools": case["tools"]}
         expected = case["expected"]
@@ -100,11 +91,10 @@ WITHOUT = ("qwen3guard-gen", "qwen3-embedding", "qwen3-reranker")
 CHATS = [family for family in FAMILIES.values() if family.name not in WITHOUT]
 
 
-@pytest.mark.skipif(not NAMES, reason=ABSENT)
 def test_published_templates_are_the_recorded_ones() -> None:
     for family, name in RECORDED_AS.items():
         source = published_template(FAMILIES[family])
-        assert source == (FOLDER / f"{name}.jinja").read_bytes().decode("utf-8"), family
+        assert source == collected(TEMPLATES / f"{name}.jinja").read_bytes().decode("utf-8"), family
     assert {*RECORDED_AS, "qwen2-math", *WITHOUT} == {*FAMILIES}
 
 

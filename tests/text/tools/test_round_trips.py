@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from collected import TEMPLATES as PUBLISHED
+from collected import collected
 from qwick.family import ToolFormat
 from qwick.text.template import ChatTemplate
 from qwick.text.tools import read_calls, with_tools
 from text.tools.corpus import TOOLS
 
-FOLDER = Path(__file__).parents[3].parent / "shared" / "data" / "templates"
 TEMPLATES = {
     "qwen2.5-instruct": ToolFormat.HERMES,
     "qwen3": ToolFormat.HERMES,
@@ -84,9 +84,7 @@ def test_calls_come_back(format: ToolFormat, calls: list[dict[str, Any]]) -> Non
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_calls_in_real_templates_come_back(name: str) -> None:
-    path = FOLDER / f"{name}.jinja"
-    if not path.exists():
-        pytest.skip(f"{path.name} is not there")
+    path = collected(PUBLISHED / f"{name}.jinja")
     template = ChatTemplate(path.read_text("utf-8"))
 
     @settings(deadline=None, max_examples=40)
