@@ -16,11 +16,11 @@ def check_fits_here(model: str | None, loading: dict[str, Any]) -> None:
     from qwick.hub.names import parse, preferred
 
     reference = None if model is None or hub.looks_like_path(model) else parse(model)
-    if model is None or reference is None or reference.hub == "ollama":
+    if model is None or reference is None or reference.hub == "ollama" or _stored(model):
         return
     catalog = hub.read_catalog()
     found = catalog.find(reference.name)
-    if found is None or hub.existing_path(model) is not None or _stored(model):
+    if found is None or hub.existing_path(model) is not None:
         return
     pick = reference.pick
     form = preferred(found.formats) if pick is None else found.format(pick)

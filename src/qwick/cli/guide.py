@@ -281,17 +281,11 @@ def _talks(model: Model, task: Task) -> bool:
 
 
 def _reference(option: Option) -> str:
-    """Return the name by which the store has it, or the one of the format at its publisher."""
+    """Return the name by which the store knows it, or the one of the catalog."""
     from qwick import hub
 
-    entry = hub.CATALOG[hub.DEFAULT]
-    form = option.way.form
-    is_default = form.container == "gguf" and form.repository == entry.repository
-    return (
-        entry.name
-        if is_default and entry.files[0].path.endswith(f"{form.name}.gguf")
-        else option.name
-    )
+    entry = hub.Store().find(option.name)
+    return option.name if entry is None else entry.name
 
 
 def _print(choices: Sequence[Choice]) -> None:

@@ -218,7 +218,8 @@ def commands(ask: Ask, option: Option) -> list[str]:
     way, model = option.way, option.model
     if way.runtime == "qwick":
         rounded = f" --quantize {way.quantize}" if way.quantize else ""
-        return [f"qwick run {option.name}{rounded}"]
+        verb = "run" if ask.task.tokens_out else "serve"  # which embeds and ranks
+        return [f"qwick {verb} {option.name}{rounded}"]
     if way.runtime == "ollama":
         return [f"ollama run {model.ollama}"]
     if way.runtime == "llama.cpp":

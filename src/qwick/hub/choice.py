@@ -37,7 +37,7 @@ _LABEL = re.compile(r"[.-]((?:UD-)?(?:I?Q|TQ)\d\w*|MXFP4\w*|BF16|FP?16|FP?32)\.g
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The files of a checkpoint, what is opened first, and what of the repository was left out."""
+    """The files of a checkpoint, and what of the repository was left out."""
 
     files: tuple[PinnedFile, ...]
     left_out: tuple[str, ...]  # only where a folder is taken; nobody expects all GGUF files

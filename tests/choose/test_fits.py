@@ -1,0 +1,106 @@
+"""What cannot run here is refused before it is fetched, with the nearest that can."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from qwick.choose.fits import check_fits, nearest
+from qwick.choose.sizes import parts_of
+from qwick.cli.main import main
+from qwick.errors import ResourceError
+from qwick.hub import Format, Model, read_catalog
+
+CATALOG = read_catalog()
+GB = 10**9
+
+
+def of(name: str, form: str = "q4_k_m") -> tuple[Model, Format]:
+    model = CATALOG.models[name]
+    found = model.format(form)
+    assert found is not None
+    return model, found
+
+
+@pytest.mark.parametrize("gigabytes", [1, 2, 4, 8, 16, 32])
+def test_the_nearest_fits_and_is_of_its_kind(gigabytes: int) -> None:
+    for name in ("qwen2.5-72b-instruct", "qwen3-32b", "qwen2.5-coder-32b-instruct"):
+        model = CATALOG.models[name]
+        found = nearest(model, gigabytes * GB, CATALOG)
+        assert found is not None
+        assert found.parts.total <= gigabytes * GB
+        assert found.model.variant == model.variant
+        assert found.model.runs_here
+        assert found.model.series == model.series
+
+
+def test_the_same_checkpoint_in_a_smaller_format_comes_first() -> None:
+    model = CATALOG.models["qwen3-4b"]
+    found = nearest(model, 4 * GB, CATALOG)
+    assert found is not None
+    assert found.model is model
+
+
+def test_nothing_is_near() -> None:
+    assert nearest(CATALOG.models["qwen3-32b"], 10**8, CATALOG) is None
+    with pytest.raises(ResourceError, match="are available") as caught:
+        check_fits(*of("qwen3-32b"), 10**8, CATALOG)
+    assert "--device" in str(caught.value.hint)
+
+
+def test_refused_with_figures_and_the_nearest() -> None:
+    with pytest.raises(ResourceError, match=r"qwen3-32b:q4_k_m takes \d+\.\d GB .* 8\.0 GB") as e:
+        check_fits(*of("qwen3-32b"), 8 * GB, CATALOG)
+    named = re.search(r"fits: ([\w.-]+):(\w+)(?: --quantize (\w+))?, in", str(e.value.hint))
+    assert named is not None
+    check_fits(*of(named[1], named[2]), 8 * GB, CATALOG, quantize=named[3])  # which it does
+
+
+def test_what_fits_passes_to_the_byte() -> None:
+    model, form = of("qwen3-8b")
+    parts = parts_of(model, form, 4096)
+    assert parts is not None
+    check_fits(model, form, parts.total, CATALOG, context=4096)
+    with pytest.raises(ResourceError):
+        check_fits(model, form, parts.total - 1, CATALOG, context=4096)
+    check_fits(model, form, parts.total - 1, CATALOG)  # a shorter context does
+
+
+def test_experts_may_stay_in_a_file() -> None:
+    check_fits(*of("qwen3-30b-a3b"), 4 * GB, CATALOG)  # of 18.4 GB of weights
+    with pytest.raises(ResourceError):
+        check_fits(*of("qwen3-30b-a3b"), GB, CATALOG)
+
+
+def test_rounding_counts() -> None:
+    model, form = of("qwen3-8b", "bf16")
+    with pytest.raises(ResourceError):
+        check_fits(model, form, 8 * GB, CATALOG)
+    check_fits(model, form, 8 * GB, CATALOG, quantize="int4")
+
+
+def test_what_nobody_can_tell_passes() -> None:
+    model = CATALOG.models["qwen2.5-omni-7b"]
+    check_fits(model, model.formats[0], 1, CATALOG)
+
+
+@pytest.mark.parametrize("words", [["run", "{}", "hi"], ["chat", "{}"], ["bench", "{}"]])
+def test_verbs_refuse_before_they_fetch(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Offline, so that a fetch would end otherwise; no machine of today has 800 GB to spare."""
+    monkeypatch.setenv("QWICK_HOME", str(tmp_path))
+    monkeypatch.setenv("QWICK_OFFLINE", "1")
+    name = "qwen2.5-72b-instruct:q4_k_m"
+    code = main([word.format(name) for word in words] + ["--ctx", "131072000"])
+    assert code == ResourceError.exit_code
+    told = capsys.readouterr().err
+    assert f"error: {name} takes" in told
+    assert "hint: " in told
+    assert main(["serve", name, "--ctx", "131072000"]) == ResourceError.exit_code
+    assert "takes" in capsys.readouterr().err
