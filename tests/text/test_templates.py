@@ -24,7 +24,7 @@ def test_all_are_there() -> None:
     assert len(NAMES) == RECORDED
 
 
-@pytest.mark.parametrize("name", NAMES or [""])
+@pytest.mark.parametrize("name", NAMES or ["qwen3"])
 def test_every_case(name: str) -> None:
     """`expected` null means that the reference renderer raises; so must we, our own way."""
     source = collected(TEMPLATES / f"{name}.jinja").read_bytes()
@@ -40,7 +40,7 @@ def test_every_case(name: str) -> None:
         assert text == case["expected"], case["name"]
 
 
-@pytest.mark.parametrize("name", NAMES or [""])
+@pytest.mark.parametrize("name", NAMES or ["qwen3"])
 def test_every_case_as_a_conversation(name: str) -> None:
     """The same through the checks that a caller's messages pass.
 
