@@ -22,7 +22,7 @@ STEP_ROWS, STEP_LOGIT_ROWS = 576, 64  # engine.engine's TOKEN_BUDGET and LOGIT_R
 STATE_BYTES = 4  # per number of a delta-net layer's state, which does not grow
 # Rows of an embedding are looked up where the file is mapped. The system brings 16 pages for each
 # and takes them back when memory is short; of a few thousand different tokens they are this much.
-LOOKED_UP_SHARE, LOOKED_UP_BYTES = 0.6, 120_000_000  # of the embedding, and at most
+LOOKED_UP_SHARE, LOOKED_UP_BYTES = 0.35, 120_000_000  # of the embedding, and at most
 HEADER_BYTES = 6_000_000  # of a GGUF file: vocabulary and merges
 SUPERBLOCK = 256  # elements of a K-quant's block; rows that it does not divide take a larger type
 RUNTIME_BYTES = 700 << 20  # of another runtime's process, its libraries and buffers: an estimate
