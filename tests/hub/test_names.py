@@ -23,8 +23,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("https://huggingface.co/Qwen/Qwen3-8B", ("hf", "Qwen/Qwen3-8B", None, None)),
         ("hf.co/a/b:q4_0", ("hf", "a/b", None, "q4_0")),
         ("https://www.modelscope.cn/models/a/b", ("ms", "a/b", None, None)),
-        ("ollama:qwen3:8b", ("ollama", "qwen3", None, "8b")),
-        ("ollama:hf.co/a/b:Q4_K_M", ("ollama", "hf.co/a/b", None, "Q4_K_M")),
+        ("ollama:qwen3:8b", ("ollama", "qwen3:8b", None, None)),
+        ("Ollama:hf.co/a/b:Q4_K_M", ("ollama", "hf.co/a/b:Q4_K_M", None, None)),
+        ("ollama:localhost:5000/a/b:x.gguf", ("ollama", "localhost:5000/a/b:x.gguf", None, None)),
     ],
 )
 def test_the_parts_of_a_name(text: str, parts: tuple[str | None, ...]) -> None:
@@ -37,6 +38,7 @@ def test_the_parts_of_a_name(text: str, parts: tuple[str | None, ...]) -> None:
         *("", "Write a haiku.", "a b", "hf:", "hf:qwen3-8b", "ms:x", "a/b/c", "hf:a/b/c", "/a/b"),
         *("hf:a/b@", "hf:a/b:", "hf:a/b@../x", "hf:a/b@x/../y", "a:b:c", "hf:a/b:../x.gguf"),
         *("hf:a/b:/etc/passwd", "hf:../b", "a/..", "é", "x" * 500, "a\nb", "a/b?x=1", "a/b#c"),
+        *("ollama:", "ollama: what is it?"),
     ],
 )
 def test_what_is_no_name(text: str) -> None:

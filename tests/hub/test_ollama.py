@@ -66,8 +66,10 @@ def test_the_names_are_those_of_ollama(put: Put, models: Path) -> None:
     put(*LIBRARY, "qwen3", "latest")
     put(LIBRARY[0], "somebody", "thing", "q4")
     put("hf.co", "a", "b", "Q8_0")
-    assert set(hub.ollama_models()) == {"hf.co/a/b:Q8_0", "somebody/thing:q4", "qwen3:latest"}
-    for name in ("qwen3", "qwen3:latest", "somebody/thing:q4", "hf.co/a/b:Q8_0"):
+    put("localhost:5000", "team", "own", "1.0")
+    names = {"hf.co/a/b:Q8_0", "somebody/thing:q4", "qwen3:latest", "localhost:5000/team/own:1.0"}
+    assert set(hub.ollama_models()) == names
+    for name in (*names, "qwen3", "Qwen3:LATEST", "hf.co/a/b:q8_0"):  # the case is not minded
         assert hub.resolve(f"ollama:{name}").parent == models / "blobs"
 
 

@@ -88,7 +88,7 @@ def looks_like_path(model: str) -> bool:
     if model.startswith((".", "~", os.sep)):
         return True
     reference = parse(model)
-    if reference is not None and reference.pick is not None:  # a file of a repository
+    if reference is not None and (reference.hub == "ollama" or reference.pick is not None):
         return False
     return model.lower().endswith((".gguf", ".safetensors"))
 
@@ -118,7 +118,7 @@ def resolve(
     is_path = not named or looks_like_path(text)
     reference = None if is_path else parse(text)
     if reference is not None and reference.hub == "ollama":
-        return ollama_path(text.strip().partition(":")[2])
+        return ollama_path(reference.name)
     if not is_path and store.find(text) is not None:
         return store.pull(text, listener)
     path = existing_path(text)

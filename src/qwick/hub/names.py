@@ -30,10 +30,11 @@ AUTHORS = {"Qwen": "Qwen team, Alibaba Cloud"}
 
 _PART = r"[A-Za-z0-9][\w.-]{0,95}"
 _REFERENCE = re.compile(
-    rf"(?:(?P<hub>hf|ms|ollama):)?(?P<name>{_PART}(?:/{_PART}){{0,2}})"
+    rf"(?:(?P<hub>hf|ms):)?(?P<name>{_PART}(?:/{_PART}){{0,2}})"
     r"(?:@(?P<revision>\w[\w./-]{0,99}))?(?::(?P<pick>[^:]{1,200}))?",
     re.ASCII | re.IGNORECASE,
 )
+_OLLAMA = re.compile(r"ollama:(?P<name>[\w./:-]{1,600})", re.ASCII | re.IGNORECASE)
 _PAGES = (
     (re.compile(r"(?:https://)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE), "hf:"),
     (re.compile(r"(?:https://)?(?:www\.)?modelscope\.cn/models/", re.IGNORECASE), "ms:"),
@@ -47,9 +48,9 @@ class Reference:
     """A text that can be a model's name, in its parts."""
 
     hub: str | None  # hf, ms or ollama; None: not said
-    name: str  # of the catalog, of a repository (with a /) or of Ollama
+    name: str  # of the catalog, of a repository (with a /), or of Ollama with its tag
     revision: str | None
-    pick: str | None  # a format, the path of a file, or Ollama's tag
+    pick: str | None  # a format, or the path of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ def parse(text: str) -> Reference | None:
     """Return the parts of a model's name, or None for what cannot be one."""
     check_kind("text", text, str, "a str")
     text = text.strip()
+    local = _OLLAMA.fullmatch(text)
+    if local is not None:
+        return Reference("ollama", local["name"], None, None)
     for page, prefix in _PAGES:
         text = page.sub(prefix, text, count=1) if page.match(text) else text
     found = _REFERENCE.fullmatch(text)
@@ -80,7 +84,7 @@ def parse(text: str) -> Reference | None:
     hub = hub and hub.lower()
     if hub is None and name.lower() in HUBS:  # a prefix of what is no name
         return None
-    if hub != "ollama" and (name.count("/") > 1 or (hub and "/" not in name)):
+    if name.count("/") > 1 or (hub and "/" not in name):
         return None
     if ".." in (revision or "") or (pick and not is_plain_path(pick)):
         return None

@@ -5,8 +5,8 @@
 
 The layer of the media type application/vnd.ollama.image.model is a GGUF file; template, parameters
 and licence are layers beside it, which the GGUF file's own stand for here. Source: Ollama's
-`server/manifest.go`, `types/model/name.go` and `server/images.go`. Manifests are read as what
-anybody may have written.
+`manifest/manifest.go`, `manifest/paths.go`, `types/model/name.go` and `server/images.go`, as of
+August 2026. Manifests are read as what anybody may have written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ KIND = "application/vnd.ollama.image."
 MOST_MANIFEST = 1 << 16  # bytes; those of the library have a thousand
 MOST_LISTED = 1000
 
-_PART = re.compile(r"[A-Za-z0-9_][\w.-]{0,79}", re.ASCII)
+_PART = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
+_HOST = re.compile(r"\w[\w.:-]{0,349}", re.ASCII)  # may have a port
 
 
 def ollama_path(name: str) -> Path:
@@ -41,7 +42,7 @@ def ollama_path(name: str) -> Path:
     check_kind("name", name, str, "a str")
     models = settings.OLLAMA.get()
     manifest = _manifest_path(models, name)
-    if manifest is None or not manifest.is_file():
+    if manifest is None:
         known = ollama_models()
         raise ModelNotFoundError(
             f"Ollama has no model {shortened(name)!r} in {models}",
@@ -72,24 +73,35 @@ def ollama_models() -> list[str]:
     """Return the names of the models that Ollama has here, as `ollama list` writes them."""
     root = settings.OLLAMA.get() / "manifests"
     found = []
-    for path in sorted(root.glob("*/*/*/*"))[:MOST_LISTED]:
+    for path in _manifests(root):
         host, namespace, model, tag = path.relative_to(root).parts
         name = f"{model}:{tag}"
         if (host, namespace) != (HOST, NAMESPACE):
             name = f"{namespace}/{name}" if host == HOST else f"{host}/{namespace}/{name}"
-        if path.is_file():
-            found.append(name)
+        found.append(name)
     return found
 
 
+def _manifests(root: Path) -> list[Path]:
+    return [path for path in sorted(root.glob("*/*/*/*"))[:MOST_LISTED] if path.is_file()]
+
+
 def _manifest_path(models: Path, name: str) -> Path | None:
-    """Return where the manifest of a name is, or would be; None for what is no name."""
-    body, _, tag = name.partition(":")
-    parts = body.split("/")
-    if len(parts) > 3 or not all(_PART.fullmatch(part) for part in (*parts, tag or TAG)):
+    """Return the manifest of a name, whose letters' case Ollama does not mind; None: not there."""
+    *owners, last = name.split("/")
+    model, _, tag = last.partition(":")
+    if len(owners) > 2:
         return None
-    full = [*(HOST, NAMESPACE)[: 3 - len(parts)], *parts]
-    return models.joinpath("manifests", *full, tag or TAG)
+    defaults = (HOST, NAMESPACE)[: 2 - len(owners)]
+    parts: list[str] = [*defaults, *owners, model, tag or TAG]
+    if not _HOST.fullmatch(parts[0]) or not all(_PART.fullmatch(part) for part in parts[1:]):
+        return None
+    root = models / "manifests"
+    path = root.joinpath(*parts)
+    if path.is_file():
+        return path
+    same = str(path).lower()
+    return next((one for one in _manifests(root) if str(one).lower() == same), None)
 
 
 def _blob(models: Path, manifest: Path, layer: dict[str, Any]) -> Path:
