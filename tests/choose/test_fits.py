@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from qwick.choose.fits import check_fits, nearest
 from qwick.choose.sizes import parts_of
 from qwick.cli.main import main
-from qwick.errors import ResourceError
+from qwick.errors import ParameterError, ResourceError
 from qwick.hub import Format, Model, read_catalog
 
 CATALOG = read_catalog()
@@ -93,14 +94,39 @@ def test_verbs_refuse_before_they_fetch(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Offline, so that a fetch would end otherwise; no machine of today has 800 GB to spare."""
+    """Offline, so that a fetch would end otherwise; hardly a machine has 230 GB to spare."""
     monkeypatch.setenv("QWICK_HOME", str(tmp_path))
     monkeypatch.setenv("QWICK_OFFLINE", "1")
-    name = "qwen2.5-72b-instruct:q4_k_m"
-    code = main([word.format(name) for word in words] + ["--ctx", "131072000"])
+    name = "qwen1.5-110b-chat:bf16"
+    code = main([word.format(name) for word in words] + ["--ctx", "32768"])
     assert code == ResourceError.exit_code
     told = capsys.readouterr().err
     assert f"error: {name} takes" in told
     assert "hint: " in told
-    assert main(["serve", name, "--ctx", "131072000"]) == ResourceError.exit_code
+    assert main(["serve", name, "--ctx", "32768"]) == ResourceError.exit_code
     assert "takes" in capsys.readouterr().err
+
+
+def test_a_context_beyond_the_documented_one_is_told_before_memory() -> None:
+    model, form = of("qwen3-8b")
+    with pytest.raises(ParameterError, match=r"131,072 tokens of context, and 200,000") as caught:
+        check_fits(model, form, 200 * GB, CATALOG, context=200_000)
+    other = str(caught.value.hint).split()[4].partition(":")[0]
+    assert CATALOG.models[other].context.longest >= 200_000
+    check_fits(model, form, 200 * GB, CATALOG, context=200_000, stretched=True)  # --yarn
+    for name, room, length in itertools.product(
+        ("qwen3-8b", "qwen2.5-72b", "qwq-32b", "qwen2.5-coder-7b-instruct"),
+        (8 * GB, 24 * GB, 64 * GB),
+        (8192, 40_000, 131_072),
+    ):
+        found = nearest(CATALOG.models[name], room, CATALOG, length)
+        assert found is None or found.model.context.longest >= length
+
+
+def test_the_nearest_thinks_or_not_and_may_be_rounded_as_recommended() -> None:
+    found = nearest(CATALOG.models["qwq-32b"], 12 * GB, CATALOG)
+    assert found is not None
+    assert found.model.id == "qwen3-14b"
+    found = nearest(CATALOG.models["qwen2.5-72b"], 24 * GB, CATALOG)
+    assert found is not None
+    assert found.command == "qwen2.5-32b:bf16 --quantize int4"

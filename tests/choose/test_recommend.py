@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Any
 
 import pytest
 
-from qwick.choose.devices import DEVICES, device_named
-from qwick.choose.recommend import COVERED, Ask, recommend
+from qwick.choose.devices import DEVICES, card_named, device_named
+from qwick.choose.recommend import COVERED, Ask, Option, recommend
+from qwick.choose.runtimes import vllm_options, ways_of
+from qwick.choose.sizes import available_text, needed_text, parts_of
 from qwick.choose.tasks import TASKS, task_named
 from qwick.errors import ParameterError
-from qwick.hub import read_catalog
+from qwick.hub import Model, read_catalog
 
 CATALOG = read_catalog()
 PLACES = ("phone", "pi5", "laptop", "server", "rtx4090", "h100x8")
@@ -31,8 +35,9 @@ def test_options_keep_what_was_asked(place: str, license_: str) -> None:
             assert option.model.generation in COVERED
             assert option.model.variant in task.variants
             assert task.input in option.model.inputs
-            assert option.speed.decode > 0
-            assert max(option.model.context.native or 0, option.model.context.extended or 0) > 0
+            assert option.model.context.longest >= ask.length
+            assert option.rate == (option.speed.decode if task.tokens_out else option.speed.prefill)
+            assert option.reasons
             if license_ == "commercial":
                 assert option.model.license is not None
                 assert option.model.license.use != "research"
@@ -71,6 +76,142 @@ def test_one_size_up_is_out_of_reach() -> None:
     assert (larger.model.parameters.total or 0) > (best.model.parameters.total or 0)
     assert larger.parts.total > 4 * 10**9
     assert "there are 4.0 GB" in found.larger.obstacle
+
+
+def first(task: str, place: str, **wishes: Any) -> Option:
+    found = recommend(Ask(TASKS[task], device_named(place), **wishes), CATALOG)
+    assert found.refusal is None, found.refusal
+    return found.options[0]
+
+
+@pytest.mark.parametrize("place", ["phone", "pi5", "laptop", "desktop"])
+def test_a_first_token_that_keeps_one_waiting_counts(place: str) -> None:
+    """Completion while typing wants the small ones; a long wait is told where nothing is quick."""
+    assert (first("fim", place).model.parameters.total or 0) < 8e9
+    for task in TASKS.values():
+        for option in recommend(Ask(task, device_named(place)), CATALOG).options:
+            late = any("tokens is read for some" in text for text in option.cautions)
+            assert late == (option.speed.first > 60), option.name
+
+
+@pytest.mark.parametrize("place", ["phone", "pi5", "laptop"])
+@pytest.mark.parametrize("task", ["embedding", "rerank"])
+def test_where_nothing_is_written_reading_is_the_speed(place: str, task: str) -> None:
+    best = first(task, place)
+    assert (best.model.parameters.total or 0) < 1e9  # larger ones read a text for many seconds
+    wish = math.floor(best.speed.prefill)
+    assert first(task, place, min_speed=float(wish)).model == best.model
+    refused = recommend(Ask(TASKS[task], device_named(place), min_speed=1e5), CATALOG).refusal
+    assert refused is not None
+    assert refused.cause == "speed"
+
+
+@pytest.mark.parametrize("place", ["laptop", "desktop", "rtx4090", "h100", "a100", "rtx4090x4"])
+@pytest.mark.parametrize("task", ["chat", "math", "reasoning", "code"])
+def test_no_other_that_fits_wins_most_rows_of_a_table_with_the_first(task: str, place: str) -> None:
+    """Of those that are as quick, and only where five rows or more may be compared."""
+    options = recommend(Ask(TASKS[task], device_named(place)), CATALOG, 50).options
+    best = options[0]
+    for other in options[1:]:
+        rows = rows_of_both(best.model, other.model)
+        lost = sum(mine < theirs for mine, theirs in rows)
+        assert len(rows) < 5 or lost <= len(rows) / 2 or other.rate < best.rate, other.name
+
+
+def rows_of_both(one: Model, other: Model) -> list[tuple[float, float]]:
+    theirs = {(s.name, s.setting, s.source): s.value for s in other.scores}
+    return [
+        (s.value, theirs[place])
+        for s in one.scores
+        if (place := (s.name, s.setting, s.source)) in theirs
+    ]
+
+
+def test_what_is_fetched_is_not_many_times_what_is_kept() -> None:
+    for task, place in itertools.product(
+        ("chat", "math", "documents"), ("laptop", "desktop", "server")
+    ):
+        best = first(task, place)
+        assert best.download < 2 * best.parts.weights, best.name
+
+
+def test_below_four_bits_only_where_nothing_else_fits() -> None:
+    for task, place in itertools.product(TASKS, ("phone", "laptop", "rtx3060", "rtx4090")):
+        found = recommend(Ask(TASKS[task], device_named(place)), CATALOG)
+        assert all(option.way.rounded not in ("q2_k", "q3_k_m") for option in found.options)
+
+
+def test_the_command_asks_for_what_was_planned() -> None:
+    best = first("documents", "desktop", context=131_072)
+    assert best.arguments == ("--ctx", "131072")  # a 4-bit file, and trained for as many
+    assert not {"--ctx", "--yarn"} & set(first("chat", "laptop").arguments)
+    ask = Ask(TASKS["chat"], DEVICES["desktop"], context=65_536)
+    stretched = next(o for o in recommend(ask, CATALOG, 50).options if o.model.id == "qwen3-8b")
+    assert " ".join(stretched.arguments).endswith("--ctx 65536 --yarn 2")
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "place", "told"),
+    [
+        ("qwen3-8b", "bf16", "h100", "--max-model-len 4096"),
+        ("qwen3-8b", "bf16", "t4", "--max-model-len 4096 --dtype half"),
+        ("qwen3-8b", "bf16", "h100x8", "--max-model-len 4096 --tensor-parallel-size 8"),
+        ("qwen3-235b-a22b", "fp8", "h100x4", "--max-model-len 4096 --tensor-parallel-size 4"),
+        (  # 1,536 rows of an expert are no multiple of 8 times 128
+            "qwen3-235b-a22b",
+            "fp8",
+            "h100x8",
+            "--max-model-len 4096 --tensor-parallel-size 8 --enable-expert-parallel",
+        ),
+        ("qwen3-8b", "bf16", "h100x3", "--max-model-len 4096 --tensor-parallel-size 2"),
+        ("qwen3-32b", "bf16", "rtx4090x3", "--max-model-len 4096 --pipeline-parallel-size 3"),
+    ],
+)
+def test_cards_that_divide_the_work(name: str, form: str, place: str, told: str) -> None:
+    model, device = CATALOG.models[name], device_named(place)
+    format_ = model.format(form)
+    assert format_ is not None
+    parts = parts_of(model, format_, 4096, runtime="vllm")
+    assert parts is not None
+    assert " ".join(vllm_options(model, format_, device, 4096, parts.total)) == told
+
+
+def test_a_t4_takes_no_fp8() -> None:
+    forms = {way.form.name for way in ways_of(CATALOG.models["qwen3-8b"], DEVICES["t4"])}
+    assert "fp8" not in forms
+    assert "bf16" in forms
+
+
+def test_cards_of_this_machine_have_a_device() -> None:
+    assert card_named("NVIDIA GeForce RTX 4090", 24 << 30) is DEVICES["rtx4090"]
+    assert card_named("NVIDIA H100 80GB HBM3", 80 << 30) is DEVICES["h100"]
+    assert card_named("NVIDIA L40S", 46 << 30) is DEVICES["l40s"]
+    assert card_named("NVIDIA A100-SXM4-40GB", 40 << 30) is None
+    assert card_named("NVIDIA GeForce GTX 1080", 8 << 30) is None
+
+
+def test_what_has_no_known_size_is_named() -> None:
+    found = recommend(Ask(TASKS["audio"], device_named("h100x8")), CATALOG)
+    assert "qwen2.5-omni-7b" in found.unsized
+    assert recommend(Ask(TASKS["chat"], DEVICES["laptop"]), CATALOG).unsized == ()
+
+
+def test_one_size_up_is_of_the_same_kind() -> None:
+    ask = Ask(TASKS["chat"], DEVICES["desktop"])
+    larger = recommend(ask, CATALOG).larger
+    assert larger is not None
+    assert larger.option.model.id == "qwen3-235b-a22b-instruct-2507"
+    dense = recommend(Ask(TASKS["chat"], DEVICES["phone"], memory=6 * 10**8), CATALOG)
+    assert dense.larger is None or dense.larger.gains
+
+
+def test_sizes_never_contradict_themselves() -> None:
+    assert (needed_text(4_000_000_001), available_text(4_000_000_001)) == ("4.1 GB", "4.0 GB")
+    assert (needed_text(500_000_001), available_text(499_999_999)) == ("501 MB", "499 MB")
+    assert available_text(8) == "8 bytes"
+    refusal = recommend(Ask(TASKS["chat"], DEVICES["laptop"], memory=8), CATALOG).refusal
+    assert refusal is not None
+    assert refusal.message.endswith("there are 8 bytes")
 
 
 def test_newer_generations_only_where_asked() -> None:

@@ -291,6 +291,10 @@ SAME = {  # what a fact is called here, and what there
 }
 
 
+# Files of others, told by public lists that agree; where the publisher has none in 4 bits.
+LATER = {"unsloth/Qwen3-30B-A3B-Instruct-2507-GGUF", "unsloth/Qwen3-4B-Instruct-2507-GGUF"}
+
+
 def test_nothing_was_lost_or_changed() -> None:
     """Every fact of the collection, against the catalog; languages and training came later."""
     facts = json.loads(collected(FACTS).read_text("utf-8"))
@@ -303,6 +307,7 @@ def test_nothing_was_lost_or_changed() -> None:
         for model in MODELS.values()
         for form in model.formats
         for file in form.files
+        if form.repository not in LATER
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from llm.small import ARCH
 from qwick import family, hub, settings
 from qwick.choose import memory
-from qwick.choose.devices import device_named, this_device
+from qwick.choose.devices import card_named, device_named, this_device
 from qwick.choose.recommend import Ask, options_of, recommend
 from qwick.choose.tasks import task_named
 from qwick.engine.request import Request, Sampling, check_namespace
@@ -493,6 +493,9 @@ TABLE: dict[str, Case] = {
         lambda _: limits.Limits(1.0, 1.0).seconds, {"bytes_read": real(1), "operations": real(1)}
     ),
     "choose.devices.device_named": Case(lambda _: device_named, {"name": text("pi5", "h100x8")}),
+    "choose.devices.card_named": Case(
+        lambda _: card_named, {"name": text("NVIDIA T4", "a card"), "memory": whole(1, 1 << 50)}
+    ),
     "choose.devices.this_device": Case(
         lambda _: this_device, {"machine": instance(_MACHINE), "memory": instance(_MEMORY)}
     ),

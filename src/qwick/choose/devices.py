@@ -18,7 +18,7 @@ from qwick.machine.cpu import Memory
 from qwick.machine.probe import Machine
 from qwick.values import check_kind, whole
 
-__all__ = ["DEVICES", "Device", "device_named", "this_device"]
+__all__ = ["DEVICES", "Device", "card_named", "device_named", "this_device"]
 
 GB = 10**9
 MOST_CARDS = 1024
@@ -38,6 +38,7 @@ class Device:
     kind: str  # cpu or gpu: which runtimes there are
     measured: bool = False  # of this machine; else typical figures
     cards: int = 1  # that share the work
+    half: bool = False  # its 16-bit floats are fp16: neither bf16 nor FP8 weights as they are
 
 
 def _cpu(name: str, title: str, memory: float, bandwidth: float, products: float) -> Device:
@@ -62,7 +63,7 @@ _DEVICES = (
     _gpu("rtx3090", "an RTX 3090 with 24 GB", 24, 936, 71),
     _gpu("rtx4090", "an RTX 4090 with 24 GB", 24, 1008, 165),
     _gpu("rtx5090", "an RTX 5090 with 32 GB", 32, 1792, 209),
-    _gpu("t4", "a T4 with 16 GB", 16, 300, 65),
+    replace(_gpu("t4", "a T4 with 16 GB", 16, 300, 65), half=True),
     _gpu("l4", "an L4 with 24 GB", 24, 300, 121),
     _gpu("l40s", "an L40S with 48 GB", 48, 864, 362),
     _gpu("a100", "an A100 with 80 GB", 80, 2039, 312),
@@ -70,7 +71,7 @@ _DEVICES = (
     _gpu("h200", "an H200 with 141 GB", 141, 4800, 989),
 )
 DEVICES: Mapping[str, Device] = MappingProxyType({one.name: one for one in _DEVICES})
-_SEVERAL = re.compile(r"(\w+?)x(\d{1,9})")
+_SEVERAL = re.compile(r"([a-z0-9]+?)x([0-9]{1,9})")
 
 
 def device_named(name: str) -> Device:
@@ -101,6 +102,21 @@ def device_named(name: str) -> Device:
         wide=one.wide * count,
         cards=count,
     )
+
+
+def card_named(name: str, memory: int) -> Device | None:
+    """Return the device that a graphics card of this machine is, by its maker's name for it.
+
+    memory: bytes, as its driver tells; None where no device has that name and about that memory.
+    """
+    check_kind("name", name, str, "the name of a graphics card")
+    memory = whole("memory", memory, 1, 1 << 50)
+    for one in _DEVICES:
+        spelled = re.sub(r"(?<=[a-z])(?=[0-9])", "[ -]?", one.name)
+        alike = re.search(rf"\b{spelled}\b", name.lower())
+        if one.kind == "gpu" and alike and abs(one.memory / SERVING_SHARE / memory - 1) < 0.12:
+            return one
+    return None
 
 
 def this_device(machine: Machine, memory: Memory) -> Device:

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 from qwick.choose.devices import DEVICES
 from qwick.choose.memory import LEAST_CONTEXT
-from qwick.choose.quality import FORMAT_LOSS
+from qwick.choose.quality import BEARABLE, FORMAT_LOSS
 from qwick.choose.runtimes import Way, ways_of
-from qwick.choose.sizes import Parts, parts_of
-from qwick.errors import ResourceError
+from qwick.choose.sizes import Parts, available_text, needed_text, parts_of
+from qwick.errors import ParameterError, ResourceError
 from qwick.hub import Catalog, Format, Model, shape_of
 from qwick.values import check_kind, whole
 
 __all__ = ["Fit", "check_fits", "nearest"]
 
-BEARABLE = FORMAT_LOSS["q4_0"]  # what a format may lose and still be named
+TALKING = ("instruct", "thinking")  # variants that stand for each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,11 @@ def check_fits(
     *,
     context: int | None = None,
     quantize: str | None = None,
+    stretched: bool = False,
 ) -> None:
     """Raise ResourceError, which names the nearest that fits, for what cannot run in `room` bytes.
+
+    ParameterError: more context than is documented, unless stretched (`--yarn`).
 
     context: tokens that are asked for; None: as few as need be. A checkpoint of unknown size, or
     one that qwick does not run, passes: loading it will tell.
@@ -56,6 +59,15 @@ def check_fits(
     check_kind("form", form, Format, "a Format of the model")
     room = whole("room", room, 0, 1 << 62)
     length = LEAST_CONTEXT if context is None else context
+    if model.runs_here and not stretched and 0 < model.context.longest < length:
+        found = nearest(model, room, catalog, length)
+        raise ParameterError(
+            f"{model.id} is documented for {model.context.longest:,} tokens of context, and "
+            f"{length:,} are asked for",
+            hint="a shorter --ctx"
+            if found is None
+            else f"a shorter --ctx; or {found.command}, in {needed_text(found.parts.total)}",
+        )
     parts = parts_of(model, form, length, quantize=quantize) if model.runs_here else None
     if parts is None or _least(model, parts) <= room:
         return
@@ -63,10 +75,10 @@ def check_fits(
     if found is None:
         hint = "see `qwick recommend` for machines that would do (--device)"
     else:
-        hint = f"the nearest that fits: {found.command}, in {_gb(found.parts.total)}"
+        hint = f"the nearest that fits: {found.command}, in {needed_text(found.parts.total)}"
     raise ResourceError(
-        f"{model.id}:{form.name} takes {_gb(_least(model, parts))} of memory with a context of "
-        f"{length:,} tokens, and {_gb(room)} are available",
+        f"{model.id}:{form.name} takes {needed_text(_least(model, parts))} of memory with a "
+        f"context of {length:,} tokens, and {available_text(room)} are available",
         hint=hint,
     )
 
@@ -74,15 +86,25 @@ def check_fits(
 def nearest(model: Model, room: int, catalog: Catalog, context: int = LEAST_CONTEXT) -> Fit | None:
     """Return the nearest checkpoint and format that fit: the same, else the largest of its kind.
 
-    Its kind is its series, then all of its generation, of the same variant. None: nothing fits.
+    Its kind is its series, then its generation, of its variant or one that stands for it; for what
+    thinks, those that think come first. None: nothing fits.
     """
     check_kind("model", model, Model, "a Model of the catalog")
     check_kind("catalog", catalog, Catalog, "a Catalog")
     room, context = whole("room", room, 0, 1 << 62), whole("context", context, 1, 1 << 40)
-    alike = [one for one in catalog.models.values() if one.variant == model.variant]
+    variants = TALKING if model.variant in TALKING else (model.variant,)
+    alike = [
+        one
+        for one in catalog.models.values()
+        if one.variant in variants and one.context.longest >= context
+    ]
+    series = [one for one in alike if one.series == model.series]
+    thinkers = [one for one in alike if _thinks(model) and _thinks(one)]
     kinds = (
-        [model],
-        [one for one in alike if one.series == model.series],
+        [one for one in alike if one.id == model.id],
+        [one for one in series if one in thinkers],
+        [one for one in thinkers if _plain(one)],
+        series,
         [one for one in alike if one.generation == model.generation and _plain(one)],
         [one for one in alike if _plain(one)],
     )
@@ -95,6 +117,10 @@ def nearest(model: Model, room: int, catalog: Catalog, context: int = LEAST_CONT
 
 def _rank(fit: Fit) -> tuple[int, float]:
     return fit.model.parameters.total or 0, -FORMAT_LOSS[fit.way.rounded]
+
+
+def _thinks(model: Model) -> bool:
+    return model.thinking in ("hybrid", "only")
 
 
 def _plain(model: Model) -> bool:
@@ -116,7 +142,3 @@ def _least(model: Model, parts: Parts) -> int:
         return parts.total
     idle = shape.routed * (shape.layers - 1) // shape.layers
     return parts.total - int(parts.weights * idle / shape.total)
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

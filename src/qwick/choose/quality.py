@@ -19,6 +19,7 @@ from qwick.hub import Model, Score
 from qwick.values import check_kind
 
 __all__ = [
+    "BEARABLE",
     "FORMAT_LOSS",
     "evidence",
     "gain_of_languages",
@@ -45,7 +46,12 @@ GENERATION: Mapping[str, float] = MappingProxyType(
         "Qwen3.8": 2.8,
     }
 )
-REVISION_2507 = 0.7  # Qwen3-4B-Instruct-2507 comes near Qwen3-8B without thinking (its card)
+# Its post-training gained more than its base models: Qwen3-32B is ahead of Qwen2.5-72B-Instruct in
+# 18 of 23 rows (tr3, table 14).
+POST_TRAINED_QWEN3 = 0.3
+# Qwen3-4B-Instruct-2507 is ahead of Qwen3-8B and 14B without thinking (its card; tr3, table 17).
+REVISION_2507 = 1.3
+PREVIEW = -0.5  # what a preview lacks beside the release that followed it
 # The parameters of a dense model that a mixture of experts is worth: total and active ones, weighed
 # so that Qwen3-30B-A3B comes just above Qwen3-14B (tr3, tables 5, 15 and 16).
 OF_TOTAL, OF_ACTIVE = 0.7, 0.3
@@ -55,10 +61,11 @@ FORMAT_LOSS: Mapping[str, float] = MappingProxyType(
     {
         **{"bf16": 0.0, "fp16": 0.0, "fp8": 0.02, "q8_0": 0.02, "int8": 0.02, "gptq-int8": 0.03},
         **{"q6_k": 0.05, "q5_k_m": 0.1, "q5_0": 0.15, "q4_k_m": 0.2, "awq": 0.25},
-        **{"gptq-int4": 0.3, "iq4_xs": 0.25, "q4_0": 0.35, "int4": 0.4, "q3_k_m": 0.8},
-        "q2_k": 2.0,
+        **{"gptq-int4": 0.3, "iq4_xs": 0.25, "q4_0": 0.35, "int4": 0.4},
+        **{"q3_k_m": 0.8, "q2_k": 2.0},
     }
 )
+BEARABLE = FORMAT_LOSS["int4"]  # below 4 bits rather the next smaller checkpoint
 # Benchmarks in one language, as the publisher spells them.
 LANGUAGE_SCORES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -89,6 +96,10 @@ def quality(model: Model, task: Task) -> float | None:
     later_coder = "coder" in model.tags and model.generation == "Qwen3"
     if "2507" in model.tags or (later_coder and in_field):
         worth += REVISION_2507
+    if model.generation == "Qwen3" and model.variant in ("instruct", "thinking"):
+        worth += POST_TRAINED_QWEN3
+    if model.id.endswith("-preview"):
+        worth += PREVIEW
     if model.thinking == "only":
         worth += task.only_thinking
     elif model.thinking == "hybrid":

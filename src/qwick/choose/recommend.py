@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwick.choose.devices import Device
 from qwick.choose.quality import (
+    BEARABLE,
     FORMAT_LOSS,
     STRETCHED,
     evidence,
@@ -20,7 +21,7 @@ from qwick.choose.quality import (
     side_by_side,
 )
 from qwick.choose.runtimes import Way, ways_of
-from qwick.choose.sizes import Parts, parts_of, stored_bytes
+from qwick.choose.sizes import Parts, available_text, needed_text, parts_of, stored_bytes
 from qwick.choose.speed import Speed, predict
 from qwick.choose.tasks import Task
 from qwick.hub import Catalog, Model, Score, Shape, shape_of
@@ -29,9 +30,13 @@ from qwick.values import check_kind, check_switch, real, refused, whole
 __all__ = ["Ask", "Larger", "Option", "Recommendation", "Refusal", "options_of", "recommend"]
 
 LICENSES = ("any", "commercial")
-SLOW = 0.7  # doublings of worth that half of the comfortable speed costs
-FETCHED = 0.1  # the same for each doubling of what is fetched over what is kept in memory
-UNOFFICIAL = 0.05  # the same for files that others have made
+# In doublings of worth; what half of the comfortable speed costs is the task's (`Task.slow`).
+LATE = 0.4  # that each doubling of the task's patience with the first token costs
+QUICK, MOST_QUICK = 0.05, 5.0  # that each doubling above the comfortable speed gains, of so many
+FETCHED = 0.3  # that each doubling of what is fetched over what is kept in memory costs
+UNOFFICIAL = 0.05  # that files which others have made cost
+LONG_WAIT = 60.0  # seconds to the first token of which one should know
+DEFAULT_CONTEXT = 32_768  # tokens that qwick plans for where nobody asks (`--ctx`)
 LIKES = 3  # options that are shown
 # What qwick covers. Newer ones are in the catalog, and are recommended only where asked for.
 COVERED = ("Qwen", "Qwen1.5", "Qwen2", "Qwen2.5", "Qwen3", "Qwen3-VL", "Qwen3-Omni")
@@ -95,22 +100,29 @@ class Option:
     parts: Parts  # of memory, with the context full
     download: int  # bytes
     speed: Speed
+    rate: float  # tokens per second that count: written, or read where nothing is written
     worth: float  # in doublings of size, what is slow or rounded taken off
     reasons: tuple[str, ...]
     cautions: tuple[str, ...]
     evidence: tuple[Score, ...]
+    arguments: tuple[str, ...]  # what `qwick run` must be told beside the name
 
     @property
     def name(self) -> str:
         """The checkpoint and format as `qwick models pull` takes them."""
         return f"{self.model.id}:{self.way.form.name}"
 
+    @property
+    def full_name(self) -> str:
+        """The same with what is done to the weights while they are loaded."""
+        return f"{self.name} --quantize {self.way.quantize}" if self.way.quantize else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why nothing will do, and what is nearest."""
 
-    cause: str  # task, license, languages, context, memory or speed
+    cause: str  # task, size, license, context, memory or speed
     message: str
     hint: str
     nearest: Option | None
@@ -133,6 +145,7 @@ class Recommendation:
     options: tuple[Option, ...]
     larger: Larger | None  # None: there is none, or it is the first option already
     refusal: Refusal | None
+    unsized: tuple[str, ...] = ()  # checkpoints made for it whose size nobody can tell
 
 
 def recommend(ask: Ask, catalog: Catalog, most: int = LIKES) -> Recommendation:
@@ -144,13 +157,14 @@ def recommend(ask: Ask, catalog: Catalog, most: int = LIKES) -> Recommendation:
     if not models:
         text = f"no checkpoint takes {ask.task.input} and does {ask.task.name}"
         return _refused(ask, "task", text, "", None)
+    unsized = tuple(m.id for m in models if not _sized(m, ask) and _licensed(m, ask))
     for cause, fits, refuse in _CONDITIONS:
         left = [model for model in models if fits(model, ask)]
         if not left:
             return refuse(ask, cause, models)
         models = left
     options = [option for model in models for option in options_of(model, ask)]
-    return _ranked(ask, options, most)
+    return replace(_ranked(ask, options, most), unsized=unsized)
 
 
 def _does(model: Model, ask: Ask) -> bool:
@@ -181,8 +195,7 @@ def _sized(model: Model, ask: Ask) -> bool:
 
 
 def _long_enough(model: Model, ask: Ask) -> bool:
-    context = model.context
-    return max(context.native or 0, context.extended or 0) >= ask.length
+    return model.context.longest >= ask.length
 
 
 def _no_license(ask: Ask, cause: str, models: Sequence[Model]) -> Recommendation:
@@ -199,8 +212,8 @@ def _no_size(ask: Ask, cause: str, models: Sequence[Model]) -> Recommendation:
 
 
 def _too_long(ask: Ask, cause: str, models: Sequence[Model]) -> Recommendation:
-    longest = max(models, key=lambda m: max(m.context.native or 0, m.context.extended or 0))
-    most = max(longest.context.native or 0, longest.context.extended or 0)
+    longest = max(models, key=lambda model: model.context.longest)
+    most = longest.context.longest
     text = f"no checkpoint for {ask.task.name} is documented for {ask.length:,} tokens"
     return _refused(ask, cause, text, f"{longest.id} is, for {most:,} (--context {most})", None)
 
@@ -247,23 +260,37 @@ def _option(model: Model, shape: Shape, worth: float, way: Way, ask: Ask) -> Opt
         prompt=ask.prompt,
         runtime=way.reached,
     )
+    rate = speed.decode if ask.task.tokens_out else speed.prefill
     worth += gain_of_languages(model, ask.languages) - FORMAT_LOSS[way.rounded]
     worth += 0.0 if way.form.official else -UNOFFICIAL
     worth -= FETCHED * max(0.0, math.log2(stored.size / parts.weights))
     worth += STRETCHED if (model.context.native or 0) < ask.length else 0.0
-    if ask.task.tokens_out:
-        worth += SLOW * min(0.0, math.log2(speed.decode / ask.task.comfortable))
+    comfort = math.log2(rate / ask.task.comfortable)
+    worth += QUICK * min(comfort, MOST_QUICK) if comfort > 0 else ask.task.slow * comfort
+    worth -= LATE * max(0.0, math.log2(speed.first / ask.task.patience))
     return Option(
         model,
         way,
         parts,
         stored.size,
         speed,
+        rate,
         worth,
-        _reasons(model, way, ask),
-        _cautions(model, way, ask),
+        _reasons(model, ask),
+        _cautions(model, way, speed, ask),
         evidence(model, ask.task),
+        _arguments(model, way, ask),
     )
+
+
+def _arguments(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:
+    found = ["--quantize", way.quantize] if way.quantize else []
+    if ask.context is not None or ask.length > DEFAULT_CONTEXT:
+        found += ["--ctx", str(ask.length)]
+    native = model.context.native or 0
+    if native < ask.length and (model.context.method or "").startswith("YaRN"):
+        found += ["--yarn", str(math.ceil(ask.length / native))]
+    return tuple(found)
 
 
 def _ranked(ask: Ask, options: Sequence[Option], most: int) -> Recommendation:
@@ -273,53 +300,98 @@ def _ranked(ask: Ask, options: Sequence[Option], most: int) -> Recommendation:
         least = min(options, key=lambda one: one.parts.total)
         text = (
             f"nothing fits: {ask.task.name} with {ask.length:,} tokens of context takes at least "
-            f"{_gb(least.parts.total)} ({least.name}), and there are {_gb(ask.room)}"
+            f"{needed_text(least.parts.total)} ({least.full_name}), and there are "
+            f"{available_text(ask.room)}"
         )
         return _refused(ask, "memory", text, "a shorter --context, or more memory", least)
+    precise = [one for one in fitting if FORMAT_LOSS[one.way.rounded] <= BEARABLE]
+    fitting = precise or fitting
     quick = [one for one in fitting if _quick(one, ask)]
     if not quick:
-        fastest = max(fitting, key=lambda one: one.speed.decode)
+        fastest = max(fitting, key=lambda one: one.rate)
         text = (
-            f"nothing is that fast: of what fits in {_gb(ask.room)}, {fastest.name} comes nearest, "
-            f"with {fastest.speed.decode:.1f} of {ask.min_speed:g} tokens per second"
+            f"nothing is that fast: of what fits in {available_text(ask.room)}, "
+            f"{fastest.full_name} comes nearest, with {fastest.rate:.1f} of {ask.min_speed:g} "
+            "tokens per second"
         )
-        hint = f"--min-speed {math.floor(fastest.speed.decode)}, or a faster machine"
+        hint = f"--min-speed {math.floor(fastest.rate)}, or a faster machine"
         return _refused(ask, "speed", text, hint, fastest)
     best: dict[str, Option] = {}
     for one in sorted(quick, key=lambda one: -one.worth):
         best.setdefault(one.model.id, one)
-    chosen = tuple(best.values())
+    chosen = tuple(_placed(one, tuple(best.values()), ask) for one in best.values())
     return Recommendation(ask, chosen[:most], _larger(ask, chosen[0], options), None)
 
 
+def _placed(option: Option, chosen: Sequence[Option], ask: Ask) -> Option:
+    """Return an option with the reason of its place among all, first of its reasons."""
+    first = chosen[0]
+    if option is first:
+        count = len(chosen)
+        place = f"ranked first of the {count} that fit" if count > 1 else "the only one that fits"
+        place += ": by size, generation and kind, less what rounding and waiting cost"
+    else:
+        ahead = (quality(first.model, ask.task) or 0.0) - (quality(option.model, ask.task) or 0.0)
+        differences = []
+        if option.rate > 1.1 * first.rate:
+            differences.append(f"{option.rate / first.rate:.1f} times as fast")
+        if option.parts.total < 0.9 * first.parts.total:
+            differences.append(f"{option.parts.total / first.parts.total:.0%} of the memory")
+        if option.download < 0.9 * first.download:
+            differences.append(f"{option.download / first.download:.0%} of the download")
+        better = ", ".join(differences)
+        if ahead < 0:
+            place = "stronger than 1 by the rule, but slower, larger or rounded further"
+        elif better:
+            place = f"beside 1: {better}; weaker by the rule"
+        else:
+            place = "a little behind 1 by the rule"
+    return replace(option, reasons=(place, *option.reasons))
+
+
 def _quick(option: Option, ask: Ask) -> bool:
-    return ask.min_speed is None or option.speed.decode >= ask.min_speed
+    return ask.min_speed is None or option.rate >= ask.min_speed
 
 
 def _larger(ask: Ask, best: Option, options: Sequence[Option]) -> Larger | None:
-    """Return the next larger checkpoint of the series, in the format that takes least."""
+    """Return the next larger checkpoint of the generation, in the format that takes least."""
     size, worth = best.model.parameters.total or 0, quality(best.model, ask.task) or 0.0
     better = [
         one
         for one in options
         if (one.model.parameters.total or 0) > size
         and (quality(one.model, ask.task) or 0.0) > worth
-        and one.model.series == best.model.series
-        and FORMAT_LOSS[one.way.rounded] <= FORMAT_LOSS["int4"]
+        and one.model.generation == best.model.generation
+        and FORMAT_LOSS[one.way.rounded] <= BEARABLE
     ]
     reached = {one.model.id for one in better if one.parts.total <= ask.room and _quick(one, ask)}
     better = [one for one in better if one.model.id not in reached]
     if not better:
         return None
-    option = min(better, key=lambda one: (one.model.parameters.total or 0, one.parts.total))
+
+    option = min(
+        better,
+        key=lambda one: (
+            _kind(one.model) != _kind(best.model),
+            one.model.parameters.total or 0,
+            one.parts.total,
+        ),
+    )
     if option.parts.total > ask.room:
-        obstacle = f"it takes {_gb(option.parts.total)}, and there are {_gb(ask.room)}"
+        there = available_text(ask.room)
+        obstacle = f"it takes {needed_text(option.parts.total)}, and there are {there}"
     else:
-        obstacle = f"it writes {option.speed.decode:.1f} tokens per second"
+        verb = "writes" if ask.task.tokens_out else "reads"
+        obstacle = f"it {verb} {option.rate:.1f} tokens per second"
     return Larger(option, obstacle, side_by_side(best.model, option.model, ask.task))
 
 
-def _reasons(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:
+def _kind(model: Model) -> tuple[str, frozenset[str]]:
+    """Return what a larger one should be, too: a coder, of the same revision, thinking or not."""
+    return model.variant, frozenset(model.tags) - {"moe"}
+
+
+def _reasons(model: Model, ask: Ask) -> tuple[str, ...]:
     """Return what speaks for it, in words."""
     found = [f"made for {ask.task.name}"] if set(model.tags) & set(ask.task.worth) else []
     if ask.task.thinking > 0 and model.thinking != "none":
@@ -337,7 +409,7 @@ def _reasons(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _cautions(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:
+def _cautions(model: Model, way: Way, speed: Speed, ask: Ask) -> tuple[str, ...]:
     """Return what one should know before."""
     found = list(way.cautions)
     license_ = model.license
@@ -354,10 +426,11 @@ def _cautions(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:
         found.append(
             f"trained for {model.context.native or 0:,} tokens; beyond: {model.context.method}"
         )
+    if model.thinking == "only" and ask.task.only_thinking < 0:
+        found.append("always thinks before it answers: answers come late")
+    if speed.first > LONG_WAIT:
+        minutes = f"{speed.first / 60:.0f} minute{'s' if speed.first >= 90 else ''}"
+        found.append(f"a prompt of {speed.prompt:,} tokens is read for some {minutes} first")
     if not way.form.official:
         found.append(f"the file is made by {way.form.repository.partition('/')[0]}, not by Qwen")
     return tuple(found)
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -11,11 +11,21 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from qwick.choose.memory import scratch_bytes
+from qwick.errors import ConfigError, UnsupportedError
 from qwick.hub import Format, Model, Shape, arch_config, shape_of
 from qwick.model.arch import read_arch
 from qwick.values import check_kind, whole
 
-__all__ = ["BITS", "Parts", "Stored", "held_weights", "parts_of", "stored_bytes"]
+__all__ = [
+    "BITS",
+    "Parts",
+    "Stored",
+    "available_text",
+    "held_weights",
+    "needed_text",
+    "parts_of",
+    "stored_bytes",
+]
 
 MOST_CONTEXT = 1 << 40
 STEP_ROWS, STEP_LOGIT_ROWS = 576, 64  # engine.engine's TOKEN_BUDGET and LOGIT_ROWS
@@ -104,6 +114,22 @@ class Parts:
         return self.weights + self.kv + self.scratch
 
 
+def needed_text(size: int) -> str:
+    """Return bytes that something takes, rounded up, so that it never looks as if it would fit."""
+    return _size_text(-(-size // 10**8)) if size >= 10**9 else f"{-(-size // 10**6):,} MB"
+
+
+def available_text(size: int) -> str:
+    """Return bytes that there are, rounded down."""
+    if size < 10**6:
+        return f"{size:,} bytes"
+    return _size_text(size // 10**8) if size >= 10**9 else f"{size // 10**6:,} MB"
+
+
+def _size_text(tenths: int) -> str:
+    return f"{tenths / 10:,.1f} GB"
+
+
 def stored_bytes(model: Model, form: Format) -> Stored | None:
     """Return what a format takes on disk; None where nobody can tell."""
     check_kind("model", model, Model, "a Model of the catalog")
@@ -162,7 +188,10 @@ def parts_of(
     # What nobody has confirmed is filled in: it changes no size.
     unconfirmed = {"rope_theta": 1e6, "rms_norm_eps": 1e-6, "vocab_size": shape.vocab}
     unconfirmed["max_position_embeddings"] = model.context.native or context
-    arch = read_arch({**unconfirmed, **arch_config(model)})
+    try:
+        arch = read_arch({**unconfirmed, **arch_config(model)})
+    except (ConfigError, UnsupportedError):  # not one that the engine runs
+        return None
     kinds = arch.kv_kinds("auto", (0.0,) * arch.layers)
     scratch = scratch_bytes(arch, STEP_ROWS, STEP_LOGIT_ROWS, context)
     scratch += int(min(LOOKED_UP_SHARE * _embedding(model, shape, form.name), LOOKED_UP_BYTES))

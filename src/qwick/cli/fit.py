@@ -30,7 +30,15 @@ def check_fits_here(model: str | None, loading: dict[str, Any]) -> None:
     from qwick.machine.cpu import read_memory
 
     quantize, room = loading.get("quantize"), read_memory().available
-    check_fits(found, form, room, catalog, context=loading.get("ctx"), quantize=quantize)
+    check_fits(
+        found,
+        form,
+        room,
+        catalog,
+        context=loading.get("ctx"),
+        quantize=quantize,
+        stretched=loading.get("yarn") is not None,
+    )
 
 
 def _stored(model: str) -> bool:

@@ -68,8 +68,7 @@ class Choice:
     @property
     def arguments(self) -> list[str]:
         """What stands behind `qwick chat`."""
-        quantize = self.option.way.quantize
-        return [self.name, *(("--quantize", quantize) if quantize else ())]
+        return [self.name, *self.option.arguments]
 
     def fits(self, free: int) -> bool:
         """Whether there is room on the disk for what has to be fetched."""

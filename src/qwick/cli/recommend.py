@@ -14,7 +14,9 @@ from qwick.errors import ParameterError, QwickError, ResourceError, UnsupportedE
 if TYPE_CHECKING:
     from qwick.choose.devices import Device
     from qwick.choose.recommend import Ask, Larger, Option, Recommendation, Refusal
+    from qwick.choose.speed import Speed
     from qwick.hub import Score
+    from qwick.machine.gpu import Gpu
     from qwick.machine.probe import Machine
 
 __all__ = [
@@ -137,7 +139,9 @@ def error_of(refusal: Refusal) -> QwickError:
 def _print(found: Recommendation, machine: Machine | None) -> None:
     """Print the answer for people."""
     ask = found.ask
-    click.echo(f"for      {ask.task.title}, {ask.length:,} tokens of context")
+    click.echo(
+        f"for      {ask.task.title}, {ask.length:,} token{'s' if ask.length > 1 else ''} of context"
+    )
     for number, text in enumerate(machine_texts(ask, machine)):
         click.echo(f"{'' if number else 'on':8} {text}")
     click.echo()
@@ -151,6 +155,9 @@ def _print(found: Recommendation, machine: Machine | None) -> None:
     if found.larger is not None:
         click.echo()
         click.echo(_larger_text(found.larger))
+    if found.unsized:
+        click.echo()
+        click.echo(f"not ranked, for their sizes are not published: {', '.join(found.unsized)}")
 
 
 def machine_texts(ask: Ask, machine: Machine | None) -> list[str]:
@@ -164,14 +171,23 @@ def machine_texts(ask: Ask, machine: Machine | None) -> list[str]:
     return [
         device.title,
         figures + (" (measured)" if device.measured else " (typical)"),
-        *(f"and {card.name}: see --device for graphics cards" for card in cards),
+        *(_card_text(card) for card in cards),
     ]
+
+
+def _card_text(card: Gpu) -> str:
+    from qwick.choose.devices import card_named
+
+    known = None if card.memory is None else card_named(card.name, card.memory)
+    if known is None:
+        return f"and {card.name}: --device and the name of a card like it rank for that"
+    return f"and {card.name}: --device {known.name} ranks for that"
 
 
 def row(number: int, option: Option) -> dict[str, str]:
     """Return the cells of an option in a table, by the heads of their columns."""
-    low, high = option.speed.decode_range
-    speed = f"{_figure(low)} to {_figure(high)}" if option.speed.decode else "-"
+    spread = option.speed.spread
+    low, high = option.rate * (1 - spread), option.rate * (1 + spread)
     first = "{} to {} s".format(*map(_figure, option.speed.first_range))
     return {
         "": str(number),
@@ -179,7 +195,7 @@ def row(number: int, option: Option) -> dict[str, str]:
         "FORMAT": _format(option),
         "RUNTIME": option.way.runtime,
         "MEMORY": size_text(option.parts.total),
-        "TOKENS/S": speed,
+        "TOKENS/S": f"{_figure(low)} to {_figure(high)}",
         "FIRST TOKEN": first,
         "DOWNLOAD": size_text(option.download),
     }
@@ -196,37 +212,46 @@ def lines(ask: Ask, option: Option) -> list[tuple[str, str]]:
             f"{size_text(parts.weights)} weights + {size_text(parts.kv)} keys and values of "
             f"{ask.length:,} tokens + {size_text(parts.scratch)} besides",
         ),
-        (
-            "speed",
-            f"{_figure(speed.decode)} tokens/s after a prompt of {speed.prompt:,}, which is read "
-            f"at {_figure(speed.prefill)} tokens/s; give or take {speed.spread:.0%}",
-        ),
+        ("speed", f"{_speed_text(ask, speed)}; give or take {speed.spread:.0%}"),
     ]
     told += [("why", reason) for reason in option.reasons]
     told += [("mind", caution) for caution in option.cautions]
     scores = [_score_text(score) for score in option.evidence]
-    told += [("score", text) for text in scores or ["none published"]]
+    told += [("score", text) for text in scores or ["none in the catalog"]]
     for code in ask.languages:
         found = [_score_text(score) for score in language_evidence(option.model, code)]
-        told += [("in " + code, text) for text in found[:2] or ["no score published"]]
+        told += [("in " + code, text) for text in found[:2] or ["none published"]]
     told += [("start", command) for command in commands(ask, option)]
     return told
 
 
+def _speed_text(ask: Ask, speed: Speed) -> str:
+    if not ask.task.tokens_out:
+        return (
+            f"texts are read at {_figure(speed.prefill)} tokens/s: one of {speed.prompt:,} in "
+            f"{_figure(speed.first)} s"
+        )
+    return (
+        f"{_figure(speed.decode)} tokens/s after a prompt of {speed.prompt:,}, which is read at "
+        f"{_figure(speed.prefill)} tokens/s"
+    )
+
+
 def commands(ask: Ask, option: Option) -> list[str]:
-    """Return the command that starts it."""
-    way, model = option.way, option.model
+    """Return the commands that start it."""
+    from qwick.choose.runtimes import vllm_options
+
+    way, model, length = option.way, option.model, ask.length
     if way.runtime == "qwick":
-        rounded = f" --quantize {way.quantize}" if way.quantize else ""
         verb = "run" if ask.task.tokens_out else "serve"  # which embeds and ranks
-        return [f"qwick {verb} {option.name}{rounded}"]
+        return [" ".join(["qwick", verb, option.name, *option.arguments])]
     if way.runtime == "ollama":
         return [f"ollama run {model.ollama}"]
     if way.runtime == "llama.cpp":
-        return [f"llama-server -hf {way.form.repository}:{way.form.name.upper()}"]
+        return [f"llama-server -hf {way.form.repository}:{way.form.name.upper()} -c {length}"]
     if way.runtime == "vllm":
-        cards = "" if ask.device.cards == 1 else f" --tensor-parallel-size {ask.device.cards}"
-        return [f"vllm serve {way.form.repository}{cards}"]
+        told = vllm_options(model, way.form, ask.device, length, option.parts.total)
+        return [" ".join(["vllm serve", way.form.repository, *told])]
     return [f"transformers serve {way.form.repository}"]
 
 
@@ -236,7 +261,7 @@ def _larger_text(larger: Larger) -> str:
         f"{mine.name} {mine.value:g} to {theirs.value:g} ({mine.setting}; {mine.source})"
         for mine, theirs in larger.gains[:3]
     ]
-    gained = ", ".join(gains) if gains else "no score of both in one table is published"
+    gained = ", ".join(gains) if gains else "the catalog has no score of both in one table"
     return (
         f"one size up: {option.model.id}, {_format(option)}: {larger.obstacle}; it would gain: "
         f"{gained}"
@@ -279,6 +304,7 @@ def _facts(found: Recommendation, machine: Machine | None) -> dict[str, Any]:
         "languages": list(ask.languages),
         "license": ask.license,
         "min_speed": ask.min_speed,
+        "unsized": list(found.unsized),
         "options": [_option_facts(ask, option) for option in found.options],
         "larger": None
         if larger is None
@@ -326,6 +352,7 @@ def _option_facts(ask: Ask, option: Option) -> dict[str, Any]:
             "ttft": speed.first,
             "ttft_range": list(speed.first_range),
             "prompt": speed.prompt,
+            "rate": option.rate,
         },
         "worth": option.worth,
         "license": None if option.model.license is None else option.model.license.id,

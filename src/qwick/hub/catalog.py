@@ -107,6 +107,11 @@ class Context:
     method: str | None  # how
     most_output: Mapping[str, int]  # recommended, by mode ("" is every mode)
 
+    @property
+    def longest(self) -> int:
+        """The longest that is documented; 0: none is."""
+        return max(self.native or 0, self.extended or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Languages:

@@ -105,7 +105,8 @@ class Models:
         """Bring the first model back where nothing is loaded any more and nobody asks."""
         now, under_way = time.monotonic(), self._trying is not None and not self._trying.done()
         if not self.first.lost:
-            self._patience = self._patience if under_way else RETRY_LOAD_SECONDS
+            if self.first.qwen is not None and not under_way:
+                self._patience = RETRY_LOAD_SECONDS
             return
         others = (h for h in self.hosted.values() if h is not self.first)
         if under_way or now < self._again or any(h.qwen is not None and not h.lost for h in others):
