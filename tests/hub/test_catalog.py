@@ -14,7 +14,7 @@ import pytest
 from collected import FACTS, collected
 from qwick import hub
 from qwick.family import MODEL_TYPES
-from qwick.hub import Format, Model, read_catalog, shape_of
+from qwick.hub import Format, Model, Score, read_catalog, shape_of
 from qwick.hub.catalog import SCHEMA, parse_catalog
 
 CATALOG = read_catalog()
@@ -340,3 +340,15 @@ def _agrees(fields: dict[str, Any], model: Model) -> None:
             file["bytes"],
             file["sha256"],
         )
+
+
+@pytest.mark.parametrize(
+    ("source", "document"),
+    [
+        *(("tr3 Table 11", "tr3"), ("tr3, tables 5 and 6", "tr3"), ("blog qwen2", "blog qwen2")),
+        ("R1 README.md line 448", "R1 README.md"),
+        ("a public page (model card)", ""),
+    ],
+)
+def test_the_document_of_a_score(source: str, document: str) -> None:
+    assert Score("MMLU", "mmlu", 50.0, "base", source).document == document

@@ -10,7 +10,6 @@ the rule must nearly always put the same one first. Knows nothing about machines
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -132,20 +131,14 @@ def side_by_side(model: Model, other: Model, task: Task) -> tuple[tuple[Score, S
 
     One pair for each benchmark that speaks for the task, the closest first.
     """
-    theirs = {(s.name, s.setting, _document(s)): s for s in other.scores if _document(s)}
+    theirs = {(s.name, s.setting, s.document): s for s in other.scores if s.document}
     found: dict[str, tuple[Score, Score]] = {}
     for key in task.evidence:
         for score in model.scores:
-            same = theirs.get((score.name, score.setting, _document(score)))
+            same = theirs.get((score.name, score.setting, score.document))
             if same is not None and key in (score.key, score.name):
                 found.setdefault(key, (score, same))
     return tuple(found.values())
-
-
-def _document(score: Score) -> str:
-    """Return the document of a score without the place in it; "" for one that nobody can find."""
-    document = re.split(r",? [Tt]ables? | line ", score.source)[0]
-    return "" if document.startswith("a public page") else document
 
 
 def evidence(model: Model, task: Task, most: int = 3) -> tuple[Score, ...]:

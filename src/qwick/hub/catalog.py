@@ -8,6 +8,7 @@ networks, disks, machines or which checkpoint is right for whom.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +38,9 @@ _SAME_LANGUAGE: Mapping[str, tuple[str, ...]] = {
     **{"no": ("nb", "nn"), "cmn": ("zh",), "fil": ("tl",), "iw": ("he",), "in": ("id",)},
     **{"als": ("sq",), "ydd": ("yi",), "azj": ("az",), "uzn": ("uz",), "sh": ("sr", "hr", "bs")},
 }
+
+# Where the place in a document begins, in the source of a score.
+_PLACE = re.compile(r",? [Tt]ables? | line ")
 
 SCHEMA = 1  # of catalog.json; raised when its shape changes
 
@@ -133,13 +137,19 @@ class Languages:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One published result. Compare it only with one of the same name and setting."""
+    """One published result. Compare it only with one of the same name, setting and document."""
 
     name: str
     key: str | None  # the benchmark under a name of ours, alike for all its spellings
     value: float
     setting: str
     source: str
+
+    @property
+    def document(self) -> str:
+        """Its source without the place in it; "" for one that nobody can find."""
+        document = _PLACE.split(self.source)[0]
+        return "" if document.startswith("a public page") else document
 
 
 @dataclass(frozen=True, slots=True)
