@@ -98,6 +98,15 @@ def test_only_what_may_be_compared_stands_side_by_side() -> None:
     assert side_by_side(MODELS["qwen3-8b"], MODELS["qwen3-4b-thinking-2507"], task) == ()
 
 
+def test_gains_are_of_the_mode_that_the_task_wants() -> None:
+    small, large = MODELS["qwen3-8b"], MODELS["qwen3-14b"]
+    for name, thinking in (("chat", False), ("math", True)):
+        for mine, theirs in side_by_side(small, large, TASKS[name]):
+            assert mine in small.scores
+            assert theirs in large.scores
+            assert mine.setting == ("thinking" if thinking else "non-thinking"), mine
+
+
 def test_languages_that_the_publisher_leaves_out_count_against() -> None:
     assert gain_of_languages(MODELS["qwen3-8b"], ("hu", "cs", "sw")) == 0
     assert gain_of_languages(MODELS["qwen2.5-7b-instruct"], ("hu",)) < 0

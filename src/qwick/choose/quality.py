@@ -10,7 +10,7 @@ the rule must nearly always put the same one first. Knows nothing about machines
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from qwick.choose.tasks import Task
@@ -134,7 +134,7 @@ def side_by_side(model: Model, other: Model, task: Task) -> tuple[tuple[Score, S
     theirs = {(s.name, s.setting, s.document): s for s in other.scores if s.document}
     found: dict[str, tuple[Score, Score]] = {}
     for key in task.evidence:
-        for score in model.scores:
+        for score in sorted(model.scores, key=_mode_first(model, task)):
             same = theirs.get((score.name, score.setting, score.document))
             if same is not None and key in (score.key, score.name):
                 found.setdefault(key, (score, same))
@@ -148,6 +148,11 @@ def evidence(model: Model, task: Task, most: int = 3) -> tuple[Score, ...]:
         scores = [score for score in model.scores if key in (score.key, score.name)]
         if model.variant != "base":  # tables of base models stand beside their offspring's
             scores = [score for score in scores if not score.setting.startswith("base")]
-        thinking = task.thinking > 0 or model.thinking == "only"
-        found += sorted(scores, key=lambda score: ("non" in score.setting) == thinking)[:1]
+        found += sorted(scores, key=_mode_first(model, task))[:1]
     return tuple(found[:most])
+
+
+def _mode_first(model: Model, task: Task) -> Callable[[Score], bool]:
+    """Return a key of scores that puts those of the mode that the task wants first."""
+    thinking = task.thinking > 0 or model.thinking == "only"
+    return lambda score: ("non" in score.setting) == thinking
