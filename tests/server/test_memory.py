@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from pathlib import Path
 
 import pytest
 
 from formats.quantisers import SCHEMES, quantised, write_parts
 from llm.small import ARCH, random_tensors, write_small
-from qwick.errors import FormatError, ResourceError
+from qwick.errors import FormatError, ModelNotFoundError, ResourceError
 from qwick.formats.write import write_folder
 from qwick.llm.load import Options
 from qwick.monitor.memory import resident_bytes
@@ -158,3 +159,26 @@ def test_what_fits_once_quantised_is_loaded(tmp_path: Path) -> None:
             await models.close()
 
     asyncio.run(run())
+
+
+def test_a_first_model_that_cannot_be_had_is_tried_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """0.02, 0.04, 0.08 ... s between tries, not 0.02 each time."""
+    for module in ("hosted", "models"):
+        monkeypatch.setattr(f"qwick.server.{module}.RETRY_LOAD_SECONDS", 0.02)
+
+    async def run() -> None:
+        models = Models(ServeOptions([f"a={tmp_path / 'none.gguf'}"]))
+        with pytest.raises(ModelNotFoundError):
+            await models.ready(models.first)
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            models.tend()
+            await asyncio.sleep(0.005)
+        await models.close()
+
+    with caplog.at_level("ERROR", "qwick.server"):
+        asyncio.run(run())
+    tries = sum(record.message == "model_failed" for record in caplog.records)
+    assert 3 <= tries <= 9
