@@ -190,6 +190,21 @@ def test_cards_of_this_machine_have_a_device() -> None:
     assert card_named("NVIDIA GeForce GTX 1080", 8 << 30) is None
 
 
+def test_languages_change_the_choice() -> None:
+    """Where the strongest does not name a language, one that does comes first."""
+    changed = 0
+    for megabytes in range(1500, 6000, 250):
+        wishes = {"memory": megabytes * 10**6}
+        plain, hungarian = (
+            first("translate", "laptop", **wishes, **more) for more in ({}, {"languages": ("hu",)})
+        )
+        languages = hungarian.model.languages
+        assert languages is not None
+        assert languages.has("hu"), hungarian.name
+        changed += plain.model.id != hungarian.model.id
+    assert changed > 0
+
+
 def test_what_has_no_known_size_is_named() -> None:
     found = recommend(Ask(TASKS["audio"], device_named("h100x8")), CATALOG)
     assert "qwen2.5-omni-7b" in found.unsized

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from qwick.choose.devices import device_named
+from qwick.choose.quality import BEARABLE, FORMAT_LOSS
 from qwick.choose.recommend import Ask, recommend
 from qwick.choose.tasks import task_named
 from qwick.hub import read_catalog
@@ -43,7 +44,10 @@ def test_scenario(scenario: dict[str, Any]) -> None:
     first = found.options[0]
     assert first.model.id in scenario["acceptable"]
     assert first.parts.total <= found.ask.room
-    assert first.speed.decode >= (found.ask.min_speed or 0)
+    assert first.rate >= (found.ask.min_speed or 0)
+    assert first.model.context.longest >= found.ask.length
+    assert first.reasons
+    assert FORMAT_LOSS[first.way.rounded] <= BEARABLE
 
 
 def test_there_are_enough() -> None:

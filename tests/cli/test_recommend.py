@@ -40,10 +40,12 @@ def test_this_machine_is_measured_once(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""
     measured = (tmp_path / "machine.json").read_bytes()
-    start = time.monotonic()
-    second = told("--task", "code", home=tmp_path)
-    took = time.monotonic() - start
-    assert took < 5  # 0.3 s where nothing else runs
+    second, took = told("--task", "code", home=tmp_path), []
+    for _ in range(3):
+        start = time.monotonic()
+        told("--task", "code", home=tmp_path)
+        took.append(time.monotonic() - start)
+    assert min(took) < 1  # 0.3 s where nothing else runs
     assert second["device"]["measured"] is True
     assert second["machine"]["bandwidth"] == second["device"]["bandwidth"]
     assert (tmp_path / "machine.json").read_bytes() == measured
