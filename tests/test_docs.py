@@ -111,7 +111,7 @@ def shown_commands() -> Iterator[tuple[str, list[str]]]:
 )
 def test_shown_command_parses(words: list[str]) -> None:
     command: click.Command = command_line
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and (words or command is not command_line):
         found = command.get_command(click.Context(command), words[0])
         assert found is not None, words[0]
         command, words = found, words[1:]

@@ -20,6 +20,7 @@ from qwick.choose.quality import (
     quality,
     side_by_side,
 )
+from qwick.choose.reasons import cautions_of, place_of, reasons_of
 from qwick.choose.runtimes import Way, ways_of
 from qwick.choose.sizes import Parts, available_text, needed_text, parts_of, stored_bytes
 from qwick.choose.speed import Speed, predict
@@ -35,7 +36,7 @@ LATE = 0.4  # that each doubling of the task's patience with the first token cos
 QUICK, MOST_QUICK = 0.05, 5.0  # that each doubling above the comfortable speed gains, of so many
 FETCHED = 0.3  # that each doubling of what is fetched over what is kept in memory costs
 UNOFFICIAL = 0.05  # that files which others have made cost
-LONG_WAIT = 60.0  # seconds to the first token of which one should know
+FULL, NEARLY_FULL = 0.1, 0.7  # that a card costs which is full from this share on: for one request
 DEFAULT_CONTEXT = 32_768  # tokens that qwick plans for where nobody asks (`--ctx`)
 LIKES = 3  # options that are shown
 # What qwick covers. Newer ones are in the catalog, and are recommended only where asked for.
@@ -268,6 +269,8 @@ def _option(model: Model, shape: Shape, worth: float, way: Way, ask: Ask) -> Opt
     comfort = math.log2(rate / ask.task.comfortable)
     worth += QUICK * min(comfort, MOST_QUICK) if comfort > 0 else ask.task.slow * comfort
     worth -= LATE * max(0.0, math.log2(speed.first / ask.task.patience))
+    if ask.device.kind == "gpu" and parts.total > NEARLY_FULL * ask.room:
+        worth -= FULL
     return Option(
         model,
         way,
@@ -276,8 +279,8 @@ def _option(model: Model, shape: Shape, worth: float, way: Way, ask: Ask) -> Opt
         speed,
         rate,
         worth,
-        _reasons(model, ask),
-        _cautions(model, way, speed, ask),
+        reasons_of(model, ask),
+        cautions_of(model, way, speed, ask),
         evidence(model, ask.task),
         _arguments(model, way, ask),
     )
@@ -319,34 +322,11 @@ def _ranked(ask: Ask, options: Sequence[Option], most: int) -> Recommendation:
     best: dict[str, Option] = {}
     for one in sorted(quick, key=lambda one: -one.worth):
         best.setdefault(one.model.id, one)
-    chosen = tuple(_placed(one, tuple(best.values()), ask) for one in best.values())
+    ranked = tuple(best.values())
+    chosen = tuple(
+        replace(one, reasons=(place_of(one, ranked, ask.task), *one.reasons)) for one in ranked
+    )
     return Recommendation(ask, chosen[:most], _larger(ask, chosen[0], options), None)
-
-
-def _placed(option: Option, chosen: Sequence[Option], ask: Ask) -> Option:
-    """Return an option with the reason of its place among all, first of its reasons."""
-    first = chosen[0]
-    if option is first:
-        count = len(chosen)
-        place = f"ranked first of the {count} that fit" if count > 1 else "the only one that fits"
-        place += ": by size, generation and kind, less what rounding and waiting cost"
-    else:
-        ahead = (quality(first.model, ask.task) or 0.0) - (quality(option.model, ask.task) or 0.0)
-        differences = []
-        if option.rate > 1.1 * first.rate:
-            differences.append(f"{option.rate / first.rate:.1f} times as fast")
-        if option.parts.total < 0.9 * first.parts.total:
-            differences.append(f"{option.parts.total / first.parts.total:.0%} of the memory")
-        if option.download < 0.9 * first.download:
-            differences.append(f"{option.download / first.download:.0%} of the download")
-        better = ", ".join(differences)
-        if ahead < 0:
-            place = "stronger than 1 by the rule, but slower, larger or rounded further"
-        elif better:
-            place = f"beside 1: {better}; weaker by the rule"
-        else:
-            place = "a little behind 1 by the rule"
-    return replace(option, reasons=(place, *option.reasons))
 
 
 def _quick(option: Option, ask: Ask) -> bool:
@@ -389,48 +369,3 @@ def _larger(ask: Ask, best: Option, options: Sequence[Option]) -> Larger | None:
 def _kind(model: Model) -> tuple[str, frozenset[str]]:
     """Return what a larger one should be, too: a coder, of the same revision, thinking or not."""
     return model.variant, frozenset(model.tags) - {"moe"}
-
-
-def _reasons(model: Model, ask: Ask) -> tuple[str, ...]:
-    """Return what speaks for it, in words."""
-    found = [f"made for {ask.task.name}"] if set(model.tags) & set(ask.task.worth) else []
-    if ask.task.thinking > 0 and model.thinking != "none":
-        found.append(
-            "thinks before it answers" + (" (can be switched off)" * (model.thinking == "hybrid"))
-        )
-    if model.experts:
-        share = (model.parameters.active or 0) / (model.parameters.total or 1)
-        found.append(f"a mixture of experts: {share:.0%} of its parameters work on a token")
-    for code in ask.languages:
-        if model.languages is not None and model.languages.has(code):
-            found.append(f"the publisher names {code} among its languages")
-    if (model.context.native or 0) >= ask.length > 32_768:
-        found.append(f"trained for {model.context.native:,} tokens")
-    return tuple(found)
-
-
-def _cautions(model: Model, way: Way, speed: Speed, ask: Ask) -> tuple[str, ...]:
-    """Return what one should know before."""
-    found = list(way.cautions)
-    license_ = model.license
-    if license_ is None:
-        found.append("its licence is not confirmed: read it before any use that is not private")
-    elif license_.use != "commercial":
-        found.append(f"{license_.title}: {license_.condition}")
-    for code in ask.languages:
-        named = None if model.languages is None else model.languages.has(code)
-        if not named:
-            among = "is not among the languages that" if named is False else "is not named by"
-            found.append(f"{code} {among} the publisher" + " names" * (named is False))
-    if (model.context.native or 0) < ask.length:
-        found.append(
-            f"trained for {model.context.native or 0:,} tokens; beyond: {model.context.method}"
-        )
-    if model.thinking == "only" and ask.task.only_thinking < 0:
-        found.append("always thinks before it answers: answers come late")
-    if speed.first > LONG_WAIT:
-        minutes = f"{speed.first / 60:.0f} minute{'s' if speed.first >= 90 else ''}"
-        found.append(f"a prompt of {speed.prompt:,} tokens is read for some {minutes} first")
-    if not way.form.official:
-        found.append(f"the file is made by {way.form.repository.partition('/')[0]}, not by Qwen")
-    return tuple(found)

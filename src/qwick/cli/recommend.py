@@ -157,7 +157,7 @@ def _print(found: Recommendation, machine: Machine | None) -> None:
         click.echo(_larger_text(found.larger))
     if found.unsized:
         click.echo()
-        click.echo(f"not ranked, for their sizes are not published: {', '.join(found.unsized)}")
+        click.echo(f"not ranked, for what they take is not known: {', '.join(found.unsized)}")
 
 
 def machine_texts(ask: Ask, machine: Machine | None) -> list[str]:
