@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -145,17 +146,65 @@ def test_compare_only_what_compares() -> None:
     assert header == ("BENCHMARK", "qwen3-30b-a3b", "qwq-32b", "SETTING", "SOURCE")
     by_name = {(row[0], row[3]): row for row in rows}
     assert by_name["AIME'24", "thinking"][1:3] == ("80.4", "79.5")
-    both = {(s.name, s.setting) for s in mixture.scores} & {
-        (s.name, s.setting) for s in dense.scores
+    both = {(s.name, s.setting) for s in mixture.scores if s.document == "tr3"} & {
+        (s.name, s.setting) for s in dense.scores if s.document == "tr3"
     }
     assert set(by_name) == both
     listed = {(score.name, score.setting) for score in alone["qwen3-30b-a3b"]}
     assert listed == {(s.name, s.setting) for s in mixture.scores} - both
+    # Both tables are of one document, which is named once.
+    places = {row[4] for row in rows}
+    assert all(place.count("tr3") == 1 for place in places)
     # The same names, in other settings: nothing stands side by side.
     (_, rows), alone = compared([MODELS["qwen3-4b"], MODELS["qwen2-7b-instruct"]])
     assert rows == []
     assert {"LiveCodeBench v5"} <= {s.name for s in alone["qwen3-4b"]}
     assert {"LiveCodeBench"} <= {s.name for s in alone["qwen2-7b-instruct"]}
+
+
+def test_scores_of_two_documents_do_not_compare() -> None:
+    """The same benchmark in the same setting, by a report and by a card."""
+    report, card = MODELS["qwen3-14b"], MODELS["qwen3-4b-instruct-2507"]
+    place = ("MMLU-Redux", "non-thinking")
+    assert all(place in {(s.name, s.setting) for s in model.scores} for model in (report, card))
+    (_, rows), alone = compared([report, card])
+    assert rows == []
+    assert all(place in {(s.name, s.setting) for s in alone[m.id]} for m in (report, card))
+    names = (report.id, card.id)
+    values = json.loads(ask("compare", *names, "--json"))
+    assert values["scores"] == []
+    assert {"name": place[0], "setting": place[1], "source": "tr3 Table 16"} in (
+        values["not_comparable"][report.id]
+    )
+    for form in ((), ("--markdown",)):
+        assert "No benchmark is published of two of them" in ask("compare", *names, *form)
+    # What nobody can find is in no document: two such cards have none in common either.
+    assert compared([card, MODELS["qwen3-30b-a3b-instruct-2507"]])[0][1] == []
+
+
+def test_scores_of_one_document_are_named_once() -> None:
+    (_, rows), alone = compared([MODELS["qwen3-14b"], MODELS["qwen3-8b"]])
+    sources = {(row[0], row[3]): row[4] for row in rows}
+    assert sources["MMLU-Redux", "non-thinking"].startswith("tr3 Table")
+    assert sources["MMLU-Redux", "non-thinking"].count("tr3") == 1
+    assert "MMLU-Redux" not in {score.name for score in alone["qwen3-14b"]}
+
+
+def test_what_does_not_compare_is_told_with_its_setting() -> None:
+    """A benchmark that is shown in one setting may stand alone in the other."""
+    text = ask("compare", "qwen3-30b-a3b", "qwq-32b")
+    shown, told = text.split("Not comparable, of qwen3-30b-a3b alone", 1)
+    assert re.search(r"MMLU-Redux .* thinking ", shown)
+    assert re.search(r"^  non-thinking, tr3: .*MMLU-Redux", told, re.MULTILINE)
+    assert not re.search(r"^  thinking, tr3: .*MMLU-Redux", told, re.MULTILINE)
+
+
+def test_the_same_checkpoint_twice_is_told() -> None:
+    for names in (("qwen3-8b", "qwen3-8b"), ("qwen3-8b", "Qwen/Qwen3-8B")):
+        with pytest.raises(ParameterError, match="the same checkpoint, qwen3-8b"):
+            ask("compare", *names)
+    with pytest.raises(ParameterError, match="NAME is 'qwen3-8b'; allowed: two checkpoints"):
+        ask("compare", "qwen3-8b")
 
 
 def test_compare_prints_all_forms() -> None:

@@ -16,7 +16,7 @@ from qwick.cli.show import (
     print_pairs,
     print_table,
 )
-from qwick.errors import ModelNotFoundError
+from qwick.errors import ModelNotFoundError, ParameterError
 
 if TYPE_CHECKING:
     from qwick.hub import Model
@@ -166,15 +166,12 @@ def print_model(model: Model, *, as_markdown: bool = False) -> None:
 def compare(names: tuple[str, ...], as_json: bool, as_markdown: bool) -> None:
     """Show published checkpoints side by side.
 
-    Scores stand beside each other only where name and setting are the same.
+    Scores stand beside each other only where benchmark, setting and document are the same.
     """
     from qwick import hub
-    from qwick.cli.facts import compared, model_facts, side_by_side, sources_of
-    from qwick.values import refused
+    from qwick.cli.facts import by_setting, compared, model_facts, side_by_side, sources_of
 
-    models = list({model.id: model for model in map(_known, names)}.values())
-    if len(models) < 2:
-        raise refused("NAME", " ".join(names), "two checkpoints of the catalog, or more")
+    models = _to_compare(names)
     (header, rows), alone = compared(models)
     sources = sources_of(hub.read_catalog(), models)
     if as_json:
@@ -183,7 +180,9 @@ def compare(names: tuple[str, ...], as_json: bool, as_markdown: bool) -> None:
                 "models": [model_facts(model) for model in models],
                 "scores": [dict(zip(map(str.lower, header), row, strict=True)) for row in rows],
                 "not_comparable": {
-                    name: [{"name": s.name, "setting": s.setting} for s in scores]
+                    name: [
+                        {"name": s.name, "setting": s.setting, "source": s.source} for s in scores
+                    ]
                     for name, scores in alone.items()
                 },
                 "sources": dict(sources),
@@ -196,11 +195,28 @@ def compare(names: tuple[str, ...], as_json: bool, as_markdown: bool) -> None:
     if rows:
         show(header, rows)
     else:
-        click.echo("No benchmark is published of two of them in the same setting.")
+        click.echo("No benchmark is published of two of them in the same setting and document.")
     for name, scores in alone.items():
         if scores:
-            listed = ", ".join(dict.fromkeys(s.name for s in scores))
-            click.echo(f"\nNot comparable, of {name} alone in their setting: {listed}")
+            click.echo(f"\nNot comparable, of {name} alone in their setting and document:")
+            for place, listed in by_setting(scores):
+                click.echo(f"{'- ' if as_markdown else '  '}{place}: {listed}")
+
+
+def _to_compare(names: Sequence[str]) -> list[Model]:
+    """Return the checkpoints of those names, each once; ParameterError for fewer than two."""
+    from qwick.values import refused
+
+    models = list({model.id: model for model in map(_known, names)}.values())
+    allowed = "two checkpoints of the catalog, or more"
+    if len(models) == 1 and len(names) > 1:
+        raise ParameterError(
+            f"all of the names are of the same checkpoint, {models[0].id}; allowed: {allowed}",
+            hint="see `qwick models search` for others",
+        )
+    if len(models) < 2:
+        raise refused("NAME", " ".join(names), allowed)
+    return models
 
 
 def _known(name: str) -> Model:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MODEL_HEADER",
     "SERIES_HEADER",
+    "by_setting",
     "compared",
     "count_text",
     "length_text",
@@ -228,24 +229,41 @@ def _in_short(model: Model) -> list[tuple[str, str]]:
 def compared(models: Sequence[Model]) -> tuple[Table, dict[str, list[Score]]]:
     """Return the results that compare, and for each checkpoint those that do not.
 
-    A result compares with one of the same name and setting, and with no other.
+    A result compares with one of the same name, setting and document, and with no other.
     """
-    found: dict[tuple[str, str], dict[str, Score]] = {}
+    found: dict[tuple[str, str, str], dict[str, Score]] = {}
     for model in models:
         for score in model.scores:
-            found.setdefault((score.name, score.setting), {}).setdefault(model.id, score)
+            if score.document:
+                place = (score.name, score.setting, score.document)
+                found.setdefault(place, {}).setdefault(model.id, score)
+    shared = {place: scores for place, scores in found.items() if len(scores) > 1}
     rows = []
-    for (name, setting), scores in found.items():
-        if len(scores) > 1:
-            values = (f"{scores[m.id].value:g}" if m.id in scores else "-" for m in models)
-            sources = dict.fromkeys(score.source for score in scores.values())
-            rows.append((name, *values, setting, "; ".join(sources)))
+    for (name, setting, _), scores in shared.items():
+        values = (f"{scores[m.id].value:g}" if m.id in scores else "-" for m in models)
+        rows.append((name, *values, setting, _one_source(list(scores.values()))))
     alone = {
-        model.id: [s for s in model.scores if len(found[s.name, s.setting]) == 1]
+        model.id: [s for s in model.scores if (s.name, s.setting, s.document) not in shared]
         for model in models
     }
     header = ("BENCHMARK", *(model.id for model in models), "SETTING", "SOURCE")
     return (header, rows), alone
+
+
+def _one_source(scores: Sequence[Score]) -> str:
+    """Return where results of one document stand: the document once, and each place in it."""
+    document = scores[0].document
+    places = dict.fromkeys(score.source[len(document) :].strip(" ,") for score in scores)
+    return f"{document} {', '.join(filter(None, places))}".rstrip()
+
+
+def by_setting(scores: Iterable[Score]) -> list[tuple[str, str]]:
+    """Return the names of results by their setting and document: what stands beside what."""
+    found: dict[str, dict[str, None]] = {}
+    for score in scores:
+        place = f"{score.setting}, {score.document or score.source}"
+        found.setdefault(place, {})[score.name] = None
+    return [(place, ", ".join(names)) for place, names in found.items()]
 
 
 def series_row(series: Series) -> tuple[str, ...]:
