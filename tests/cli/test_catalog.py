@@ -88,7 +88,30 @@ def test_search_is_a_table() -> None:
     assert lines[3].startswith("| qwen3-8b | 8.19B |")
 
 
-@pytest.mark.parametrize("value", ["big", "0", "-1B", "inf", "nan", "8X", ""])
+def test_search_by_other_codes_of_a_language() -> None:
+    assert found("--language", "hun") == found("--language", "hu-HU") == found("--language", "hu")
+    assert found("--language", "yue") >= {"qwen3-8b"}
+    assert ask("search", "--language", "la") == "no published checkpoint is all that\n"
+    assert found("--format", "Q4_K_M") == found("--format", "q4_k_m") != set()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--language", "hungarian"), ("--language", "xx"), ("--language", "")),
+        *(("--format", "zzz"), ("--format", "")),
+    ],
+)
+def test_search_refuses_what_nothing_can_have(option: str, value: str, qwick: Run) -> None:
+    done = qwick("models", "search", option, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    error, hint = done.stderr.splitlines()
+    assert f"{option.removeprefix('--')} is {value!r}; allowed: " in error
+    assert ("q4_k_m" in error) == (option == "--format")
+    assert "`qwick models show NAME` lists a checkpoint's" in hint
+
+
+@pytest.mark.parametrize("value", ["big", "0", "-1B", "inf", "nan", "8X", "", "٨B", "1_0B"])
 def test_search_refuses_what_is_no_size(value: str) -> None:
     with pytest.raises(ParameterError, match=r"^--max-params is .*; allowed: .* K M B T$"):
         ask("search", "--max-params", value)

@@ -78,7 +78,9 @@ def test_what_is_shown() -> None:
 
 def test_options_reach_the_answer() -> None:
     words = ("--device", "laptop", "--memory", "8GB", "--context", "16k", "--min-speed", "5")
-    found = told("--task", "documents", "--languages", "cs", "--license", "commercial", *words)
+    found = told(
+        "--task", "documents", "--languages", "CZE,cs-CZ", "--license", "commercial", *words
+    )
     assert found["context"] == 16_384
     assert found["device"]["memory"] == 8_000_000_000
     assert (found["languages"], found["license"]) == (["cs"], "commercial")
@@ -104,7 +106,8 @@ def test_other_runtimes_where_they_fit() -> None:
         (["--task", "cooking"], 2, "allowed: chat"),
         (["--device", "abacus"], 2, "allowed: this, phone"),
         (["--context", "much"], 2, "such as 8192, 32k or 1m"),
-        (["--languages", "hungarian"], 2, "such as hu,cs"),
+        (["--languages", "hungarian"], 2, "language is 'hungarian'; allowed: codes of ISO 639-1"),
+        (["--languages", "hu,xx"], 2, "language is 'xx'"),
         (["--license", "mine", "--device", "phone"], 2, "any or commercial"),
         (["--memory", "lots"], 2, "8GB"),
         (["--most", "0"], 2, "--most"),

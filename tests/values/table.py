@@ -286,6 +286,7 @@ TABLE: dict[str, Case] = {
     "hub.ollama.ollama_path": Case(lambda _: hub.ollama_path, {"name": text("qwen3:8b")}),
     "hub.catalog.Model.format": Case(lambda _: _QWEN3.format, {"name": text("q4_k_m")}),
     "hub.catalog.Model.scored": Case(lambda _: _QWEN3.scored, {"key": text("gpqa")}),
+    "hub.languages.language_code": Case(lambda _: hub.language_code, {"text": text("hu")}),
     "hub.series.series_of": Case(
         lambda _: hub.series_of, {"catalog": instance(hub.read_catalog())}
     ),

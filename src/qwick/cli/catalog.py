@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ def search(as_json: bool, as_markdown: bool, **asked: Any) -> None:
 def _tests(asked: dict[str, Any]) -> list[Callable[[Model], bool]]:
     """Return what a checkpoint has to pass; raises for a value that no checkpoint could."""
     from qwick.cli.facts import license_use
+    from qwick.hub import language_code
 
     tests: list[Callable[[Model], bool]] = []
     words, tags = [word.lower() for word in asked["words"]], asked["tags"]
@@ -81,12 +83,13 @@ def _tests(asked: dict[str, Any]) -> list[Callable[[Model], bool]]:
         use = "not known" if asked["use"] == "unknown" else asked["use"]
         tests.append(lambda m: license_use(m) == use)
     if asked["language"] is not None:
-        code = asked["language"]
+        code = language_code(asked["language"])
         tests.append(lambda m: m.languages is not None and m.languages.has(code) is True)
     if asked["kind"] is not None:
         tests.append(lambda m: asked["kind"] in m.inputs)
     if asked["form"] is not None:
-        tests.append(lambda m: m.format(asked["form"]) is not None)
+        form = _format_name(asked["form"])
+        tests.append(lambda m: m.format(form) is not None)
     if asked["runs_here"]:
         tests.append(lambda m: m.runs_here)
     if asked["min_params"] is not None:
@@ -115,14 +118,27 @@ def _number(name: str, text: str, units: dict[str, int]) -> float:
     digits, unit = text.strip().lower(), 1
     if digits[-1:] in units:
         digits, unit = digits[:-1], units[digits[-1]]
-    try:
-        value = float(digits) * unit
-    except ValueError:
-        value = 0.0
+    # float() would take digits of every script, and underscores.
+    value = float(digits) * unit if re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", digits) else 0.0
     if not 1 <= value < math.inf:
         names = " ".join(units).upper() if "b" in units else " ".join(units)
         raise refused(name, text, f"a number above 0, with a unit or without: {names}")
     return value
+
+
+def _format_name(text: str) -> str:
+    """Return the name of a form that something is published in; ParameterError."""
+    from qwick import hub
+    from qwick.errors import shown
+
+    names = sorted({form.name for m in hub.read_catalog().models.values() for form in m.formats})
+    wanted = text.strip().lower()
+    if wanted not in names:
+        raise ParameterError(
+            f"--format is {shown(text)}; allowed: {', '.join(names)}",
+            hint="`qwick models show NAME` lists a checkpoint's",
+        )
+    return wanted
 
 
 def _series_name(text: str) -> str:

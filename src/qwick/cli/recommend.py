@@ -32,7 +32,6 @@ __all__ = [
 
 # As the family's cards count: 32k is 32,768 tokens, 1m a million.
 _THOUSANDS = {"": 1, "k": 1024, "m": 1_000_000}
-_CODE = re.compile(r"[a-z]{2,3}")
 
 
 @click.command(short_help="Say which Qwen fits a task and a machine, and how fast.")
@@ -120,13 +119,10 @@ def _tokens(text: str | None) -> int | None:
 
 
 def languages_in(text: str | None) -> tuple[str, ...]:
-    """Return the codes of languages; ParameterError."""
-    codes = [code.strip().lower() for code in (text or "").split(",") if code.strip()]
-    for code in codes:
-        if not _CODE.fullmatch(code):
-            raise ParameterError(
-                f"languages has {code!r:.80}; allowed: ISO 639-1 codes with commas, such as hu,cs"
-            )
+    """Return the codes of languages, as the catalog writes them; ParameterError."""
+    from qwick.hub import language_code
+
+    codes = (language_code(code) for code in (text or "").split(",") if code.strip())
     return tuple(dict.fromkeys(codes))
 
 

@@ -22,6 +22,7 @@ from qwick.hub.catalog import (
     read_catalog,
 )
 from qwick.hub.entries import CATALOG, DEFAULT, Entry, PinnedFile, Place, find, near, shortened
+from qwick.hub.languages import language_code
 from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener, check_listener
 from qwick.hub.names import at_revision, parse
 from qwick.hub.ollama import ollama_models, ollama_path
@@ -64,6 +65,7 @@ __all__ = [
     "check_listener",
     "existing_path",
     "find",
+    "language_code",
     "looks_like_path",
     "names_model",
     "near",

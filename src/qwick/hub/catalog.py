@@ -20,6 +20,7 @@ from qwick.family import MODEL_TYPES
 from qwick.values import check_kind, real
 
 __all__ = [
+    "SAME_LANGUAGE",
     "SCHEMA",
     "Catalog",
     "Context",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 # Codes of a language that people write for those of the catalog.
-_SAME_LANGUAGE: Mapping[str, tuple[str, ...]] = {
+SAME_LANGUAGE: Mapping[str, tuple[str, ...]] = {
     **{"no": ("nb", "nn"), "cmn": ("zh",), "fil": ("tl",), "iw": ("he",), "in": ("id",)},
     **{"als": ("sq",), "ydd": ("yi",), "azj": ("az",), "uzn": ("uz",), "sh": ("sr", "hr", "bs")},
 }
@@ -130,7 +131,7 @@ class Languages:
         """Whether the language of that ISO 639 code is named; None: not, and more are meant."""
         check_kind("code", code, str, "a str")
         wanted = code.strip().lower().partition("-")[0]
-        if any(one in self.codes for one in _SAME_LANGUAGE.get(wanted, (wanted,))):
+        if any(one in self.codes for one in SAME_LANGUAGE.get(wanted, (wanted,))):
             return True
         return False if self.complete else None
 
