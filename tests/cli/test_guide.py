@@ -55,7 +55,7 @@ def test_from_the_questions_to_an_answer(terminal: Terminal) -> None:
     assert "task is 'zzz'" in terminal.enter("zzz", TASK)
     assert "did you mean translate?" in terminal.enter("translat", TASK)
     terminal.enter("translation", LANGUAGES)
-    assert "languages has 'hungarian'" in terminal.enter("hungarian", LANGUAGES)
+    assert "language is 'hungarian'" in terminal.enter("hungarian", LANGUAGES)
     shown = terminal.enter("hu", WHICH)
     assert re.search(r"this machine: .*\n.* for the model; reads .* \(measured\)", shown)
     assert "1 is first because" in shown
