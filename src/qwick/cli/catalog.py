@@ -16,6 +16,7 @@ from qwick.cli.show import (
     print_markdown,
     print_pairs,
     print_table,
+    print_wrapped,
 )
 from qwick.errors import ModelNotFoundError, ParameterError
 
@@ -62,7 +63,7 @@ def search(as_json: bool, as_markdown: bool, **asked: Any) -> None:
     elif as_markdown:
         print_markdown(MODEL_HEADER, [model_row(model) for model in found])
     elif found:
-        print_table(MODEL_HEADER, [model_row(model) for model in found])
+        print_table(MODEL_HEADER, [model_row(model) for model in found], hang=True)
     else:
         click.echo("no published checkpoint is all that")
 
@@ -205,18 +206,23 @@ def compare(names: tuple[str, ...], as_json: bool, as_markdown: bool) -> None:
             }
         )
         return
-    show = print_markdown if as_markdown else print_table
-    show(*side_by_side(models))
+    short = side_by_side(models)
+    (print_markdown if as_markdown else print_table)(*short)
     click.echo()
-    if rows:
-        show(header, rows)
+    if rows and as_markdown:
+        print_markdown(header, rows)
+    elif rows:
+        print_table(header, rows, repeated=(0, header.index("SETTING")))  # a row's name is both
     else:
         click.echo("No benchmark is published of two of them in the same setting and document.")
     for name, scores in alone.items():
         if scores:
             click.echo(f"\nNot comparable, of {name} alone in their setting and document:")
             for place, listed in by_setting(scores):
-                click.echo(f"{'- ' if as_markdown else '  '}{place}: {listed}")
+                if as_markdown:
+                    click.echo(f"- {place}: {listed}")
+                else:
+                    print_wrapped("  ", f"{place}: {listed}")
 
 
 def _to_compare(names: Sequence[str]) -> list[Model]:

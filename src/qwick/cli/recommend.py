@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwick.cli.show import json_option, print_json, print_table, size_text
+from qwick.cli.show import json_option, print_json, print_table, print_wrapped, size_text
 from qwick.errors import ParameterError, QwickError, ResourceError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -147,7 +147,11 @@ def _print(found: Recommendation, machine: Machine | None) -> None:
         click.echo()
         click.echo(f"{number}. {option.model.id}, {_format(option)}, by {option.way.runtime}")
         for label, text in lines(ask, option):
-            click.echo(f"   {label.ljust(9)} {text}")
+            lead = f"   {label.ljust(9)} "
+            if label == "start":  # a command is copied: whole
+                click.echo(lead + text)
+            else:
+                print_wrapped(lead, text)
     if found.larger is not None:
         click.echo()
         click.echo(_larger_text(found.larger))
