@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numbers
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def real(name: str, value: Any, low: float, high: float, allowed: str = "") -> f
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+# ASCII digits alone: float() takes those of every script, and underscores.
+_SIZE = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*([a-z]*)")
 
 
 def size_in_bytes(name: str, value: Any) -> int:
@@ -50,11 +53,11 @@ def size_in_bytes(name: str, value: Any) -> int:
     """
     if not isinstance(value, str):
         return whole(name, value, 1, 1 << 62, "a size such as 8GB or 512MiB, or a number of bytes")
-    lower = value.strip().lower()
-    digits = lower.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = lower[len(digits) :].strip() or "b"
+    match = _SIZE.fullmatch(value.strip().lower())
     try:
-        size = int(float(digits) * _UNITS[unit])
+        if match is None:
+            raise ValueError
+        size = int(float(match[1]) * _UNITS[match[2] or "b"])
     except (KeyError, ValueError, OverflowError):
         raise refused(name, value, "a size such as 8GB or 512MiB") from None
     if not 1 <= size <= 1 << 62:

@@ -110,6 +110,8 @@ def test_other_runtimes_where_they_fit() -> None:
         (["--languages", "hu,xx"], 2, "language is 'xx'"),
         (["--license", "mine", "--device", "phone"], 2, "any or commercial"),
         (["--memory", "lots"], 2, "8GB"),
+        (["--memory", "٨GB"], 2, "allowed: a size such as 8GB"),
+        (["--context", "٣٢k"], 2, "such as 8192, 32k or 1m"),
         (["--most", "0"], 2, "--most"),
     ],
 )

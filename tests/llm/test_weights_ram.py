@@ -131,7 +131,9 @@ def test_memory_that_is_short(
 DENSE = {"hidden_size": 128, "intermediate_size": 4096}
 
 
-@pytest.mark.parametrize("bad", ["", "2 apples", "GB", "nan", "-1GB", "0", 0, -5, 1.5, True, b"1"])
+@pytest.mark.parametrize(
+    "bad", ["", "2 apples", "GB", "nan", "-1GB", "0", "٨GB", "1_0GB", 0, -5, 1.5, True, b"1"]
+)
 def test_what_is_no_size(checkpoint: Path, bad: Any) -> None:
     with pytest.raises(ParameterError, match="weights_ram is"):
         Qwen.load(checkpoint, weights_ram=bad)

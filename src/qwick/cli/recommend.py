@@ -110,7 +110,7 @@ def _tokens(text: str | None) -> int | None:
     """Return a number of tokens: 8192, 32k, 1m; ParameterError."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d{1,12})([km]?)", text.strip().lower().replace(",", ""))
+    match = re.fullmatch(r"([0-9]{1,12})([km]?)", text.strip().lower().replace(",", ""))
     if match is None or int(match[1]) == 0:
         raise ParameterError(
             f"context is {text!r:.80}; allowed: a number of tokens, such as 8192, 32k or 1m"
