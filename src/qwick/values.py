@@ -43,7 +43,7 @@ def real(name: str, value: Any, low: float, high: float, allowed: str = "") -> f
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 # ASCII digits alone: float() takes those of every script, and underscores.
-_SIZE = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*([a-z]*)")
+_SIZE = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*(b|[kmgt]i?b)?")
 
 
 def size_in_bytes(name: str, value: Any) -> int:
@@ -54,15 +54,12 @@ def size_in_bytes(name: str, value: Any) -> int:
     if not isinstance(value, str):
         return whole(name, value, 1, 1 << 62, "a size such as 8GB or 512MiB, or a number of bytes")
     match = _SIZE.fullmatch(value.strip().lower())
-    try:
-        if match is None:
-            raise ValueError
-        size = int(float(match[1]) * _UNITS[match[2] or "b"])
-    except (KeyError, ValueError, OverflowError):
-        raise refused(name, value, "a size such as 8GB or 512MiB") from None
+    if match is None:
+        raise refused(name, value, "a size such as 8GB or 512MiB")
+    size = float(match[1]) * _UNITS[match[2] or "b"]
     if not 1 <= size <= 1 << 62:
         raise refused(name, value, "sizes above 0, up to 4611686018427 MB")
-    return size
+    return int(size)
 
 
 def check_switch(name: str, value: object) -> None:
