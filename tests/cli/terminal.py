@@ -27,6 +27,7 @@ class Terminal:
             )
         self._folder = tempfile.mkdtemp(prefix="qwick-")  # a socket's path must be short
         self._env = {**env, "ENV": "", "LC_ALL": "C.UTF-8"}
+        self._env.pop("COLUMNS", None)  # would overrule the window's width
 
     def __enter__(self) -> Terminal:
         self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "40", "sh")

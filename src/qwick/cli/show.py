@@ -26,7 +26,7 @@ __all__ = [
     "size_text",
 ]
 
-NARROW = 12  # characters below which no column of a table gives way
+NARROW = 8  # characters below which no column of a table gives way
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 markdown_option = click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
