@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from qwick.choose.devices import DEVICES
+from qwick.choose.tasks import TASKS
 from qwick.settings import child_environment
 
 
@@ -96,6 +99,23 @@ def test_other_runtimes_where_they_fit() -> None:
     assert sight["commands"][0].startswith(("ollama run ", "transformers serve "))
 
 
+def test_the_task_is_a_word_or_an_option() -> None:
+    device = ("--device", "laptop", "--most", "1")
+    code = told("--task", "code", *device)
+    assert code["task"] == "code"
+    assert told("code", *device) == told("coding", "--task", "code", *device) == code
+    assert told(*device)["task"] == "chat"
+
+
+def test_help_lists_tasks_and_devices() -> None:
+    text = run("--help").stdout
+    tasks, devices = text.split("\nTasks:\n")[1].split("\nDevices:\n")
+    listed = [re.findall(r"^  (\S+)  ", part, re.MULTILINE) for part in (tasks, devices)]
+    assert listed[0] == list(TASKS)
+    assert listed[1] == ["this", *DEVICES, "h100x8"]
+    assert "[OPTIONS] [TASK]" in text
+
+
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
@@ -104,6 +124,8 @@ def test_other_runtimes_where_they_fit() -> None:
         (["--task", "audio", "--license", "commercial", "--device", "desktop"], 2, "licence"),
         (["--context", "10m", "--device", "server"], 2, "documented for 10,000,000 tokens"),
         (["--task", "cooking"], 2, "allowed: chat"),
+        (["cooking"], 2, "allowed: chat"),
+        (["code", "--task", "chat"], 2, "two tasks are given, code and chat"),
         (["--device", "abacus"], 2, "allowed: this, phone"),
         (["--context", "much"], 2, "such as 8192, 32k or 1m"),
         (["--languages", "hungarian"], 2, "language is 'hungarian'; allowed: codes of ISO 639-1"),

@@ -52,6 +52,7 @@ def test_importing_the_package_loads_itself_only() -> None:
         ["--help"],
         ["-h"],
         [],
+        ["recommend", "--help"],
         ["run", "--help"],
         ["chat", "--help"],
         ["models", "--help"],

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qwick.cli.show import json_option, print_json, print_table, print_wrapped, size_text
-from qwick.errors import ParameterError, QwickError, ResourceError, UnsupportedError
+from qwick.errors import ParameterError, QwickError, ResourceError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from qwick.choose.devices import Device
     from qwick.choose.recommend import Ask, Larger, Option, Recommendation, Refusal
     from qwick.choose.speed import Speed
+    from qwick.choose.tasks import Task
     from qwick.hub import Score
     from qwick.machine.gpu import Gpu
     from qwick.machine.probe import Machine
@@ -34,8 +35,25 @@ __all__ = [
 _THOUSANDS = {"": 1, "k": 1024, "m": 1_000_000}
 
 
-@click.command(short_help="Say which Qwen fits a task and a machine, and how fast.")
-@click.option("--task", default="chat", metavar="TASK", help="What for: chat, code, math, ...")
+class _Lists(click.Command):
+    """A command whose help ends with the tasks and the devices; they are read for that alone."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write them."""
+        from qwick.choose.devices import DEVICES
+        from qwick.choose.tasks import TASKS
+
+        with formatter.section("Tasks"):
+            formatter.write_dl([(task.name, task.title) for task in TASKS.values()])
+        with formatter.section("Devices"):
+            several = "several of a graphics card, here eight"
+            named = [(device.name, device.title) for device in DEVICES.values()]
+            formatter.write_dl([("this", "this machine, measured"), *named, ("h100x8", several)])
+
+
+@click.command(cls=_Lists, short_help="Say which Qwen fits a task and a machine, and how fast.")
+@click.argument("word", required=False, metavar="[TASK]")
+@click.option("--task", metavar="TASK", help="The same as TASK; without either: chat.")
 @click.option(
     "--device", default="this", metavar="NAME", help="this, laptop, phone, pi5, h100x8 ..."
 )
@@ -49,7 +67,8 @@ _THOUSANDS = {"": 1, "k": 1024, "m": 1_000_000}
 @click.option("--refresh", is_flag=True, help="Measure this machine anew.")
 @json_option
 def recommend(
-    task: str,
+    word: str | None,
+    task: str | None,
     device: str,
     memory: str | None,
     min_speed: float | None,
@@ -68,11 +87,10 @@ def recommend(
     """
     from qwick.choose.recommend import Ask
     from qwick.choose.recommend import recommend as find
-    from qwick.choose.tasks import task_named
     from qwick.hub import read_catalog
     from qwick.values import size_in_bytes
 
-    wanted, machine = task_named(task), None
+    wanted, machine = _task(word, task), None
     codes, length = languages_in(languages), _tokens(context)
     room = None if memory is None else size_in_bytes("memory", memory)
     if device.strip().lower() == "this":
@@ -92,6 +110,19 @@ def recommend(
         if not as_json:
             raise error
         raise click.exceptions.Exit(error.exit_code)
+
+
+def _task(word: str | None, option: str | None) -> Task:
+    """Return the task that is named, once or twice alike; UsageError for two of them."""
+    from qwick.choose.tasks import task_named
+
+    named = [task_named(name) for name in (word, option) if name is not None]
+    if len(named) == 2 and named[0] is not named[1]:
+        raise UsageError(
+            f"two tasks are given, {named[0].name} and {named[1].name}",
+            hint="ask for one: qwick recommend TASK",
+        )
+    return named[0] if named else task_named("chat")
 
 
 def this_machine(refresh: bool) -> tuple[Device, Machine]:
