@@ -15,7 +15,7 @@ import click
 
 from qwick.cli.main import complain
 from qwick.cli.recommend import commands, languages_in, lines, machine_texts, row, this_machine
-from qwick.cli.show import print_table, size_text
+from qwick.cli.show import print_table, print_wrapped, size_text
 from qwick.cli.stdin import read_line
 from qwick.errors import (
     DigestError,
@@ -249,7 +249,7 @@ def _recommended(ask: Ask) -> list[Choice]:
         click.echo(f"\n1 is first because of this ({best.model.series}):")
         for label, text in lines(ask, best):
             if label not in ("memory", "start"):
-                click.echo(f"   {label.ljust(9)} {text}")
+                print_wrapped(f"   {label.ljust(9)} ", text)
     if choices[-1].name == hub.DEFAULT:
         how = "starts at once" if choices[-1].stored else "is fetched soon"
         click.echo(f"{len(choices)} is small and {how}: good for a first look.")

@@ -170,7 +170,7 @@ def _print(found: Recommendation, machine: Machine | None) -> None:
         f"for      {ask.task.title}, {ask.length:,} token{'s' if ask.length > 1 else ''} of context"
     )
     for number, text in enumerate(machine_texts(ask, machine)):
-        click.echo(f"{'' if number else 'on':8} {text}")
+        print_wrapped(f"{'' if number else 'on':8} ", text)
     click.echo()
     rows = [row(number, option) for number, option in enumerate(found.options, 1)]
     print_table(tuple(rows[0]), [tuple(one.values()) for one in rows])
@@ -185,10 +185,10 @@ def _print(found: Recommendation, machine: Machine | None) -> None:
                 print_wrapped(lead, text)
     if found.larger is not None:
         click.echo()
-        click.echo(_larger_text(found.larger))
+        print_wrapped("one size up: ", _larger_text(found.larger))
     if found.unsized:
         click.echo()
-        click.echo(f"not ranked, for what they take is not known: {', '.join(found.unsized)}")
+        print_wrapped("not ranked, for what they take is not known: ", ", ".join(found.unsized))
 
 
 def machine_texts(ask: Ask, machine: Machine | None) -> list[str]:
@@ -293,10 +293,7 @@ def _larger_text(larger: Larger) -> str:
         for mine, theirs in larger.gains[:3]
     ]
     gained = ", ".join(gains) if gains else "the catalog has no score of both in one table"
-    return (
-        f"one size up: {option.model.id}, {_format(option)}: {larger.obstacle}; it would gain: "
-        f"{gained}"
-    )
+    return f"{option.model.id}, {_format(option)}: {larger.obstacle}; it would gain: {gained}"
 
 
 def _format(option: Option) -> str:
