@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +13,11 @@ from hub.repositories import Repositories
 from llm.pooled import write_checkpoint
 from llm.small import write_small
 from qwick.llm import Qwen
+from qwick.settings import child_environment
 
 
-@pytest.mark.parametrize("prefix", ["hf", "ms"])
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_a_name_answers_as_the_files_do(
-    kind: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("kind", "hub"), [("folder", "hf"), ("file", "hf"), ("folder", "ms")])
+def test_a_name_answers_as_the_files_do(kind: str, hub: str, tmp_path: Path) -> None:
     if kind == "folder":
         source = write_checkpoint(tmp_path / "own", "whole")
         files = {path.name: path.read_bytes() for path in source.iterdir()}
@@ -26,20 +27,34 @@ def test_a_name_answers_as_the_files_do(
         source = write_small(tmp_path / "own-Q8_0.gguf")
         files = {source.name: source.read_bytes()}
     with Qwen.load(source, threads=1) as qwen:
-        expected = qwen.complete("the", max_tokens=6, temperature=0, ignore_eos=True)
+        expected = qwen.complete("the", max_tokens=6, temperature=0)
 
     server = Repositories({"some/model": files})
-    monkeypatch.setenv("QWICK_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.endpoint)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)  # read at its import
-    monkeypatch.setenv("QWICK_SOURCE", prefix)
+    environment = child_environment()
+    environment.update(QWICK_HOME=str(tmp_path / "home"), QWICK_SOURCE=hub)
+    environment.update(HF_ENDPOINT=server.endpoint, MODELSCOPE_ENDPOINT=server.endpoint)
+    environment.pop("QWICK_OFFLINE", None)
+
+    def answer() -> str:
+        words = ["run", f"{hub}:some/model", "the", "--max-tokens", "6", "--temperature", "0"]
+        done = subprocess.run(
+            [sys.executable, "-m", "qwick", *words, "--raw", "--json", "--threads", "1"],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        text: str = json.loads(done.stdout)["text"]
+        return text
+
     try:
-        with Qwen.load(f"{prefix}:some/model", threads=1) as qwen:
-            found = qwen.complete("the", max_tokens=6, temperature=0, ignore_eos=True)
+        assert answer() == expected.text
         asked = len(server.requests)
+        assert asked > 1
         assert not {"modeling_evil.py", "pytorch_model.bin"} & set(server.fetched())
-        with Qwen.load(f"{prefix}:some/model", threads=1):  # stored: nobody is asked
-            assert len(server.requests) == asked
+        assert answer() == expected.text
+        assert len(server.requests) == asked  # stored: nobody is asked
     finally:
         server.close()
-    assert (found.text, found.usage) == (expected.text, expected.usage)
