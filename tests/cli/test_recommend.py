@@ -74,7 +74,7 @@ def test_nothing_heavy_is_loaded(tmp_path: Path) -> None:
 
 def test_what_is_shown() -> None:
     done = run("--task", "translate", "--languages", "hu,de", "--device", "phone")
-    for part in ("keys and values of", "tokens/s after a prompt", "in hu", "start     qwick run"):
+    for part in ("keys and values of", "tokens/s after a prompt", "in hu", "start     qwick chat"):
         assert part in done.stdout
     assert "one size up" in done.stdout
 

@@ -37,6 +37,7 @@ class Device:
     wide: float  # the same with weights in 16 bits
     kind: str  # cpu or gpu: which runtimes there are
     measured: bool = False  # of this machine; else typical figures
+    busy: bool = False  # measured while other programs computed: it may do much more
     cards: int = 1  # that share the work
     half: bool = False  # its 16-bit floats are fp16: neither bf16 nor FP8 weights as they are
 
@@ -132,4 +133,5 @@ def this_device(machine: Machine, memory: Memory) -> Device:
         machine.products_wide,
         "cpu",
         measured=True,
+        busy=machine.busy,
     )

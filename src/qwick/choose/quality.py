@@ -79,6 +79,7 @@ LANGUAGE_SCORES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 MANY_LANGUAGES = 100  # a family that counts so many and names none of them has the usual ones
 UNNAMED_LANGUAGE = -1.5  # the publisher names others
+EVERYWHERE = ("en", "zh")  # that every checkpoint of the family was trained on and tested in
 STRETCHED = -0.7  # a context beyond the native one costs on short texts, too (docs R2.5, YaRN)
 
 
@@ -114,7 +115,7 @@ def gain_of_languages(model: Model, codes: tuple[str, ...]) -> float:
     for code in codes:
         named = None if languages is None else languages.has(code)
         many = languages is not None and (languages.count or 0) >= MANY_LANGUAGES
-        if named is False or (named is None and not many):
+        if code not in EVERYWHERE and (named is False or (named is None and not many)):
             gain += UNNAMED_LANGUAGE
     return gain
 

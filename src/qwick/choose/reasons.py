@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qwick.choose.quality import quality
+from qwick.choose.quality import EVERYWHERE, quality
 from qwick.choose.runtimes import Way
 from qwick.choose.speed import Speed
 from qwick.choose.tasks import Task
@@ -64,6 +64,8 @@ def reasons_of(model: Model, ask: Ask) -> tuple[str, ...]:
 def cautions_of(model: Model, way: Way, speed: Speed, ask: Ask) -> tuple[str, ...]:
     """Return what one should know before."""
     found = list(way.cautions)
+    if not model.runs_here and ask.device.kind == "cpu":
+        found.append(f"qwick does not compute it: {way.runtime} does, which has to be installed")
     license_ = model.license
     if license_ is None:
         found.append("its licence is not confirmed: read it before any use that is not private")
@@ -71,7 +73,7 @@ def cautions_of(model: Model, way: Way, speed: Speed, ask: Ask) -> tuple[str, ..
         found.append(f"{license_.title}: {license_.condition}")
     for code in ask.languages:
         named = None if model.languages is None else model.languages.has(code)
-        if not named:
+        if not named and code not in EVERYWHERE:
             among = "is not among the languages that" if named is False else "is not named by"
             found.append(f"{code} {among} the publisher" + " names" * (named is False))
     if (model.context.native or 0) < ask.length:

@@ -50,6 +50,7 @@ TALKING = 3  # times a layer's own cost where cards exchange its results twice: 
 KEYS = 0.4  # share of the bandwidth at which one row reads keys and values: it computes, too
 ATTENDING = 0.35  # share of the products' rate that attention over a prompt reaches
 OTHER_SPREAD = 0.3  # at least, for a machine whose figures are typical ones
+BUSY_SPREAD = 0.5  # at least, where other programs computed while it was measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def predict(
     filling += attended * prompt * prompt / 2 / (device.products * ATTENDING)
     filling = max(filling, weights / device.bandwidth) + token
     spread = reached.spread if device.measured else max(reached.spread, OTHER_SPREAD)
+    spread = max(spread, BUSY_SPREAD) if device.busy else spread
     return Speed(1 / token, prompt / filling, filling, prompt, spread)
 
 

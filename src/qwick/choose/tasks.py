@@ -65,7 +65,7 @@ _TASKS = (
         variants=("base", "instruct"),
         # Their vocabulary has the marks, and their training used them (docs R2.5-Coder, Rcq).
         wanted=("codeqwen1.5", "qwen2.5-coder"),
-        aliases=("completion", "autocomplete"),
+        aliases=("completion", "autocomplete", "fill"),
     ),
     Task("math", "mathematics", _MATH, thinking=1.0, only_thinking=1.2, worth={"math": 0.5}),
     Task(
@@ -75,11 +75,11 @@ _TASKS = (
         thinking=1.0,
         only_thinking=1.2,
         comfortable=15.0,  # thoughts are thousands of tokens
-        aliases=("stem", "science"),
+        aliases=("stem", "science", "steps"),
     ),
     Task("tutor", "teaching and explaining", _GENERAL, thinking=0.2, aliases=("education",)),
     Task("translate", "translation", _LANGUAGES, aliases=("translation",)),
-    Task("multilingual", "several languages in one place", _LANGUAGES),
+    Task("multilingual", "several languages in one place", _LANGUAGES, aliases=("languages",)),
     Task("support", "answering customers", ("ifeval", *_GENERAL), aliases=("customer-support",)),
     Task("extract", "structured data out of texts", ("ifeval", *_GENERAL), prompt=2048),
     Task(
@@ -89,6 +89,7 @@ _TASKS = (
         prompt=4096,
         context=8192,
         patience=60.0,
+        aliases=("summarise",),
     ),
     Task(
         "writing",
@@ -102,7 +103,7 @@ _TASKS = (
         prompt=16_384,
         context=32_768,
         patience=120.0,  # once for a document
-        aliases=("rag", "long-context"),
+        aliases=("rag", "long-context", "ask"),
     ),
     Task(
         "tools",

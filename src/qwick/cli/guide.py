@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from qwick.cli.main import complain
-from qwick.cli.recommend import commands, languages_in, lines, machine_texts, row, this_machine
+from qwick.cli.recommend import (
+    commands,
+    languages_in,
+    lines,
+    machine_texts,
+    row,
+    talks,
+    this_machine,
+)
 from qwick.cli.show import print_table, print_wrapped, size_text
 from qwick.cli.stdin import read_line
 from qwick.errors import (
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
 
     from qwick.choose.recommend import Ask, Option
     from qwick.choose.tasks import Task
-    from qwick.hub import Catalog, Model
+    from qwick.hub import Catalog
 
 __all__ = ["Choice", "chosen", "guide", "proposed"]
 
@@ -82,7 +90,10 @@ def guide(ctx: click.Context) -> None:
     except EOFError:
         click.echo("\nGoodbye. `qwick` asks again, `qwick --help` lists the commands.")
     except KeyboardInterrupt:
-        click.echo("\nStopped. `qwick` asks again, `qwick --help` lists the commands.")
+        click.echo(
+            "\nStopped. `qwick` asks again, `qwick --help` lists the commands. What was fetched is "
+            "kept: the next time goes on with it."
+        )
         ctx.exit(RequestCancelled.exit_code)
 
 
@@ -109,11 +120,11 @@ def _guide(ctx: click.Context) -> None:
             _start(ctx, choice)
             return
         except (DownloadError, ModelNotFoundError, DigestError, ResourceError) as error:
-            choices = [one for one in choices if one.stored and one.chats and one is not choice]
+            choices = [one for one in choices if one.chats and one is not choice]
             if not choices:
                 raise
             complain(error.message, error.hint)
-        click.echo("\nThat did not start. What is stored already:\n")
+        click.echo("\nThat did not start. What else there is:\n")
         _print(choices)
 
 
@@ -172,10 +183,14 @@ def _asked_choice(choices: Sequence[Choice]) -> Choice:
     """Ask which one; what is free on the disk is told before."""
     home, free = _disk()
     first = proposed(choices, free)
-    click.echo(f"\n{size_text(free)} are free on the disk of the store, {home}.")
-    question = f"Which one shall be fetched and started? (Enter: {first + 1}): "
-    if choices[first].stored:
-        question = f"Which one shall be started? (Enter: {first + 1}): "
+    if not any(choice.chats for choice in choices):
+        question = f"Whose command shall be shown? (Enter: {first + 1}): "
+    elif choices[first].stored:
+        question = f"Which one shall be started? (Enter: {first + 1}, which is stored): "
+    else:
+        click.echo(f"\n{size_text(free)} are free on the disk of the store, {home}.")
+        size = size_text(choices[first].option.download)
+        question = f"Which one shall be fetched and started? (Enter: {first + 1}, {size}): "
     return _asked(question, lambda answer: chosen(answer or str(first + 1), choices, free))
 
 
@@ -228,6 +243,7 @@ def _recommended(ask: Ask) -> list[Choice]:
     from qwick import hub
     from qwick.choose.recommend import recommend
     from qwick.cli.recommend import error_of
+    from qwick.hub.store import offline
 
     catalog = hub.read_catalog()
     found = recommend(ask, catalog)
@@ -242,9 +258,17 @@ def _recommended(ask: Ask) -> list[Choice]:
         if not choices:
             raise error
         complain(error.message, error.hint)
+    if offline():
+        choices = [choice for choice in choices if choice.stored]
+        if not choices:
+            raise ResourceError(
+                f"nothing that would do is stored, and {offline()} forbids fetching it",
+                hint="allow it, or see `qwick models list` for what is stored",
+            )
+        click.echo("\nOffline: only what is stored can be started.")
     click.echo()
     _print(choices)
-    if found.options:
+    if found.options and choices[0].option is found.options[0]:
         best = choices[0].option
         click.echo(f"\n1 is first because of this ({best.model.series}):")
         for label, text in lines(ask, best):
@@ -262,7 +286,7 @@ def _small(ask: Ask, catalog: Catalog) -> list[Option]:
     from qwick.choose.recommend import options_of
 
     model = catalog.find(hub.DEFAULT)
-    if model is None or ask.task.input not in model.inputs or not _talks(model, ask.task):
+    if model is None or ask.task.input not in model.inputs or not talks(model, ask.task):
         return []
     options = [one for one in options_of(model, ask) if _reference(one) == hub.DEFAULT]
     return [one for one in options if one.parts.total <= ask.room]
@@ -270,13 +294,8 @@ def _small(ask: Ask, catalog: Catalog) -> list[Option]:
 
 def _choice(option: Option, task: Task, stored: set[str]) -> Choice:
     name = _reference(option)
-    chats = option.way.runtime == "qwick" and _talks(option.model, task)
+    chats = option.way.runtime == "qwick" and talks(option.model, task)
     return Choice(option, name, name in stored, chats)
-
-
-def _talks(model: Model, task: Task) -> bool:
-    """Whether a conversation is what the task wants and the checkpoint was trained for."""
-    return task.tokens_out and task.input == "text" and model.variant in ("instruct", "thinking")
 
 
 def _reference(option: Option) -> str:
@@ -301,7 +320,12 @@ def _print(choices: Sequence[Choice]) -> None:
 
 
 def _tell_command(ask: Ask, choice: Choice) -> None:
-    click.echo(f"\n{choice.option.model.id} is no partner of `qwick chat`. This starts it:")
+    way = choice.option.way
+    if way.runtime == "qwick":
+        why = "is not made for conversations"
+    else:
+        why = f"is not run by qwick, but by {way.runtime}, which has to be installed"
+    click.echo(f"\n{choice.option.model.id} {why}. This starts it:")
     for command in commands(ask, choice.option):
         click.echo(f"  {command}")
 
@@ -310,10 +334,12 @@ def _start(ctx: click.Context, choice: Choice) -> None:
     """Run `qwick chat` with the choice, which fetches what the store lacks."""
     from qwick.cli.chat import chat
 
+    for caution in choice.option.cautions:
+        print_wrapped("mind: ", caution)
     if not choice.stored:
         click.echo(
             f"\nFetching {choice.name}, {size_text(choice.option.download)}; Ctrl-C stops that, "
-            "and the same command goes on with it."
+            "and the command below goes on with it."
         )
     click.echo(f"\nNext time: qwick chat {' '.join(choice.arguments)}\n")
     with chat.make_context("chat", list(choice.arguments), parent=ctx) as inner:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qwick.choose.recommend import Ask, Larger, Option, Recommendation, Refusal
     from qwick.choose.speed import Speed
     from qwick.choose.tasks import Task
-    from qwick.hub import Score
+    from qwick.hub import Model, Score
     from qwick.machine.gpu import Gpu
     from qwick.machine.probe import Machine
 
@@ -28,6 +28,7 @@ __all__ = [
     "machine_texts",
     "recommend",
     "row",
+    "talks",
     "this_machine",
 ]
 
@@ -201,9 +202,17 @@ def machine_texts(ask: Ask, machine: Machine | None) -> list[str]:
     cards = () if machine is None else machine.gpus
     return [
         device.title,
-        figures + (" (measured)" if device.measured else " (typical)"),
+        f"{figures} ({_source_text(device)})",
         *(_card_text(card) for card in cards),
     ]
+
+
+def _source_text(device: Device) -> str:
+    if not device.measured:
+        return "typical"
+    if device.busy:
+        return "measured while other programs computed: --refresh measures anew"
+    return "measured"
 
 
 def _card_text(card: Gpu) -> str:
@@ -274,7 +283,8 @@ def commands(ask: Ask, option: Option) -> list[str]:
 
     way, model, length = option.way, option.model, ask.length
     if way.runtime == "qwick":
-        verb = "run" if ask.task.tokens_out else "serve"  # which embeds and ranks
+        # What does not converse is served: it embeds, ranks, or completes for an editor.
+        verb = "chat" if talks(model, ask.task) else "serve"
         return [" ".join(["qwick", verb, option.name, *option.arguments])]
     if way.runtime == "ollama":
         return [f"ollama run {model.ollama}"]
@@ -286,14 +296,20 @@ def commands(ask: Ask, option: Option) -> list[str]:
     return [f"transformers serve {way.form.repository}"]
 
 
+def talks(model: Model, task: Task) -> bool:
+    """Whether a conversation is what the task wants and the checkpoint was trained for."""
+    conversation = task.tokens_out and task.input == "text" and task.name != "fim"
+    return conversation and model.variant in ("instruct", "thinking")
+
+
 def _larger_text(larger: Larger) -> str:
     option = larger.option
     gains = [
         f"{mine.name} {mine.value:g} to {theirs.value:g} ({mine.setting}; {mine.source})"
         for mine, theirs in larger.gains[:3]
     ]
-    gained = ", ".join(gains) if gains else "the catalog has no score of both in one table"
-    return f"{option.model.id}, {_format(option)}: {larger.obstacle}; it would gain: {gained}"
+    gained = f"; it would gain: {', '.join(gains)}" if gains else ""
+    return f"{option.model.id}, {_format(option)}: {larger.obstacle}{gained}"
 
 
 def _format(option: Option) -> str:
@@ -326,6 +342,7 @@ def _facts(found: Recommendation, machine: Machine | None) -> dict[str, Any]:
             "products": ask.device.products,
             "products_wide": ask.device.wide,
             "measured": ask.device.measured,
+            "busy": ask.device.busy,
         },
         "machine": None if machine is None else machine.to_dict(),
         "context": ask.length,
