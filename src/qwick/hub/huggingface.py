@@ -7,6 +7,7 @@ from `GET /api/models/<repository>/revision/<revision>?blobs=true`, a file from
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -76,9 +77,7 @@ class HubSource:
     def _transfer(
         self, repository: str, revision: str, listener: Listener, file: str = ""
     ) -> Transfer:
-        from huggingface_hub import constants, get_token
-
-        token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+        token = _token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         page = f"{self._address()}/{repository}"
 
@@ -86,6 +85,23 @@ class HubSource:
             return _refused(response, repository, revision, file, page, known=bool(token))
 
         return Transfer(self.name, explain, listener, headers)
+
+
+def _token() -> str | None:
+    """Return the token to send, if any; SourceError, without it, if no header can hold it."""
+    from huggingface_hub import constants, get_token
+
+    hint = "set HF_TOKEN anew, or unset it and log in with `hf auth login`"
+    try:
+        token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    except (OSError, UnicodeError) as error:  # the file of `hf auth login`
+        raise SourceError(f"your token cannot be read ({type(error).__name__})", hint) from None
+    if token and not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise SourceError(
+            "your token holds a character that no token has; allowed: printable ASCII, no blanks",
+            hint,
+        )
+    return token
 
 
 def _file(item: dict[str, Any]) -> PinnedFile | None:
