@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hub.repositories import Repositories
 from hub.support import HubServer, Recorder
-from qwick.errors import DownloadError
-from qwick.hub import Store
+from qwick.errors import DownloadError, QwickError
+from qwick.hub import Store, transfer
+from qwick.hub.huggingface import HubSource
+from qwick.hub.transfer import without_login
+
+GGUF = np.random.default_rng(13).bytes(300_000)
+
+
+@pytest.fixture
+def hubs() -> Iterator[Repositories]:
+    server = Repositories({"some/gguf": {"a-Q4_K_M.gguf": GGUF}})
+    yield server
+    server.close()
 
 
 @pytest.mark.parametrize("name", ["tiny", "hf:some/other"])
@@ -41,3 +56,86 @@ def test_a_token_file_that_cannot_be_read(
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(path))
     with pytest.raises(DownloadError, match="your token cannot be read"):
         store.pull("tiny", Recorder())
+
+
+SECRET = "http://some%20one:s3cret%2F%40@"
+
+
+@pytest.fixture
+def mirror(
+    hubs: Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Store]:
+    """Make a store that fetches from a mirror whose address has user and password."""
+    address = hubs.endpoint.replace("http://", SECRET)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return lambda: Store(tmp_path / "home", catalog={}, sources=[HubSource()])
+
+
+def told(error: QwickError) -> str:
+    return f"{error} {error.hint}"
+
+
+def test_a_login_in_an_address_is_sent_and_neither_told_nor_noted(
+    mirror: Callable[[], Store],
+    hubs: Repositories,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    monkeypatch.setattr(transfer, "RECONNECTS", 0)
+    hubs.cuts = [100_000]
+    with pytest.raises(DownloadError, match="100,000 bytes that arrived") as broken:
+        mirror().pull("hf:some/gguf", recorder)
+    kept = "".join(
+        path.read_text() for path in mirror().home.rglob("*") if path.suffix in (".json", ".txt")
+    )
+    assert f'"{hubs.endpoint}/some/gguf/resolve/' in kept
+    assert mirror().pull("hf:some/gguf", recorder).read_bytes() == GGUF
+    assert hubs.requests[-1][1] == "bytes=100000-"
+    assert hubs.if_ranges[-1] == '"1"'  # the note fits
+    login = base64.b64encode(b"some one:s3cret/@").decode()
+    assert set(hubs.tokens) == {f"Basic {login}"}
+    kept += "".join(path.read_text() for path in mirror().home.rglob("*.txt"))
+    assert f"{hubs.endpoint}/some/gguf\n" in kept  # the attribution
+    hubs.refusals = {"/gguf2/": (403, {}, 9), "/gguf3/": (200, {}, 9), "/gguf4/": (401, {}, 9)}
+    texts = [told(broken.value), kept, caplog.text, *recorder.notices]
+    for name in ("some/gguf2", "some/gguf3", "some/gguf4"):
+        with pytest.raises(QwickError) as caught:
+            mirror().pull(f"hf:{name}", recorder)
+        texts.append(told(caught.value))
+    assert all(hubs.endpoint in text for text in texts[-3:])
+    assert not [text for text in [*texts, *recorder.notices] if "s3cret" in text]
+
+
+def test_a_login_does_not_follow_a_redirect(
+    mirror: Callable[[], Store], hubs: Repositories
+) -> None:
+    hubs.cdn = Repositories({"some/gguf": {"a-Q4_K_M.gguf": GGUF}})
+    try:
+        mirror().pull("hf:some/gguf", Recorder())
+        assert hubs.cdn.tokens == [None]
+    finally:
+        hubs.cdn.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://user:s3cret@host:80/path", "http://host:80/path"),
+        ("http://s3cret@host", "http://host"),
+        ("user:s3cret@host", "host"),
+        ("http://user:s/3#c?ret@host/path", "http://host/path"),
+        ("http://user:s3@cret@host", "http://host"),
+        ("http://host:80/a@b", "http://host:80/a@b"),
+        ("http://[::1]:80/a@b", "http://[::1]:80/a@b"),
+        ("http://user:s3cret@[::1]/a@b", "http://[::1]/a@b"),
+        ("host", "host"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_its_login(address: str, shown: str) -> None:
+    assert without_login(address) == shown

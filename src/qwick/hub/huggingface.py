@@ -16,7 +16,7 @@ from qwick.hub.entries import Entry, PinnedFile
 from qwick.hub.listener import Listener
 from qwick.hub.listings import files_of, text_of
 from qwick.hub.sources import Listing, NotThereError, Sink, SourceError
-from qwick.hub.transfer import Transfer
+from qwick.hub.transfer import Transfer, without_login
 
 if TYPE_CHECKING:
     import httpx
@@ -79,7 +79,7 @@ class HubSource:
     ) -> Transfer:
         token = _token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        page = f"{self._address()}/{repository}"
+        page = f"{without_login(self._address())}/{repository}"
 
         def explain(response: httpx.Response) -> SourceError:
             return _refused(response, repository, revision, file, page, known=bool(token))

@@ -44,6 +44,7 @@ from qwick.hub.lookup import default_sources, look_up
 from qwick.hub.names import Wanted, parse, want
 from qwick.hub.partial import part_path, state_path
 from qwick.hub.sources import Source
+from qwick.hub.transfer import without_login
 from qwick.values import check_kind, refused
 
 __all__ = ["State", "Store", "Stored"]
@@ -384,7 +385,7 @@ def attribution(entry: Entry) -> str:
     from huggingface_hub import constants
 
     check_kind("entry", entry, Entry, "an Entry of a catalogue")
-    page = f"{constants.ENDPOINT}/{entry.repository}"
+    page = f"{without_login(constants.ENDPOINT)}/{entry.repository}"
     if entry.places[0].hub == "ms":
         page = f"{settings.MODELSCOPE.get()}/models/{entry.repository}"
     return f"{entry.title} · by {entry.author} · licence {entry.license} · {page}"

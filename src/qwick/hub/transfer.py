@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 from qwick.hub.listener import Listener
 from qwick.hub.sources import DRIP_BYTES, DRIP_SECONDS, Sink, SourceError
@@ -23,7 +24,7 @@ from qwick.hub.sources import DRIP_BYTES, DRIP_SECONDS, Sink, SourceError
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Explain", "Transfer"]
+__all__ = ["Explain", "Transfer", "without_login"]
 
 CONNECT_SECONDS = 5.0  # to reach a host
 ANSWER_SECONDS = 15.0  # name look-up, redirects and the first answer together
@@ -45,10 +46,17 @@ class _BusyError(Exception):
         self.seconds = seconds
 
 
+def without_login(address: str) -> str:
+    """Return an address without user and password, as it may be shown and noted."""
+    scheme, _, rest = _parts(address)
+    return scheme + rest
+
+
 class Transfer:
     """Requests to one hub, named `who` in notices. A context manager that closes connections.
 
-    `headers` go to the host of the address alone, credentials not to those it redirects to.
+    User and password of an address are sent and never told. `headers` go to the host of the
+    address alone, credentials not to those it redirects to.
     """
 
     def __init__(
@@ -100,7 +108,7 @@ class Transfer:
         try:
             return json.loads(b"".join(found))
         except (ValueError, RecursionError):
-            raise SourceError(f"what it answers to {url} is no JSON") from None
+            raise SourceError(f"what it answers to {without_login(url)} is no JSON") from None
 
     def _persist(self, go: Callable[[_Pace], None]) -> None:
         """Do `go`, again where a connection breaks or the server is busy; SourceError at last."""
@@ -125,12 +133,14 @@ class Transfer:
                 self._listener.notice(f"the transfer broke ({_reason(error)}); taking it up again")
 
     def _ask(self, url: str, headers: dict[str, str]) -> httpx.Response:
-        request = self._client.build_request("GET", url, headers=headers)
-        return _within(ANSWER_SECONDS, lambda: self._client.send(request, stream=True))
+        # Apart from the address, which errors, notices and httpx's log show.
+        login, client = _login(url), self._client
+        request = client.build_request("GET", without_login(url), headers=headers)
+        return _within(ANSWER_SECONDS, lambda: client.send(request, stream=True, auth=login))
 
     def _stream(self, url: str, size: int, sink: Sink, what: str, pace: _Pace) -> None:
         """Push the bytes from `sink.count` on; httpx.HTTPError when the connection fails."""
-        start, etag = sink.count, _noted_etag(sink.origin, url)
+        start, etag = sink.count, _noted_etag(sink.origin, without_login(url))
         asked = {"Range": f"bytes={start}-"} if start else {}
         if start and etag:
             asked["If-Range"] = etag
@@ -156,7 +166,7 @@ class Transfer:
         if length.isdigit() and int(length) != expected:
             raise SourceError(f"it offers {length} bytes instead of {expected}")
         if whole:
-            sink.restart(f"{url} {_strong_etag(response)}")
+            sink.restart(f"{without_login(url)} {_strong_etag(response)}")
         for chunk in pace.timed(response.iter_raw()):  # as it comes: a break loses nothing
             sink.write(chunk)
             pace.check()
@@ -173,6 +183,26 @@ class Transfer:
             # Not the hub's own words: its refusals mean something else.
             return SourceError(f"{host}, where it keeps the file, answered {status}")
         return self._explain(response)
+
+
+def _parts(address: str) -> tuple[str, str | None, str]:
+    """Return an address as scheme with its slashes, user and password if any, and the rest."""
+    start = address.find("://") + 3 if "://" in address else 0
+    rest = address[start:]
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    end = host.rfind("@")
+    if end < 0 and not re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)?", host):
+        end = rest.rfind("@")  # no host and port: a password with what ought to be escaped
+    return address[:start], rest[:end] if end >= 0 else None, rest[end + 1 :]
+
+
+def _login(url: str) -> tuple[str, str] | None:
+    """Return user and password of an address, unescaped; None if it has none."""
+    login = _parts(url)[1]
+    if login is None:
+        return None
+    user, _, password = login.partition(":")
+    return unquote(user), unquote(password)
 
 
 def _retry_after(text: str) -> float | None:
