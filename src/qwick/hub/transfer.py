@@ -34,6 +34,9 @@ BACKOFF_SECONDS = 0.5  # before a busy server is asked again; doubled each time
 MOST_WAIT = 30.0  # seconds that a server's Retry-After may ask for
 MOST_JSON = 1 << 25  # bytes of a list of files; one of 10,000 files has 3 MB
 
+# What httpx lets through beside its own errors; UnicodeError is a ValueError.
+_BESIDES = (ImportError, OSError, ValueError)
+
 T = TypeVar("T")
 Explain = Callable[["httpx.Response"], SourceError]  # what a refusal means
 
@@ -66,12 +69,20 @@ class Transfer:
 
         self._who, self._explain, self._listener = who, explain, listener
         timeout = httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS)
-        # httpx drops Authorization on the way to another origin.
-        self._client = httpx.Client(
-            timeout=timeout,
-            follow_redirects=True,
-            headers={"Accept-Encoding": "identity", **headers},
-        )
+        try:
+            # httpx drops Authorization on the way to another origin.
+            self._client = httpx.Client(
+                timeout=timeout,
+                follow_redirects=True,
+                headers={"Accept-Encoding": "identity", **headers},
+            )
+        except (httpx.InvalidURL, *_BESIDES) as error:
+            # What is said of an address that is none may quote the password in it.
+            why = "an address is none" if isinstance(error, httpx.InvalidURL) else _reason(error)
+            raise SourceError(
+                f"the environment's proxies or certificates cannot be used: {why}",
+                "check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
+            ) from None
 
     def __enter__(self) -> Transfer:
         return self
@@ -135,8 +146,11 @@ class Transfer:
     def _ask(self, url: str, headers: dict[str, str]) -> httpx.Response:
         # Apart from the address, which errors, notices and httpx's log show.
         login, client = _login(url), self._client
-        request = client.build_request("GET", without_login(url), headers=headers)
-        return _within(ANSWER_SECONDS, lambda: client.send(request, stream=True, auth=login))
+        try:
+            request = client.build_request("GET", without_login(url), headers=headers)
+            return _within(ANSWER_SECONDS, lambda: client.send(request, stream=True, auth=login))
+        except _BESIDES as error:  # for a host name that is none, also where it redirects to
+            raise SourceError(f"it cannot be asked: {_reason(error)}") from error
 
     def _stream(self, url: str, size: int, sink: Sink, what: str, pace: _Pace) -> None:
         """Push the bytes from `sink.count` on; httpx.HTTPError when the connection fails."""
