@@ -42,10 +42,40 @@ def test_a_broken_transfer_is_taken_up_where_it_stopped(
 
 
 def test_a_transfer_that_keeps_breaking_is_given_up(store: Store, server: HubServer) -> None:
-    server.cuts = [1_000_000] * 50
+    server.cuts = [10_000] * 50
     with pytest.raises(DownloadError):
         store.pull("tiny", Recorder())
     assert len(server.requests) == 1 + transfer.RECONNECTS
+
+
+def test_a_transfer_that_breaks_nine_times_and_gets_on_is_not(
+    store: Store, server: HubServer
+) -> None:
+    server.cuts = [len(CONTENT) // 10] * 9
+    assert store.pull("tiny", Recorder()).read_bytes() == CONTENT
+    assert len(server.requests) == 10
+    assert server.sent == len(CONTENT)  # not a byte twice
+
+
+@pytest.mark.parametrize("cut", [1_000_000, 4_000_000])
+def test_a_transfer_that_breaks_and_starts_over_is_given_up(
+    store: Store, server: HubServer, cut: int
+) -> None:
+    server.cuts, server.ranges = [cut] * 50, False
+    with pytest.raises(DownloadError):
+        store.pull("tiny", Recorder())
+    assert len(server.requests) == 1 + transfer.RECONNECTS
+
+
+def test_a_large_file_gets_on_by_a_megabyte(make_store: Callable[..., Store]) -> None:
+    large = bytes(40 << 20)
+    hub = HubServer(large)
+    hub.cuts = [1_100_000] * 8  # less than a twentieth
+    try:
+        store = make_store(HubSource(hub.endpoint), entry=entry_of(large))
+        assert store.pull("tiny", Recorder()).stat().st_size == len(large)
+    finally:
+        hub.close()
 
 
 def test_a_server_that_cannot_resume_starts_over(

@@ -29,7 +29,8 @@ __all__ = ["Explain", "Transfer", "without_login"]
 CONNECT_SECONDS = 5.0  # to reach a host
 ANSWER_SECONDS = 15.0  # name look-up, redirects and the first answer together
 STALL_SECONDS = 20.0  # without a byte, once bytes flow
-RECONNECTS = 3  # times that a broken transfer is taken up, or a busy server asked, again
+RECONNECTS = 3  # times that a transfer is taken up, or a busy server asked, again in vain
+SHARE = 20  # of a file's bytes, one in so many is a gain, whatever breaks after it; or DRIP_BYTES
 BACKOFF_SECONDS = 0.5  # before a busy server is asked again; doubled each time
 MOST_WAIT = 30.0  # seconds that a server's Retry-After may ask for
 MOST_JSON = 1 << 25  # bytes of a list of files; one of 10,000 files has 3 MB
@@ -96,7 +97,7 @@ class Transfer:
         def go(pace: _Pace) -> None:
             self._stream(url, size, sink, what, pace)
 
-        self._persist(go)
+        self._persist(go, lambda: sink.count, min(DRIP_BYTES, -(-size // SHARE)))
 
     def json(self, url: str) -> Any:
         """Return the JSON value at an address; SourceError for what is none, or too long."""
@@ -121,27 +122,48 @@ class Transfer:
         except (ValueError, RecursionError):
             raise SourceError(f"what it answers to {without_login(url)} is no JSON") from None
 
-    def _persist(self, go: Callable[[_Pace], None]) -> None:
-        """Do `go`, again where a connection breaks or the server is busy; SourceError at last."""
+    def _persist(
+        self,
+        go: Callable[[_Pace], None],
+        reached: Callable[[], int] = lambda: 0,
+        gain: int = 1,
+    ) -> None:
+        """Do `go`, again where a connection breaks or the server is busy; SourceError at last.
+
+        Failures count anew once `reached()` is `gain` bytes further than ever, so that a source
+        which always starts over is given up all the same.
+        """
         import httpx
 
-        for attempt in range(RECONNECTS + 1):
-            pace, last = _Pace(), attempt == RECONNECTS
+        failed, furthest = 0, reached()
+        while True:
+            pace = _Pace()
             try:
                 go(pace)
                 return
-            except _BusyError as busy:
-                wait = BACKOFF_SECONDS * 2**attempt if busy.seconds is None else busy.seconds
-                if wait > MOST_WAIT:
-                    raise SourceError(f"{busy}, and to ask again in {wait:,.0f} s") from None
-                if last:
-                    raise SourceError(f"{busy}, {attempt + 1} times") from None
-                self._listener.notice(f"{self._who}: {busy}; asking again in {wait:.1f} s")
-                time.sleep(wait)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                if last or not pace.received:
+            except (_BusyError, httpx.HTTPError, httpx.InvalidURL) as error:
+                failed += 1
+                if reached() - furthest >= gain:
+                    failed, furthest = 1, reached()
+                last = failed > RECONNECTS
+                if isinstance(error, _BusyError):
+                    self._wait(error, failed, last=last)
+                elif last or not pace.received:
                     raise SourceError(_reason(error)) from error
-                self._listener.notice(f"the transfer broke ({_reason(error)}); taking it up again")
+                else:
+                    self._listener.notice(
+                        f"the transfer broke ({_reason(error)}); taking it up again"
+                    )
+
+    def _wait(self, busy: _BusyError, failed: int, *, last: bool) -> None:
+        """Wait before a server is asked again that was busy for the `failed`th time."""
+        wait = BACKOFF_SECONDS * 2 ** (failed - 1) if busy.seconds is None else busy.seconds
+        if wait > MOST_WAIT:
+            raise SourceError(f"{busy}, and to ask again in {wait:,.0f} s") from None
+        if last:
+            raise SourceError(f"{busy}, {failed} times") from None
+        self._listener.notice(f"{self._who}: {busy}; asking again in {wait:.1f} s")
+        time.sleep(wait)
 
     def _ask(self, url: str, headers: dict[str, str]) -> httpx.Response:
         # Apart from the address, which errors, notices and httpx's log show.
