@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,39 @@ def test_a_refusal_costs_nothing_that_has_arrived(
     with pytest.raises(DownloadError, match=str(status)):
         store.pull("tiny", Recorder())
     assert part.read_bytes() == CONTENT[:HALF]
+
+
+@pytest.mark.parametrize("status", [200, 206])
+@pytest.mark.parametrize(
+    ("header", "value", "said"),
+    [
+        ("Content-Type", "Text/HTML; charset=utf-8", "a page"),
+        ("Content-Encoding", "gzip", "encoded as 'gzip'"),
+    ],
+)
+def test_an_answer_that_cannot_be_the_file_costs_nothing_that_has_arrived(
+    make_store: Callable[..., Store], status: int, header: str, value: str, said: str
+) -> None:
+    class Portal(HubServer):
+        def answer(self, handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(status)
+            handler.send_header(header, value)
+            handler.send_header("Content-Range", f"bytes {HALF}-{len(CONTENT) - 1}/{len(CONTENT)}")
+            handler.end_headers()
+            handler.wfile.write(b"<html>who are you?</html>")
+
+    portal = Portal(CONTENT)
+    try:
+        store = make_store(HubSource(portal.endpoint))
+        part = put(store, CONTENT[:HALF])
+        heard = Recorder()
+        with pytest.raises(DownloadError, match=said) as caught:
+            store.pull("tiny", heard)
+    finally:
+        portal.close()
+    assert "2,500,000 bytes that arrived are kept" in str(caught.value)
+    assert part.read_bytes() == CONTENT[:HALF]
+    assert not any("starting over" in text for text in heard.notices)
 
 
 @pytest.mark.parametrize(

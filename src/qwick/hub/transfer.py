@@ -181,6 +181,7 @@ class Transfer:
         if start and etag:
             asked["If-Range"] = etag
         with contextlib.closing(self._ask(url, asked)) as response:
+            _check_form(response)  # before a byte is dropped for it
             doubt = _doubt(response, start, etag, size) if start else ""
             if doubt:
                 self._listener.notice(f"{self._who} {doubt}; starting over")
@@ -250,6 +251,18 @@ def _retry_after(text: str) -> float | None:
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     return None
+
+
+def _check_form(response: httpx.Response) -> None:
+    """Raise SourceError for an answer that cannot be the file, such as a captive portal's page."""
+    if response.status_code not in (200, 206):
+        return
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise SourceError(f"it sends the file encoded as {coding[:40]!r}, though asked not to")
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind == "text/html":  # no file of that kind is ever part of a checkpoint
+        raise SourceError("it sends a page (text/html) instead of the file; is there a log-in?")
 
 
 def _doubt(response: httpx.Response, start: int, etag: str, size: int) -> str:
