@@ -61,6 +61,7 @@ OTHERS = {
     "click.BadParameter": {"cli/bench.py"},
     "click.UsageError": {"cli/main.py"},
     "click.exceptions.Exit": {"cli/doctor.py", "cli/jobs.py", "cli/recommend.py"},
+    "httpx.RemoteProtocolError": {"hub/transfer.py"},
 }
 
 

@@ -121,6 +121,16 @@ def test_a_file_of_unannounced_size_is_refused(store: Store, server: HubServer) 
     assert store.pull("tiny", Recorder()).read_bytes() == CONTENT
 
 
+def test_a_cut_of_a_file_of_unannounced_size_is_taken_up(
+    store: Store, server: HubServer, recorder: Recorder
+) -> None:
+    server.length, server.cuts = False, [100_000, 3_000_000]
+    assert store.pull("tiny", recorder).read_bytes() == CONTENT
+    assert [asked for _, asked in server.requests] == [None, "bytes=100000-", "bytes=3100000-"]
+    assert server.sent == len(CONTENT)  # not a byte twice
+    assert any("it sent 100000 bytes instead of" in text for text in recorder.notices)
+
+
 def test_a_host_that_refuses_costs_no_time(make_store: Callable[..., Store]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused

@@ -93,9 +93,12 @@ class Transfer:
 
     def file(self, url: str, size: int, sink: Sink, what: str) -> None:
         """Push the bytes of a file of `size` from `sink.count` on; `what` names the stage."""
+        import httpx
 
         def go(pace: _Pace) -> None:
             self._stream(url, size, sink, what, pace)
+            if sink.count < size:  # a cut, where no length was announced
+                raise httpx.RemoteProtocolError(f"it sent {sink.count} bytes instead of {size}")
 
         self._persist(go, lambda: sink.count, min(DRIP_BYTES, -(-size // SHARE)))
 
