@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -17,10 +18,11 @@ LARGE = (".gguf", ".safetensors", ".bin")  # what the hub keeps by its SHA-256
 
 
 class Repositories(HubServer):
-    """Serves files by repository, in both protocols, at the one commit COMMIT.
+    """Serves files by repository, in both protocols, at the commit that is asked for, else COMMIT.
 
     `cdn`: another one, to which files are redirected. `refusals`: a status and headers for the
     next so many requests whose path has the key in it. `spoilt`: what is sent once for a path.
+    `says`: what a list of the Hugging Face hub says instead.
     """
 
     def __init__(self, repositories: Mapping[str, Mapping[str, bytes]]) -> None:
@@ -29,6 +31,7 @@ class Repositories(HubServer):
         self.refusals: dict[str, tuple[int, dict[str, str], int]] = {}
         self.spoilt: dict[str, bytes] = {}
         self.license: str | None = "apache-2.0"
+        self.says: Mapping[str, object] = {}
         self.tokens: list[str | None] = []  # of each request
         super().__init__(b"")
 
@@ -61,7 +64,9 @@ class Repositories(HubServer):
         if files is None:
             self.say(handler, 404 if modelscope else 401, {"X-Error-Code": "RepoNotFound"})
         elif not path:
-            listed = self.modelscope(files) if modelscope else self.hugging_face(files)
+            asked = re.search("/revision/([0-9a-f]{40})[?]", handler.path)
+            commit = asked[1] if asked else COMMIT
+            listed = self.modelscope(files) if modelscope else self.hugging_face(files, commit)
             self.say(handler, 200, {}, json.dumps(listed).encode())
         elif path not in files:
             self.say(handler, 404, {"X-Error-Code": "EntryNotFound"})
@@ -85,7 +90,7 @@ class Repositories(HubServer):
         handler.end_headers()
         handler.wfile.write(body)
 
-    def hugging_face(self, files: Mapping[str, bytes]) -> object:
+    def hugging_face(self, files: Mapping[str, bytes], commit: str) -> object:
         """Return what the hub lists."""
         siblings = []
         for path, data in files.items():
@@ -94,7 +99,8 @@ class Repositories(HubServer):
             if path.endswith(LARGE):
                 item["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
             siblings.append(item)
-        return {"sha": COMMIT, "cardData": {"license": self.license}, "siblings": siblings}
+        told = {"sha": commit, "cardData": {"license": self.license}, "siblings": siblings}
+        return {**told, **self.says}
 
     def modelscope(self, files: Mapping[str, bytes]) -> object:
         """Return what ModelScope lists."""

@@ -187,3 +187,34 @@ def test_a_redirect_to_a_host_that_is_none(
     assert sum("trying the next source" in text for text in recorder.notices) == 1
     with pytest.raises(DownloadError, match=HubSource.name):
         store.pull("hf:some/gguf", recorder)
+
+
+# -- commits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("says", ["c" * 40, "b" * 39, None, 5])
+def test_a_pinned_commit_must_be_what_is_listed(
+    make_store: Callable[..., Store], hubs: Repositories, says: object
+) -> None:
+    store, name = make_store(HubSource(hubs.endpoint)), f"hf:some/gguf@{'b' * 40}"
+    hubs.says = {"sha": says}
+    stated = says if says == "c" * 40 else "no commit"
+    with pytest.raises(DownloadError, match=f"some/gguf at {stated}, not at {'b' * 40}"):
+        store.pull(name, Recorder())
+    assert hubs.fetched() == []
+    hubs.says = {}
+    assert store.pull(name, Recorder()).read_bytes() == GGUF
+    assert hubs.requests[-1][0] == f"/some/gguf/resolve/{'b' * 40}/a-Q4_K_M.gguf"
+
+
+def test_a_list_without_a_commit_is_told_of(
+    make_store: Callable[..., Store], hubs: Repositories, recorder: Recorder
+) -> None:
+    hubs.says = {"sha": None}
+    store = make_store(HubSource(hubs.endpoint))
+    assert store.pull("hf:some/gguf@v1", recorder).read_bytes() == GGUF
+    assert "names no commit of some/gguf: what v1 is may change" in recorder.notices[0]
+    heard = Recorder()
+    hubs.says = {}
+    store.pull("hf:some/gguf@v2", heard)
+    assert not any("names no commit" in text for text in heard.notices)

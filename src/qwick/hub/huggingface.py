@@ -51,7 +51,10 @@ class HubSource:
             transfer.file(url, file.size, sink, f"fetching {entry.name}")
 
     def listing(self, repository: str, revision: str | None, listener: Listener) -> Listing:
-        """Return the files of a repository and its commit; see Lister.listing."""
+        """Return the files of a repository and its commit; see Lister.listing.
+
+        A revision that is a whole commit must be the one that the hub says it lists.
+        """
         wanted = revision or MAIN
         url = f"{self._address()}/api/models/{quote(repository)}/revision/{quote(wanted, safe='')}"
         with self._transfer(repository, wanted, listener) as transfer:
@@ -59,6 +62,13 @@ class HubSource:
         if not isinstance(answer, dict):
             raise SourceError(f"what it says of {repository} is no JSON object")
         commit = text_of(answer.get("sha"), r"[0-9a-f]{40}")
+        if re.fullmatch("[0-9a-fA-F]{40}", wanted) and commit != wanted.lower():
+            raise SourceError(f"it lists {repository} at {commit or 'no commit'}, not at {wanted}")
+        if commit is None:
+            listener.notice(
+                f"{self.name} names no commit of {repository}: what {wanted} is may change; "
+                "the digests that it lists now are what is fetched"
+            )
         card = answer.get("cardData")
         license_ = card.get("license") if isinstance(card, dict) else None
         return Listing(
