@@ -189,6 +189,17 @@ def test_a_redirect_to_a_host_that_is_none(
         store.pull("hf:some/gguf", recorder)
 
 
+def test_a_list_that_would_take_a_gigabyte_is_not_read_to_its_end(
+    make_store: Callable[..., Store], hubs: Repositories
+) -> None:
+    store = make_store(HubSource(hubs.endpoint))
+    hubs.says = {"bomb": [[]] * (3 << 20)}  # 12 MB
+    with pytest.raises(DownloadError, match="more than 8,388,608 bytes"):
+        store.pull("hf:some/gguf", Recorder())
+    hubs.says = {"long": "x" * 8_300_000}
+    assert store.pull("hf:some/gguf", Recorder()).read_bytes() == GGUF
+
+
 # -- commits ---------------------------------------------------------------------------------------
 
 

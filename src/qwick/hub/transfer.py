@@ -33,7 +33,8 @@ RECONNECTS = 3  # times that a transfer is taken up, or a busy server asked, aga
 SHARE = 20  # of a file's bytes, one in so many is a gain, whatever breaks after it; or DRIP_BYTES
 BACKOFF_SECONDS = 0.5  # before a busy server is asked again; doubled each time
 MOST_WAIT = 30.0  # seconds that a server's Retry-After may ask for
-MOST_JSON = 1 << 25  # bytes of a list of files; one of 10,000 files has 3 MB
+# Bytes of a list of files: one of 10,000 files has 3 MB; brackets take 30 times as much memory.
+MOST_JSON = 1 << 23
 
 # What httpx lets through beside its own errors; UnicodeError is a ValueError.
 _BESIDES = (ImportError, OSError, ValueError)
