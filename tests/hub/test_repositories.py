@@ -212,11 +212,11 @@ def test_a_redirect_to_another_host_resumes_there_and_takes_no_token_along(
     [
         (401, "GatedRepo", "accepted its licence", "HF_TOKEN"),
         (403, "GatedRepo", "accepted its licence", "/some/gguf"),
-        (403, "", "accepted its licence", "HF_TOKEN"),
+        (403, "", r"some/gguf was refused \(403\)", "if it has a licence to accept: accept"),
         (418, "", "answered 418", "check the network"),
     ],
 )
-def test_a_gated_repository_says_what_to_do(
+def test_a_refused_repository_says_what_to_do(
     open_store: Callable[[], Store],
     hubs: Repositories,
     status: int,
@@ -228,6 +228,7 @@ def test_a_gated_repository_says_what_to_do(
     with pytest.raises(DownloadError, match=said) as caught:
         open_store().pull("hf:some/gguf", Recorder())
     assert hint in str(caught.value.hint)
+    assert ("accepted its licence" in caught.value.message) == (code == "GatedRepo")
     assert len(hubs.requests) == 1
 
 

@@ -131,16 +131,19 @@ def _refused(
 ) -> SourceError:
     """Return what the hub means by a status that is neither success nor passing."""
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
-    if code == "GatedRepo" or status == 403:
+    token = "your token's account must have done so" if known else "then set HF_TOKEN"
+    accept = f"accept the licence on {page}, {token} (or log in with `hf auth login`)"
+    if code == "GatedRepo":
         text = f"{repository} is open only to those who have accepted its licence ({status})"
-        token = "your token's account must have done so" if known else "then set HF_TOKEN"
-        return SourceError(
-            text, f"accept the licence on {page}, {token} (or log in with `hf auth login`)"
-        )
+        return SourceError(text, accept)
     if code == "RevisionNotFound":
         return NotThereError(f"{repository} has no revision {revision} ({status})")
     if code == "EntryNotFound":
         return NotThereError(f"{repository} has no file {file or '?'} at {revision} ({status})")
+    if status == 403:  # a token without the right, a country, a proxy on the way, ...
+        return SourceError(
+            f"{repository} was refused (403)", f"if it has a licence to accept: {accept}"
+        )
     if status == 401:  # what it answers for a repository that is not there, too
         text = f"there is no repository {repository}, or it is not open to "
         text += "this token (401)" if known else "everybody (401)"
