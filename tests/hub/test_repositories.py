@@ -107,6 +107,30 @@ def test_every_file_is_fetched_at_the_commit_of_the_list(
     assert rest == [f"/some/split/resolve/{COMMIT}/{path}" for path in SPLIT]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("hf:some/gguf@v1:q4_k_m", "hf:some/gguf@V1:q4_k_m"),
+        ("hf:some/gguf:a-Q4_K_M.gguf", "hf:some/gguf:A-Q4_K_M.gguf"),
+        ("ms:some/gguf@v1", "ms:Some/gguf@v1"),
+    ],
+    ids=["revision", "file", "repository"],
+)
+def test_another_case_of_what_has_one_is_another(
+    open_store: Callable[[], Store], hubs: Repositories, first: str, second: str
+) -> None:
+    files = {"a-Q4_K_M.gguf": GGUF, "A-Q4_K_M.gguf": GGUF[::-1]}
+    hubs.repositories |= {"some/gguf": files, "Some/gguf": {"a-Q4_K_M.gguf": GGUF[::-1]}}
+    one, count = open_store().pull(first, Recorder()), len(hubs.requests)
+    other = open_store().pull(second, Recorder())
+    assert len(hubs.requests) == count + 2  # the list and the file
+    assert other != one
+    assert (other.read_bytes() == GGUF) == ("@V1" in second)
+    assert len(open_store().list()) == 2
+    assert open_store().pull(first.replace("q4_k_m", "Q4_K_M"), Recorder()) == one
+    assert len(hubs.requests) == count + 2  # formats are one in any case
+
+
 @pytest.mark.parametrize("prefix", ["hf:", "ms:"])
 def test_a_folder_holds_what_is_listed_and_nothing_that_could_run(
     open_store: Callable[[], Store], hubs: Repositories, prefix: str, recorder: Recorder

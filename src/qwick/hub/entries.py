@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -156,6 +157,10 @@ DEFAULT = "qwen2.5-coder-0.5b-instruct"
 
 _MIB = 1 << 20
 MOST_SHOWN = 1 << 20  # characters
+_PARTS = re.compile(
+    r"(?P<hub>(?:(?:hf|ms):)?)(?P<base>[^:@]*)(?P<revision>(?:@[^:]*)?)(?P<pick>(?::.*)?)",
+    re.IGNORECASE | re.DOTALL,
+)
 MOST_FOLDER = 200  # bytes of a folder's name: file systems allow 255, and files add their ends
 
 # The digests of the parts are computed from the file of the digest below.
@@ -204,14 +209,30 @@ CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in 
 
 
 def find(name: str, catalog: Mapping[str, Entry] = CATALOG) -> Entry | None:
-    """Return the entry of that name or alias (upper and lower case alike), or None."""
+    """Return the entry of that name or alias, or None.
+
+    Upper and lower case are alike in names of a catalog, their aliases, and formats; not in the
+    repository, revision and file that a reference names, which another spelling makes others.
+    """
     check_kind("name", name, str, "a str")
     check_catalog(catalog)
-    wanted = name.strip().lower()
+    name = name.strip()
+    wanted, folded = _compared(name), name.lower()
     for entry in catalog.values():
-        if wanted == entry.name.lower() or wanted in (alias.lower() for alias in entry.aliases):
+        if wanted == _compared(entry.name) or folded in (alias.lower() for alias in entry.aliases):
             return entry
     return None
+
+
+def _compared(name: str) -> str:
+    """Return a name with the case folded where it does not matter."""
+    found = _PARTS.fullmatch(name)
+    if found is None:
+        return name
+    hub, base, revision, pick = found.group("hub", "base", "revision", "pick")
+    base = base if "/" in base else base.lower()
+    pick = pick if "/" in pick or pick.lower().endswith(".gguf") else pick.lower()
+    return f"{hub.lower()}{base}{revision}{pick}"
 
 
 def check_catalog(catalog: object) -> None:
