@@ -7,7 +7,7 @@ never pickles, never code. Knows nothing about networks or what is inside the fi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from qwick.errors import DigestError, ModelNotFoundError
@@ -17,6 +17,8 @@ from qwick.hub.sources import Listing
 
 __all__ = ["Choice", "choose"]
 
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 # Of a Hugging Face folder: config, tokenizer, template, and the weights with their index.
 FOLDER = frozenset(
     (
@@ -24,10 +26,10 @@ FOLDER = frozenset(
         *("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
         *("qwen.tiktoken", "chat_template.jinja", "chat_template.json", "1_Pooling/config.json"),
         *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
-        *("quantize_config.json", "model.safetensors.index.json", "LICENSE"),
+        *("quantize_config.json", INDEX, "LICENSE"),
     )
 )
-WEIGHTS = re.compile(r"model(?:\.safetensors)?(?:-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
+PARTS = re.compile(r"(model(?:\.safetensors)?)-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
 WHOLE_FOLDER = ("safetensors", "bf16")  # formats by which a folder of any repository is meant
 MOST_NAMED = 6  # files that are named as left out
 
@@ -62,13 +64,43 @@ def choose(listing: Listing, wanted: Wanted) -> Choice:
         elif packed:
             return Choice(packed[_suits_most(packed)], ())
     if wanted.container != "gguf" and (wanted.container or pick in (None, *WHOLE_FOLDER)):
-        folder = [f for f in listing.files if f.path in FOLDER or WEIGHTS.fullmatch(f.path)]
-        weights = [file for file in folder if WEIGHTS.fullmatch(file.path)]
-        if weights and any(file.path == "config.json" for file in folder):
-            chosen = {file.path for file in folder}
-            rest = tuple(file.path for file in listing.files if file.path not in chosen)
-            return Choice(tuple(folder), rest)
+        listed = {file.path for file in listing.files}
+        weights = _weights(listed)
+        if weights and "config.json" in listed:
+            chosen = weights | FOLDER
+            if weights == {SINGLE} and any(map(PARTS.fullmatch, listed)):
+                chosen -= {INDEX}  # it is of the parts, of which some are missing
+            files = tuple(file for file in listing.files if file.path in chosen)
+            return Choice(files, tuple(f.path for f in listing.files if f.path not in chosen))
     raise _not_there(listing, wanted, packed)
+
+
+def _weights(listed: Collection[str]) -> frozenset[str]:
+    """Return the paths of one whole set of safetensors weights; empty where none is listed.
+
+    Where there are several, the one that the reader of a folder opens: the parts if there is an
+    index, else the single file.
+    """
+    sets = _sets(listed)
+    whole = [paths for (_, count), paths in sets.items() if _is_whole(paths, count)]
+    if whole and (INDEX in listed or SINGLE not in listed):
+        return frozenset(whole[0].values())
+    return frozenset((SINGLE,)) if SINGLE in listed else frozenset()
+
+
+def _sets(listed: Collection[str]) -> dict[tuple[str, int], dict[int, str]]:
+    """Return the weights in parts: by their name and how many they are, each by its number."""
+    sets: dict[tuple[str, int], dict[int, str]] = {}
+    for path in sorted(listed):
+        found = PARTS.fullmatch(path)
+        if found is not None:
+            sets.setdefault((found[1], int(found[3])), {})[int(found[2])] = path
+    return sets
+
+
+def _is_whole(numbers: Collection[int], count: int) -> bool:
+    """Whether they are the numbers 1 to `count`, each once."""
+    return len(numbers) == count and min(numbers) == 1 and max(numbers) == count
 
 
 def _packed(files: Sequence[PinnedFile]) -> dict[str, tuple[PinnedFile, ...]]:
@@ -134,8 +166,17 @@ def _not_there(
     listing: Listing, wanted: Wanted, packed: dict[str, tuple[PinnedFile, ...]]
 ) -> ModelNotFoundError:
     formats = sorted({_label(path) or path for path in packed})
-    if any(WEIGHTS.fullmatch(file.path) for file in listing.files):
+    listed = {file.path for file in listing.files}
+    if _weights(listed):
         formats.append("safetensors")
+    sets = {} if formats else _sets(listed)
+    if sets:
+        (_, count), found = max(sets.items(), key=lambda item: len(item[1]))
+        return ModelNotFoundError(
+            f"{listing.repository} has {len(found):,} of the {count:,} parts of its weights at "
+            f"{listing.revision}",
+            hint="take another revision or repository, or ask its publisher for the rest",
+        )
     what = f"no {shortened(wanted.pick)}" if wanted.pick else "nothing that qwick reads"
     known = ", ".join(formats[:20]) or "neither whole GGUF files nor a safetensors folder"
     return ModelNotFoundError(
