@@ -47,3 +47,19 @@ def test_a_fetch_leaves_its_bar() -> None:
     *_, last = text.split("fetching x")
     assert "100.0/100.0 MB" in last
     assert "\x1b[2K" not in last
+
+
+NOTICE = """
+from qwick.cli.progress import listening
+with listening() as listener:
+    listener.notice("first \\x1b[2J\\u202e")
+    listener.progress("fetching x", 1, 2)
+    listener.notice("second \\x1b[2J\\u202e")
+"""
+
+
+def test_a_notice_cannot_steer_the_terminal() -> None:
+    text = shown(NOTICE)
+    assert "\u202e" not in text
+    for word in ("first", "second"):
+        assert f"{word} \ufffd[2J\ufffd" in text

@@ -40,3 +40,14 @@ def test_a_load_is_not_spoken_of_when_it_is_over(
     monkeypatch.setattr(StderrListener, "patience", 0.0)
     StderrListener().progress(LOADING, 10**8, 10**8)
     assert capsys.readouterr().err == ""
+
+
+def test_what_a_notice_quotes_of_strangers_cannot_steer_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    StderrListener().notice("it says \x1b]0;x\x07\x9b2J \u202eevil\u2066\u200f\nnext\r é 千问")
+    err = capsys.readouterr().err
+    assert err.endswith("\n")
+    assert (
+        err[:-1] == "it says \ufffd]0;x\ufffd\ufffd2J \ufffdevil\ufffd\ufffd\ufffdnext\ufffd é 千问"
+    )

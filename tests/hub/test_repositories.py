@@ -359,6 +359,23 @@ def test_a_list_that_is_hostile_or_none(
         open_store().pull("hf:some/gguf", Recorder())
 
 
+@pytest.mark.parametrize("said", ["\x1b]0;evil\x07", "a\u202eb", "\x9b2J", "a\nb"])
+def test_what_modelscope_says_cannot_steer_a_terminal(
+    open_store: Callable[[], Store],
+    hubs: Repositories,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    recorder: Recorder,
+) -> None:
+    answers = [{"Code": 400, "Message": "the model is not open"}, {"Code": 400, "Message": said}]
+    monkeypatch.setattr(hubs, "modelscope", lambda files: answers.pop())
+    with pytest.raises(ModelNotFoundError, match="master: no list of files"):
+        open_store().pull("ms:some/gguf", recorder)
+    assert not any(said in text for text in recorder.notices)
+    with pytest.raises(ModelNotFoundError, match="master: the model is not open"):
+        open_store().pull("ms:some/gguf", recorder)
+
+
 # -- the family's catalog --------------------------------------------------------------------------
 
 

@@ -71,6 +71,9 @@ class _Bar:
 
     def notice(self, text: str) -> None:
         """Print a sentence, above the bar if there is one."""
+        from qwick.hub.listener import plain
+
+        text = plain(text)
         if self._bar is not None:
             self._bar[0].console.print(text, markup=False, highlight=False)
         else:

@@ -5,11 +5,12 @@ Knows nothing about terminals; the command line brings its own listener with a p
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import Protocol
 
-from qwick.values import refused
+from qwick.values import check_kind, refused
 
 __all__ = [
     "LOADING",
@@ -18,10 +19,22 @@ __all__ = [
     "SilentListener",
     "StderrListener",
     "check_listener",
+    "plain",
     "shows",
 ]
 
 LOADING = "loading"  # the stage in which weights are laid out in memory: mostly over at once
+
+# Characters that no notice has: controls, the ends of lines and paragraphs, and what reorders text
+# (Unicode's Bidi_Control). For a class of a regular expression.
+UNSHOWN = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_UNSHOWN = re.compile(f"[{UNSHOWN}]")
+
+
+def plain(text: str) -> str:
+    """Return a notice as a terminal may show it: strangers (hubs, proxies) have a say in it."""
+    check_kind("text", text, str, "a str")
+    return _UNSHOWN.sub("\ufffd", text)
 
 
 class Listener(Protocol):
@@ -116,4 +129,4 @@ class StderrListener(Listener):
 
     def notice(self, text: str) -> None:
         """Print `text` on stderr."""
-        print(text, file=sys.stderr, flush=True)
+        print(plain(text), file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 from qwick import settings
 from qwick.hub.entries import Entry, PinnedFile
-from qwick.hub.listener import Listener
+from qwick.hub.listener import UNSHOWN, Listener
 from qwick.hub.listings import files_of, text_of
 from qwick.hub.sources import Listing, NotThereError, Sink, SourceError
 from qwick.hub.transfer import Transfer
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelScopeSource"]
 
 MASTER = "master"  # the branch that is meant where none is named
+SAID = rf"[^{UNSHOWN}]{{1,200}}"  # of what it says of itself
 
 
 class ModelScopeSource:
@@ -57,7 +58,7 @@ class ModelScopeSource:
             answer = transfer.json(f"{self._api(repository)}/repo/files?{asked}")
         data = answer.get("Data") if isinstance(answer, dict) else None
         if not isinstance(data, dict):  # it refuses with 200, too
-            said = text_of(answer.get("Message"), ".{1,200}") if isinstance(answer, dict) else None
+            said = text_of(answer.get("Message"), SAID) if isinstance(answer, dict) else None
             raise NotThereError(f"{repository} at {wanted}: {said or 'no list of files'}")
         return Listing(self.key, repository, wanted, None, files_of(data.get("Files"), _file))
 
