@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from hub.repositories import COMMIT, Repositories
-from hub.support import HubServer, Recorder, Spawn, children, entry_of
+from hub.support import Recorder, Spawn, children
 from qwick import hub, settings
 from qwick.errors import DigestError, DownloadError, ModelNotFoundError, ParameterError
 from qwick.hub import Store
 from qwick.hub.huggingface import HubSource
 from qwick.hub.modelscope import ModelScopeSource
 
-INDEX = "model.safetensors.index.json"
 CHANCE = np.random.default_rng(11)
 PARTS = [CHANCE.bytes(200_000) for _ in range(3)]
 SPLIT = {f"Q8/big-Q8_0-0000{n}-of-00003.gguf": data for n, data in enumerate(PARTS, 1)}
@@ -27,7 +26,7 @@ FOLDER = {
     "merges.txt": b"#version\n" * 1000,
     "model-00001-of-00002.safetensors": CHANCE.bytes(150_000),
     "model-00002-of-00002.safetensors": CHANCE.bytes(100_000),
-    INDEX: b'{"weight_map": {}}',
+    "model.safetensors.index.json": b'{"weight_map": {}}',
 }
 NOT_TAKEN = {
     "pytorch_model.bin": b"a pickle",
@@ -146,40 +145,6 @@ def test_a_folder_holds_what_is_listed_and_nothing_that_could_run(
     assert ("modelscope.cn/models/" in whose) == (prefix == "ms:")
     assert ("apache-2.0" in whose) == (prefix == "hf:")
     assert all(name in said for name in NOT_TAKEN)
-
-
-@pytest.mark.parametrize("prefix", ["hf:", "ms:"])
-@pytest.mark.parametrize("index", [True, False])
-def test_weights_of_which_a_part_is_missing_are_no_checkpoint(
-    open_store: Callable[[], Store], hubs: Repositories, prefix: str, index: bool
-) -> None:
-    gone = {"model-00001-of-00002.safetensors"} | (set() if index else {INDEX})
-    hubs.repositories["some/folder"] = {p: d for p, d in FOLDER.items() if p not in gone}
-    with pytest.raises(ModelNotFoundError, match="has 1 of the 2 parts of its weights") as caught:
-        open_store().pull(f"{prefix}some/folder", Recorder())
-    assert "another revision" in str(caught.value.hint)
-    assert hubs.fetched() == []
-
-
-@pytest.mark.parametrize(
-    ("gone", "single"),
-    [(set(), False), ({INDEX}, True), ({"model-00002-of-00002.safetensors"}, True)],
-    ids=["index", "no index", "a part is missing"],
-)
-def test_of_two_sets_of_weights_one_is_taken(
-    open_store: Callable[[], Store],
-    hubs: Repositories,
-    gone: set[str],
-    single: bool,
-    recorder: Recorder,
-) -> None:
-    listed = {p: d for p, d in FOLDER.items() if p not in gone} | {"model.safetensors": GGUF}
-    hubs.repositories["some/folder"] = listed
-    open_store().pull("some/folder", recorder)
-    parts = {path for path in listed if "-of-" in path or path == INDEX}
-    left = parts if single else {"model.safetensors"}
-    assert set(stored(open_store(), "some/folder")) == set(listed) - left
-    assert all(path in recorder.notices[0] for path in left)
 
 
 @pytest.mark.parametrize(
@@ -479,13 +444,3 @@ def test_two_processes_share_one_download(
     assert told[0][0] == told[1][0] != ""
     assert hubs.fetched() == list(SPLIT)
     assert sum("waiting for it" in err for _, err in told) == 1
-
-
-def test_a_store_of_an_earlier_version_stays_good(server: HubServer, tmp_path: Path) -> None:
-    entry = entry_of()
-    store = Store(tmp_path, catalog={"tiny": entry}, sources=[HubSource(server.endpoint)])
-    path = store.pull("tiny", Recorder())
-    marker = json.loads((tmp_path / "checkpoints/tiny/tiny.gguf.json").read_text())
-    assert path == tmp_path / "checkpoints/tiny/tiny.gguf"
-    assert sorted(marker) == ["mtime_ns", "sha256", "size"]
-    assert sorted(p.name for p in path.parent.iterdir()) == ["tiny.gguf", "tiny.gguf.json"]

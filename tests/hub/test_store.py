@@ -344,3 +344,13 @@ def test_a_listener_can_stop_a_fetch(store: Store) -> None:
 
 def test_list_shows_every_entry(store: Store) -> None:
     assert [(s.entry.name, s.state) for s in store.list()] == [("tiny", "missing")]
+
+
+def test_a_store_of_an_earlier_version_stays_good(server: HubServer, tmp_path: Path) -> None:
+    entry = entry_of()
+    store = Store(tmp_path, catalog={"tiny": entry}, sources=[HubSource(server.endpoint)])
+    path = store.pull("tiny", Recorder())
+    marker = json.loads((tmp_path / "checkpoints/tiny/tiny.gguf.json").read_text())
+    assert path == tmp_path / "checkpoints/tiny/tiny.gguf"
+    assert sorted(marker) == ["mtime_ns", "sha256", "size"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["tiny.gguf", "tiny.gguf.json"]

@@ -117,7 +117,7 @@ def _packed(files: Sequence[PinnedFile]) -> dict[str, tuple[PinnedFile, ...]]:
         else:
             parts.setdefault((split[1], int(split[3])), {})[int(split[2])] = file
     for (_, count), found in parts.items():
-        if sorted(found) == list(range(1, count + 1)):
+        if _is_whole(found, count):
             whole[found[1].path] = tuple(found[number] for number in sorted(found))
     return whole
 

@@ -1,0 +1,68 @@
+"""Which files of a list make a checkpoint, and what of a hub's list is believed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import pytest
+
+from hub.repositories import COMMIT
+from qwick.errors import ModelNotFoundError
+from qwick.hub import PinnedFile, read_catalog
+from qwick.hub.choice import Choice, choose
+from qwick.hub.names import want
+from qwick.hub.sources import Listing
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+REST = ("config.json", "merges.txt")
+
+
+def chosen(paths: Iterable[str], name: str = "some/thing") -> Choice:
+    """Return what is chosen of a repository of these files."""
+    files = tuple(PinnedFile(path, 1, "0" * 64) for path in paths)
+    return choose(Listing("hf", "some/thing", COMMIT, None, files), want(name, read_catalog()))
+
+
+@pytest.mark.parametrize("name", ["some/thing", "some/thing:safetensors"])
+@pytest.mark.parametrize("part", [FIRST, SECOND])
+@pytest.mark.parametrize("others", [(), (INDEX,), ("model-00002-of-00003.safetensors",)])
+def test_weights_of_which_a_part_is_missing_are_no_checkpoint(
+    name: str, part: str, others: tuple[str, ...]
+) -> None:
+    with pytest.raises(ModelNotFoundError, match="has 1 of the 2 parts of its weights") as caught:
+        chosen([*REST, part, *others], name)
+    assert "another revision" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("listed", "taken"),
+    [
+        ((SINGLE,), (SINGLE,)),
+        ((SINGLE, INDEX), (SINGLE, INDEX)),  # which may name the one file
+        ((FIRST, SECOND), (FIRST, SECOND)),
+        ((FIRST, SECOND, INDEX), (FIRST, SECOND, INDEX)),
+        ((FIRST, SECOND, SINGLE, INDEX), (FIRST, SECOND, INDEX)),
+        ((FIRST, SECOND, SINGLE), (SINGLE,)),
+        ((FIRST, SINGLE, INDEX), (SINGLE,)),
+        (("model-00001-of-00003.safetensors", FIRST, SECOND), (FIRST, SECOND)),
+        (("model.safetensors-00001-of-00001.safetensors",),) * 2,
+    ],
+)
+def test_of_all_weights_one_whole_set_is_taken(
+    listed: tuple[str, ...], taken: tuple[str, ...]
+) -> None:
+    choice = chosen([*listed, *REST])
+    assert {file.path for file in choice.files} == {*taken, *REST}
+    assert set(choice.left_out) == set(listed) - set(taken)
+
+
+def test_a_list_of_parts_without_end_takes_no_time() -> None:
+    numbers = range(20_000)
+    paths = [f"{n}-00001-of-{99_999 - n:05d}.gguf" for n in numbers]
+    paths += [f"model-00001-of-{99_999 - n:05d}.safetensors" for n in numbers]
+    before = time.process_time()
+    with pytest.raises(ModelNotFoundError, match=r"has 1 of the .* parts"):
+        chosen(paths)
+    assert time.process_time() - before < 5.0  # 0.3 s; to count up to each number, 30 s
