@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,9 @@ from hub.repositories import COMMIT
 from qwick.errors import ModelNotFoundError
 from qwick.hub import PinnedFile, read_catalog
 from qwick.hub.choice import Choice, choose
+from qwick.hub.listings import files_of
 from qwick.hub.names import want
-from qwick.hub.sources import Listing
+from qwick.hub.sources import Listing, SourceError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -66,3 +68,22 @@ def test_a_list_of_parts_without_end_takes_no_time() -> None:
     with pytest.raises(ModelNotFoundError, match=r"has 1 of the .* parts"):
         chosen(paths)
     assert time.process_time() - before < 5.0  # 0.3 s; to count up to each number, 30 s
+
+
+# -- the lists -------------------------------------------------------------------------------------
+
+
+def read(item: dict[str, Any]) -> PinnedFile:
+    return PinnedFile(item["path"], item["size"], item["digest"] * 64)
+
+
+def test_a_file_that_is_listed_twice_counts_once() -> None:
+    a, b = ({"path": path, "size": 1, "digest": "0"} for path in "ab")
+    assert files_of([a, b, dict(a), b], read) == (read(a), read(b))
+
+
+@pytest.mark.parametrize("change", [{"size": 2}, {"digest": "1"}])
+def test_a_list_that_says_two_things_of_one_file_is_refused(change: dict[str, object]) -> None:
+    item = {"path": "a", "size": 1, "digest": "0"}
+    with pytest.raises(SourceError, match="it lists a twice"):
+        files_of([item, {**item, "path": "b"}, {**item, **change}], read)

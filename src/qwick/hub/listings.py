@@ -23,13 +23,20 @@ def text_of(value: object, pattern: str) -> str | None:
 def files_of(
     items: object, read: Callable[[dict[str, Any]], PinnedFile | None]
 ) -> tuple[PinnedFile, ...]:
-    """Return the files of a list of objects, without those that could not be stored or checked."""
+    """Return the files of a list of objects, without those that could not be stored or checked.
+
+    A file that is listed twice counts once. Raises SourceError for what is no list, and where it
+    says two things of one file.
+    """
     if not isinstance(items, list) or len(items) > MOST_FILES:
         raise SourceError("it sends no list of files")
-    found = (read(item) for item in items if isinstance(item, dict))
-    return tuple(
-        file for file in found if file and is_plain_path(file.path) and 0 < file.size <= MOST_SIZE
-    )
+    found: dict[str, PinnedFile] = {}
+    for file in (read(item) for item in items if isinstance(item, dict)):
+        if file is None or not is_plain_path(file.path) or not 0 < file.size <= MOST_SIZE:
+            continue
+        if found.setdefault(file.path, file) != file:
+            raise SourceError(f"it lists {file.path} twice, with two sizes or digests")
+    return tuple(found.values())
 
 
 def is_plain_path(path: str) -> bool:
