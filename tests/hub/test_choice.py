@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hub.repositories import COMMIT
-from qwick.errors import ModelNotFoundError
+from hub.support import entry_of
+from qwick.errors import ModelNotFoundError, UnsupportedError
 from qwick.hub import PinnedFile, read_catalog
 from qwick.hub.choice import Choice, choose
-from qwick.hub.listings import files_of
+from qwick.hub.entries import MOST_FILES
+from qwick.hub.listings import MOST_SIZE, files_of
+from qwick.hub.manifest import NAME, read_manifest, write_manifest
 from qwick.hub.names import want
 from qwick.hub.sources import Listing, SourceError
 
@@ -68,6 +73,33 @@ def test_a_list_of_parts_without_end_takes_no_time() -> None:
     with pytest.raises(ModelNotFoundError, match=r"has 1 of the .* parts"):
         chosen(paths)
     assert time.process_time() - before < 5.0  # 0.3 s; to count up to each number, 30 s
+
+
+def test_what_is_chosen_can_be_written_down_and_read(tmp_path: Path) -> None:
+    paths = [f"{'x' * 180}-{n:05d}-of-{MOST_FILES:05d}.gguf" for n in range(1, MOST_FILES + 1)]
+    files = tuple(replace(file, size=MOST_SIZE) for file in chosen(paths).files)
+    entry = entry_of(name="some/thing", title="\U0001f600" * 300, files=files)
+    path = tmp_path / entry.folder / NAME
+    path.parent.mkdir()
+    write_manifest(path, entry)
+    found = read_manifest(path)
+    assert found is not None
+    assert found.files == files
+    assert len(found.files) == MOST_FILES
+    assert len(found.files[0].path) == 200
+
+
+def test_more_files_than_can_be_written_down_are_refused(tmp_path: Path) -> None:
+    count = MOST_FILES + 1
+    paths = [f"x-{n:05d}-of-{count:05d}.gguf" for n in range(1, count + 1)]
+    with pytest.raises(UnsupportedError, match=r"4,001 files of some/thing; .* at most 4,000"):
+        chosen(paths)
+    files = tuple(PinnedFile(path, 1, "0" * 64) for path in paths)
+    entry = entry_of(name="some/thing", files=files)
+    path = tmp_path / entry.folder / NAME
+    path.parent.mkdir()
+    write_manifest(path, entry)
+    assert read_manifest(path) is None  # rather than some of them
 
 
 # -- the lists -------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from qwick.errors import DigestError, ModelNotFoundError
-from qwick.hub.entries import PinnedFile, shortened
+from qwick.errors import DigestError, ModelNotFoundError, UnsupportedError
+from qwick.hub.entries import MOST_FILES, PinnedFile, shortened
 from qwick.hub.names import Wanted, bits_of
 from qwick.hub.sources import Listing
 
@@ -48,11 +48,22 @@ class Choice:
 def choose(listing: Listing, wanted: Wanted) -> Choice:
     """Return the files that are wanted of those that a hub lists.
 
-    Raises ModelNotFoundError when they are not among them, with what is, and DigestError when the
-    hub's word differs from the catalog's.
+    Raises ModelNotFoundError when they are not among them, with what is, DigestError when the hub's
+    word differs from the catalog's, and UnsupportedError when they are too many.
     """
     if wanted.files:
         return Choice(_as_known(listing, wanted), ())
+    choice = _chosen(listing, wanted)
+    if len(choice.files) > MOST_FILES:
+        raise UnsupportedError(
+            f"{wanted.name} would be {len(choice.files):,} files of {listing.repository}; qwick "
+            f"stores at most {MOST_FILES:,} of one checkpoint",
+            hint="take another format or repository of this model",
+        )
+    return choice
+
+
+def _chosen(listing: Listing, wanted: Wanted) -> Choice:
     packed = _packed(listing.files)
     pick = wanted.pick
     if wanted.container in (None, "gguf"):

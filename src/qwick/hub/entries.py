@@ -161,6 +161,7 @@ _PARTS = re.compile(
     r"(?P<hub>(?:(?:hf|ms):)?)(?P<base>[^:@]*)(?P<revision>(?:@[^:]*)?)(?P<pick>(?::.*)?)",
     re.IGNORECASE | re.DOTALL,
 )
+MOST_FILES = 4000  # of a checkpoint: those of the family have 200, and a manifest holds so many
 MOST_FOLDER = 200  # bytes of a folder's name: file systems allow 255, and files add their ends
 
 # The digests of the parts are computed from the file of the digest below.

@@ -13,7 +13,7 @@ from typing import Any
 from qwick.errors import QwickError
 from qwick.formats.jsonfile import read_object
 from qwick.hub.disk import write_atomically
-from qwick.hub.entries import Entry, PinnedFile, Place, folder_of
+from qwick.hub.entries import MOST_FILES, Entry, PinnedFile, Place, folder_of
 from qwick.hub.listings import is_plain_path, text_of
 from qwick.hub.sources import SourceError
 
@@ -21,7 +21,6 @@ __all__ = ["NAME", "read_manifest", "write_manifest"]
 
 NAME = "qwick.json"
 SCHEMA = 1  # raised when the shape changes; another one is not read, and its folder left alone
-MOST_FILES = 10_000
 
 _WORDS = r"[^\x00-\x1f\x7f]{1,300}"
 
@@ -61,7 +60,9 @@ def _entry(values: dict[str, Any]) -> Entry | None:
     if values["schema"] != SCHEMA:
         return None
     texts = [text_of(values[key], _WORDS) for key in ("name", "title", "author", "license")]
-    files = tuple(_file(item) for item in values["files"][:MOST_FILES])
+    if len(values["files"]) > MOST_FILES:
+        return None
+    files = tuple(map(_file, values["files"]))
     places = tuple(
         Place(item["hub"], item["repository"], item["revision"])
         for item in values["places"]
