@@ -16,6 +16,7 @@ from qwick.errors import DigestError, DownloadError, ModelNotFoundError, Resourc
 from qwick.hub import SilentListener, Store
 from qwick.hub.huggingface import HubSource
 from qwick.hub.locks import locked
+from qwick.hub.manifest import NAME, write_manifest
 
 
 def leftovers(store: Store) -> list[str]:
@@ -354,3 +355,29 @@ def test_a_store_of_an_earlier_version_stays_good(server: HubServer, tmp_path: P
     assert path == tmp_path / "checkpoints/tiny/tiny.gguf"
     assert sorted(marker) == ["mtime_ns", "sha256", "size"]
     assert sorted(p.name for p in path.parent.iterdir()) == ["tiny.gguf", "tiny.gguf.json"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        ("some/tiny@a/b", "some/tiny@a--b"),
+        ("some/tiny@a:b.gguf", "some/tiny@a/b.gguf"),
+        ("ms:some/tiny", "ms/some:tiny"),
+    ],
+)
+def test_two_names_of_one_folder_do_not_share_it(
+    server: HubServer, tmp_path: Path, owner: str, name: str
+) -> None:
+    first, second = entry_of(name=owner), entry_of(name=name, path="other.gguf")
+    sources = [HubSource(server.endpoint)]
+    path = Store(tmp_path, catalog={owner: first}, sources=sources).pull(owner, Recorder())
+    write_manifest(path.parent / NAME, first)  # as if pulled by a reference
+    before, store = sorted(path.parent.iterdir()), Store(tmp_path, catalog={}, sources=sources)
+    assert store.pull(owner, Recorder()) == path
+    other = Store(tmp_path, catalog={name: second}, sources=sources)
+    with pytest.raises(ResourceError, match=f"its folder .* is that of {owner}") as caught:
+        other.pull(name, Recorder())
+    assert f"qwick models rm {owner}" in str(caught.value.hint)
+    assert sorted(path.parent.iterdir()) == before
+    store.remove(owner)
+    assert other.pull(name, Recorder()).name == "other.gguf"

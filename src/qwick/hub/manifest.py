@@ -17,7 +17,7 @@ from qwick.hub.entries import MOST_FILES, Entry, PinnedFile, Place, folder_of
 from qwick.hub.listings import is_plain_path, text_of
 from qwick.hub.sources import SourceError
 
-__all__ = ["NAME", "read_manifest", "write_manifest"]
+__all__ = ["NAME", "owner_of", "read_manifest", "write_manifest"]
 
 NAME = "qwick.json"
 SCHEMA = 1  # raised when the shape changes; another one is not read, and its folder left alone
@@ -47,12 +47,25 @@ def write_manifest(path: Path, entry: Entry) -> None:
 
 def read_manifest(path: Path) -> Entry | None:
     """Return the checkpoint that is written down in a file; None if there is none, or damaged."""
+    entry = _read(path)
+    return entry if entry is not None and folder_of(entry.name) == path.parent.name else None
+
+
+def owner_of(path: Path) -> str | None:
+    """Return the name of the checkpoint that a file says its folder is of, whatever its name.
+
+    Two may have one folder: `/` and `:` are both written as `--`, and some file systems take upper
+    and lower case for the same.
+    """
+    entry = _read(path)
+    return None if entry is None else entry.name
+
+
+def _read(path: Path) -> Entry | None:
     try:
-        values = read_object(path)
-        entry = _entry(values)
+        return _entry(read_object(path))
     except (QwickError, SourceError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
-    return entry if entry is not None and folder_of(entry.name) == path.parent.name else None
 
 
 def _entry(values: dict[str, Any]) -> Entry | None:

@@ -298,6 +298,7 @@ class Store(Home):
         The lock is held. introduce: show the attribution once it is clear that bytes will be asked
         for.
         """
+        self._check_folder(entry)
         lacking = [file for file in entry.files if not self._sound(entry, file, listener)]
         if not lacking:
             return False
@@ -337,6 +338,16 @@ class Store(Home):
         with self.writing():
             self.trust(entry, file, status)
         return True
+
+    def _check_folder(self, entry: Entry) -> None:
+        """Refuse a folder that another checkpoint has, by a name that is spelt the same there."""
+        folder = self.home / "checkpoints" / entry.folder
+        owner = manifest.owner_of(folder / manifest.NAME)
+        if owner not in (None, entry.name):
+            raise ResourceError(
+                f"{entry.name} cannot be stored: its folder {folder} is that of {owner}",
+                hint=f"`qwick models rm {owner}` first, or name a commit instead of its revision",
+            )
 
     def _check_online(self, name: str) -> None:
         """Refuse to fetch where the network is switched off; DownloadError."""
