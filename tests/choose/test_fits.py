@@ -11,8 +11,9 @@ import pytest
 from qwick.choose.fits import check_fits, nearest
 from qwick.choose.sizes import parts_of
 from qwick.cli.main import main
-from qwick.errors import ParameterError, ResourceError
-from qwick.hub import Format, Model, read_catalog
+from qwick.errors import DownloadError, ParameterError, ResourceError
+from qwick.hub import Entry, Format, Model, PinnedFile, Place, Store, read_catalog
+from qwick.hub.manifest import NAME, write_manifest
 
 CATALOG = read_catalog()
 GB = 10**9
@@ -130,3 +131,23 @@ def test_the_nearest_thinks_or_not_and_may_be_rounded_as_recommended() -> None:
     found = nearest(CATALOG.models["qwen2.5-72b"], 24 * GB, CATALOG)
     assert found is not None
     assert found.command == "qwen2.5-32b:bf16 --quantize int4"
+
+
+def test_a_fetch_that_was_broken_off_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWICK_HOME", str(tmp_path))
+    monkeypatch.setenv("QWICK_OFFLINE", "1")  # so that a fetch would end otherwise
+    name = "qwen1.5-110b-chat:bf16"  # 222 GB
+    files = tuple(PinnedFile(f"part{n}.gguf", 4, "0" * 64) for n in "12")
+    place = Place("hf", "Qwen/Qwen1.5-110B-Chat", "main")
+    entry = Entry(name, "Qwen1.5-110B-Chat", "Qwen team", "Qwen", (place,), files)
+    folder = tmp_path / "checkpoints" / entry.folder
+    folder.mkdir(parents=True)
+    write_manifest(folder / NAME, entry)
+    (folder / "part1.gguf").write_bytes(b"GGUF")
+    assert Store().show(name).state == "incomplete"
+    words = ["run", name, "hi", "--ctx", "32768"]
+    assert main(words) == ResourceError.exit_code
+    (folder / "part2.gguf").write_bytes(b"GGUF")  # whole: its own file is what counts
+    assert main(words) == DownloadError.exit_code

@@ -8,9 +8,9 @@ __all__ = ["check_fits_here"]
 
 
 def check_fits_here(model: str | None, loading: dict[str, Any]) -> None:
-    """Raise ResourceError where a checkpoint of the catalog, not stored yet, cannot run here.
+    """Raise ResourceError where a checkpoint of the catalog, not stored whole, cannot run here.
 
-    loading: keywords of `Qwen.load`. Says nothing of files, folders and what the store has.
+    loading: keywords of `Qwen.load`. Says nothing of files, folders and what the store has whole.
     """
     from qwick import hub
     from qwick.hub.names import parse, preferred
@@ -46,4 +46,4 @@ def _stored(model: str) -> bool:
 
     store = hub.Store()
     entry = store.find(model)
-    return entry is not None and store.show(entry.name).state != "missing"
+    return entry is not None and store.show(entry.name).state in ("stored", "unverified")
