@@ -19,6 +19,8 @@ from qwick.errors import ParameterError, shown
 T = TypeVar("T")
 
 MAX_THREADS = 1024  # of the kernels' pool
+# Where Ollama's installer for Linux lets its service, the user `ollama`, keep models.
+OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
 MAX_YARN = 64.0  # by which positions may be stretched; the cards of the family say up to 4
 
 
@@ -99,14 +101,31 @@ def _address(text: str) -> str:
     return text.rstrip("/")
 
 
-def _default_ollama() -> Path:
+def _may_exist(folder: Path) -> bool:
     try:
-        return Path.home() / ".ollama" / "models"
+        folder.stat()
+    except PermissionError:  # whoever reads there tells
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _default_ollama() -> Path:
+    """Return this user's folder of Ollama's if it is there, else that of a system service."""
+    try:
+        own = Path.home() / ".ollama" / "models"
     except RuntimeError:  # as below
+        own = None
+    for folder in (own, OLLAMA_SERVICE):
+        if folder is not None and _may_exist(folder):
+            return folder
+    if own is None:
         raise ParameterError(
             "this user has no home folder to look for Ollama's models in",
             hint="set OLLAMA_MODELS to a folder",
-        ) from None
+        )
+    return own
 
 
 def _default_home() -> Path:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from formats.test_unreadable import without_rights
+from hub.support import Recorder
 from llm.small import write_small
-from qwick import hub
-from qwick.errors import FormatError, ModelNotFoundError, UnsupportedError
+from qwick import hub, settings
+from qwick.cli.main import main
+from qwick.errors import (
+    DigestError,
+    FormatError,
+    ModelNotFoundError,
+    ResourceError,
+    UnsupportedError,
+)
 from qwick.llm import Qwen
 
 KIND = "application/vnd.ollama.image."
@@ -23,6 +35,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "models"
     (folder / "blobs").mkdir(parents=True)
     monkeypatch.setenv("OLLAMA_MODELS", str(folder))
+    monkeypatch.setenv("QWICK_HOME", str(tmp_path / "home"))
     return folder
 
 
@@ -48,6 +61,12 @@ def put(models: Path) -> Put:
         return path
 
     return write
+
+
+def used(listener: Recorder) -> bool:
+    """Open the model of Ollama's; whether its blob was hashed."""
+    hub.resolve("ollama:qwen3", listener)
+    return bool(listener.steps)
 
 
 LIBRARY = ("registry.ollama.ai", "library")
@@ -139,3 +158,85 @@ def test_a_manifest_without_a_model(put: Put) -> None:
     put(*LIBRARY, "qwen3", "latest", mediaType=f"{KIND}license")
     with pytest.raises(UnsupportedError, match="0 layers of a model"):
         hub.ollama_path("qwen3")
+
+
+# -- what is trusted -------------------------------------------------------------------------------
+
+
+def test_a_blob_is_hashed_once_and_again_when_it_has_changed(put: Put, models: Path) -> None:
+    put(*LIBRARY, "qwen3", "latest")
+    blob = hub.resolve("ollama:qwen3", Recorder())
+    assert not used(Recorder())
+    os.utime(blob, ns=(1, 1))
+    assert used(Recorder())
+    assert not used(Recorder())
+    (note,) = (models.parent / "home" / "ollama").iterdir()
+    for text in ("", "[]", note.read_text().replace(str(models), "/elsewhere")):
+        note.write_text(text)
+        assert used(Recorder())
+
+
+def test_a_blob_that_is_not_what_its_name_says(put: Put, models: Path) -> None:
+    put(*LIBRARY, "qwen3", "latest")
+    (blob,) = (models / "blobs").iterdir()
+    blob.write_bytes(b"EVIL")
+    for _ in range(2):
+        with pytest.raises(DigestError, match=r"has the SHA-256 .* not the one") as caught:
+            hub.resolve("ollama:qwen3", Recorder())
+    assert hashlib.sha256(b"EVIL").hexdigest() in caught.value.message
+    assert "ollama pull" in str(caught.value.hint)
+    assert not (models.parent / "home").exists()
+
+
+def test_a_store_that_cannot_be_written_is_no_obstacle(put: Put, models: Path) -> None:
+    put(*LIBRARY, "qwen3", "latest")
+    (models.parent / "home").write_text("a file where the folder should be")
+    assert used(Recorder())
+    assert used(Recorder())
+
+
+# -- where it is -----------------------------------------------------------------------------------
+
+
+def test_the_folder_of_the_service_where_there_is_none_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, service = tmp_path / ".ollama" / "models", tmp_path / "share" / "models"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+    monkeypatch.setattr(settings, "OLLAMA_SERVICE", service)
+    assert settings.OLLAMA.get() == own
+    service.mkdir(parents=True)
+    assert settings.OLLAMA.get() == service
+    own.mkdir(parents=True)
+    assert settings.OLLAMA.get() == own
+
+
+@pytest.mark.parametrize("closed", [".", "manifests", "blobs"])
+def test_a_folder_that_may_not_be_read(
+    put: Put, models: Path, closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(*LIBRARY, "qwen3", "latest")
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is for its user alone
+        Path(folder).chmod(0o755)
+        place = shutil.copytree(models, Path(folder) / "models")
+        monkeypatch.setenv("OLLAMA_MODELS", str(place))
+        (place / closed).chmod(0)
+        for name in ("qwen3", "QWEN3") if closed != "blobs" else ("qwen3",):
+            with without_rights(), pytest.raises(ResourceError, match="Permission denied") as it:
+                hub.ollama_path(name)
+            assert str(place) in it.value.message
+            assert "OLLAMA_MODELS" in str(it.value.hint)
+        if closed != "blobs":
+            with without_rights(), pytest.raises(ResourceError, match="Permission denied"):
+                hub.ollama_models()
+        (place / closed).chmod(0o755)
+
+
+def test_there_is_nothing_to_pull(put: Put, capsys: pytest.CaptureFixture[str]) -> None:
+    put(*LIBRARY, "qwen3", "8b")
+    assert main(["models", "pull", "ollama:qwen3:8b"]) == UnsupportedError.exit_code
+    told = capsys.readouterr().err
+    assert "ollama:qwen3:8b is read in place" in told
+    assert "there is nothing to pull" in told
+    assert "qwick run ollama:qwen3:8b" in told

@@ -25,7 +25,7 @@ from qwick.hub.entries import CATALOG, DEFAULT, Entry, PinnedFile, Place, find, 
 from qwick.hub.languages import language_code
 from qwick.hub.listener import LOADING, Listener, SilentListener, StderrListener, check_listener
 from qwick.hub.names import at_revision, parse
-from qwick.hub.ollama import ollama_models, ollama_path
+from qwick.hub.ollama import check_blob, ollama_models, ollama_path
 from qwick.hub.series import Series, series_of, uses_of
 from qwick.hub.shape import Shape, arch_config, shape_of
 from qwick.hub.store import Store, Stored, attribution
@@ -106,7 +106,7 @@ def resolve(
     `model` is a reference (see names.py; fetched and verified when the store lacks it), a folder, a
     file, or None for the default checkpoint. What the store knows by name wins over a folder of
     the same name (write `./name` for the folder), and a folder over what would be fetched. Raises
-    ModelNotFoundError, and what Store.pull and ollama_path raise.
+    ModelNotFoundError, and what Store.pull, ollama_path and check_blob raise.
     """
     if store is None:
         store = Store()
@@ -120,7 +120,9 @@ def resolve(
     is_path = not named or looks_like_path(text)
     reference = None if is_path else parse(text)
     if reference is not None and reference.hub == "ollama":
-        return ollama_path(reference.name)
+        blob = ollama_path(reference.name)
+        check_blob(blob, store, StderrListener() if listener is None else listener)
+        return blob
     if not is_path and store.find(text) is not None:
         return store.pull(text, listener)
     path = existing_path(text)

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwick.errors import ModelNotFoundError
+from qwick.errors import ModelNotFoundError, UnsupportedError
 from qwick.hub.catalog import Catalog, Format, Model, PublishedFile
 from qwick.hub.entries import DEFAULT, Place, shortened
 from qwick.hub.listings import is_plain_path
@@ -106,10 +106,19 @@ def at_revision(text: str, revision: str) -> str:
 
 
 def want(text: str, family: Catalog) -> Wanted:
-    """Return what a reference to a hub means; ModelNotFoundError for none, with likely names."""
+    """Return what a reference to a hub means.
+
+    Raises ModelNotFoundError for none, with likely names, and UnsupportedError for Ollama's.
+    """
     check_kind("family", family, Catalog, "a Catalog")
     reference = parse(text)
-    if reference is None or reference.hub == "ollama":
+    if reference is not None and reference.hub == "ollama":
+        raise UnsupportedError(
+            f"{shortened(text)} is read in place, from Ollama's folder: there is nothing to pull",
+            hint=f"run it as it is: qwick run {shortened(text)}; if Ollama lacks it, "
+            f"`ollama pull {shortened(reference.name)}`",
+        )
+    if reference is None:
         raise ModelNotFoundError(
             f"there is no model called {shortened(text)!r}",
             hint=f"names are those of `qwick models list`, paths, ollama:name:tag, or {FORM}",

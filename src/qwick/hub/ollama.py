@@ -6,23 +6,39 @@
 The layer of the media type application/vnd.ollama.image.model is a GGUF file; template, parameters
 and licence are layers beside it, which the GGUF file's own stand for here. Source: Ollama's
 `manifest/manifest.go`, `manifest/paths.go`, `types/model/name.go` and `server/images.go`, as of
-August 2026. Manifests are read as what anybody may have written.
+August 2026. Manifests are read as what anybody may have written. A blob is hashed before it is
+opened for the first time, and that it was sound is noted in the store:
+
+    <home>/ollama/sha256-<digest>.json    path, size and time of change of the blob when hashed
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from qwick import settings
-from qwick.errors import FormatError, ModelNotFoundError, UnsupportedError
+from qwick.errors import (
+    DigestError,
+    FormatError,
+    ModelNotFoundError,
+    ResourceError,
+    UnsupportedError,
+)
 from qwick.formats.jsonfile import read_object
+from qwick.hub.disk import digest_of, make_folder, write_atomically
 from qwick.hub.entries import shortened
+from qwick.hub.home import Home
+from qwick.hub.listener import Listener
 from qwick.hub.listings import text_of
 from qwick.values import check_kind
 
-__all__ = ["ollama_models", "ollama_path"]
+__all__ = ["check_blob", "ollama_models", "ollama_path"]
 
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"  # meant where none is named
 KIND = "application/vnd.ollama.image."
@@ -37,13 +53,15 @@ def ollama_path(name: str) -> Path:
     """Return the GGUF file of a model of Ollama's, by [[HOST/]NAMESPACE/]MODEL[:TAG].
 
     Raises ModelNotFoundError (not there; with what is), UnsupportedError (made of more than one
-    GGUF file), FormatError (a manifest or blob that cannot be right), and as `read_object`.
+    GGUF file), FormatError (a manifest or blob that cannot be right), ResourceError (a folder that
+    may not be read), and as `read_object`. The blob is not hashed: see `check_blob`.
     """
     check_kind("name", name, str, "a str")
     models = settings.OLLAMA.get()
-    manifest = _manifest_path(models, name)
+    with _reading(models):
+        manifest = _manifest_path(models, name)
+        known = ollama_models() if manifest is None else []
     if manifest is None:
-        known = ollama_models()
         raise ModelNotFoundError(
             f"Ollama has no model {shortened(name)!r} in {models}",
             hint=f"it has: {', '.join(known[:20])}" if known else "set OLLAMA_MODELS to its folder",
@@ -66,14 +84,47 @@ def ollama_path(name: str) -> Path:
             f"{name} of Ollama has {kinds.count('model')} layers of a model; qwick reads one",
             hint="take one that is a single GGUF file",
         )
-    return _blob(models, manifest, layers[kinds.index("model")])
+    with _reading(models):
+        return _blob(models, manifest, layers[kinds.index("model")])
+
+
+def check_blob(blob: Path, home: Home, listener: Listener) -> None:
+    """Hash a blob unless that was done: its name is the SHA-256 of its bytes.
+
+    Raises DigestError if they are others, and ResourceError where it cannot be read. Where `home`
+    cannot be written it is hashed each time.
+    """
+    note = home.home / "ollama" / f"{blob.name}.json"
+    with _reading(blob):
+        status = blob.stat()
+        sound = {"path": str(blob), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(note.read_text("utf-8")) == sound:
+                return
+        what = "verifying Ollama's model"
+        found = digest_of(
+            blob, hashlib.sha256(), lambda done: listener.progress(what, done, status.st_size)
+        )
+    if blob.name != f"sha256-{found}":
+        raise DigestError(
+            f"{blob} has the SHA-256 {found}, which is not the one that it is named by",
+            hint="remove it with `ollama rm`, and `ollama pull` it again",
+        )
+    with contextlib.suppress(OSError):
+        make_folder(note.parent)
+        write_atomically(note, json.dumps(sound, indent=1) + "\n")
 
 
 def ollama_models() -> list[str]:
-    """Return the names of the models that Ollama has here, as `ollama list` writes them."""
+    """Return the names of the models that Ollama has here, as `ollama list` writes them.
+
+    Raises ResourceError where its folder may not be read.
+    """
     root = settings.OLLAMA.get() / "manifests"
+    with _reading(root.parent):
+        paths = _manifests(root)
     found = []
-    for path in _manifests(root):
+    for path in paths:
         host, namespace, model, tag = path.relative_to(root).parts
         name = f"{model}:{tag}"
         if (host, namespace) != (HOST, NAMESPACE):
@@ -82,7 +133,21 @@ def ollama_models() -> list[str]:
     return found
 
 
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what may not be read into a ResourceError; what is not there is the caller's."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"{path} of Ollama cannot be read: {error.strerror or error}",
+            hint="give this user the right to read it, or set OLLAMA_MODELS to another folder",
+        ) from error
+
+
 def _manifests(root: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        next(root.iterdir(), None)  # `glob` is silent about what it may not read
     return [path for path in sorted(root.glob("*/*/*/*"))[:MOST_LISTED] if path.is_file()]
 
 

@@ -119,7 +119,8 @@ class Store(Home):
             return entry
         known = self.known()
         entry = find(name, known)
-        if entry is None and parse(name) is not None:
+        reference = parse(name)
+        if entry is None and reference is not None and reference.hub != "ollama":
             with contextlib.suppress(ModelNotFoundError):
                 entry = find(want(name, read_catalog()).name, known)
         return entry
@@ -140,7 +141,8 @@ class Store(Home):
     def wanted(self, name: str) -> Wanted:
         """Return what a reference means; ModelNotFoundError with likely names if that is nothing.
 
-        Asks nobody: whether a repository is there, only its hub can tell.
+        Raises UnsupportedError for a model of Ollama's, which is never pulled. Asks nobody: whether
+        a repository is there, only its hub can tell.
         """
         try:
             return want(name, read_catalog())
