@@ -321,6 +321,34 @@ def test_a_remove_that_waited_for_a_remove_says_that_nothing_is_there(
     assert [type(error) for error in raised] == [ModelNotFoundError]
 
 
+def test_a_folder_that_is_a_link_is_used_and_only_the_link_removed(
+    store: Store, tmp_path: Path, recorder: Recorder
+) -> None:
+    path = store.pull("tiny", Recorder())
+    elsewhere = path.parent.rename(tmp_path / "elsewhere")
+    path.parent.symlink_to(elsewhere)
+    (elsewhere / "mine.txt").write_text("mine")
+    before = {p.name: p.read_bytes() for p in elsewhere.iterdir()}
+    assert store.show("tiny").state == "stored"
+    assert store.remove("tiny", recorder) == 0
+    assert str(elsewhere) in recorder.notices[0]
+    assert not path.parent.is_symlink()
+    assert {p.name: p.read_bytes() for p in elsewhere.iterdir()} == before
+    assert store.show("tiny").state == "missing"
+
+
+def test_a_folder_in_place_of_the_file_is_told_of_before_fetching(
+    store: Store, server: HubServer
+) -> None:
+    path = store.path(entry_of())
+    (path / "inside").mkdir(parents=True)
+    with pytest.raises(ResourceError, match="is a folder, where a file of tiny belongs") as caught:
+        store.pull("tiny", Recorder())
+    assert caught.value.hint == "move it elsewhere, and pull again"
+    assert server.requests == []
+    assert (path / "inside").exists()
+
+
 def test_remove_leaves_the_lock_file(store: Store) -> None:
     store.pull("tiny", Recorder())
     lock = store.home / "locks" / "tiny.lock"

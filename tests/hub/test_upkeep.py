@@ -16,6 +16,7 @@ from qwick import hub
 from qwick.errors import ModelNotFoundError
 from qwick.hub import Store
 from qwick.hub.disk import Hasher
+from qwick.hub.huggingface import HubSource
 from qwick.hub.locks import is_held, locked
 from qwick.hub.partial import part_path
 
@@ -198,6 +199,44 @@ def test_a_link_goes_and_not_what_it_points_to(store: Store, tmp_path: Path) -> 
     hub.prune(store)
     assert not (folder / "link").exists()
     assert (mine / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_below_a_folder_that_is_a_link_nothing_of_others_goes(
+    store: Store, tmp_path: Path, known: bool
+) -> None:
+    path = store.pull("tiny", Recorder())
+    elsewhere = path.parent.rename(tmp_path / "elsewhere")
+    link = path.parent if known else path.parent.with_name("unknown")
+    link.symlink_to(elsewhere)
+    (elsewhere / "mine.txt").write_text("mine")
+    kept = {p.name for p in elsewhere.iterdir()}
+    if known:
+        store.incoming("tiny").mkdir()
+        part_path(store.incoming("tiny"), FILE).write_bytes(bytes(1000))
+        (row,) = hub.usage(store).checkpoints
+        marker = store.marker_path(entry_of(), FILE).stat().st_size
+        assert (row.file, row.partial, row.other) == (len(CONTENT), 1000, marker + len("mine"))
+    planned = hub.prune(store, dry_run=True)
+    done = hub.prune(store)
+    assert sorted(map(str, done.deleted)) == sorted(map(str, planned.deleted))
+    assert done.freed == (1000 if known else 0)
+    assert {p.name for p in elsewhere.iterdir()} == kept
+    assert link.is_symlink() == known
+    assert store.show("tiny").state == ("stored" if known else "missing")
+
+
+def test_below_a_link_inside_of_a_checkpoint_nothing_goes(
+    make_store: Callable[..., Store], server: HubServer, tmp_path: Path
+) -> None:
+    store = make_store(HubSource(server.endpoint), entry=entry_of(path="sub/tiny.gguf"))
+    path = store.pull("tiny", Recorder())
+    elsewhere = path.parent.rename(tmp_path / "elsewhere")
+    path.parent.symlink_to(elsewhere)
+    (elsewhere / "mine.txt").write_text("mine")
+    hub.prune(store)
+    assert (elsewhere / "mine.txt").exists()
+    assert store.show("tiny").state == "stored"
 
 
 # -- locks -----------------------------------------------------------------------------------------

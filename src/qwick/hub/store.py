@@ -27,7 +27,7 @@ from qwick import settings
 from qwick.errors import DownloadError, ModelNotFoundError, ResourceError
 from qwick.hub import manifest
 from qwick.hub.catalog import read_catalog
-from qwick.hub.disk import delete, digest_of, make_folder, move, write_atomically
+from qwick.hub.disk import bytes_below, delete, digest_of, make_folder, move, write_atomically
 from qwick.hub.entries import (
     CATALOG,
     Entry,
@@ -199,7 +199,8 @@ class Store(Home):
     def remove(self, name: str, listener: Listener | None = None) -> int:
         """Delete the files of `name` and return the bytes freed; waits for a fetch under way.
 
-        Raises ModelNotFoundError when the name is unknown or nothing of it is stored.
+        Of a folder that is a link, the link: what it points to stays. Raises ModelNotFoundError
+        when the name is unknown or nothing of it is stored.
         """
         entry = self.entry(name)
         if listener is not None:
@@ -208,13 +209,17 @@ class Store(Home):
         missing = ModelNotFoundError(f"{entry.name} is not in the store {self.home}")
         if not folder.is_dir():
             raise missing
-        with self.locked(entry, listener or SilentListener()), self.writing():
+        listener = listener or SilentListener()
+        with self.locked(entry, listener), self.writing():
             if not folder.is_dir():  # another process removed it during the wait
                 raise missing
-            freed = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-            for file in entry.files:  # first: half-deleted is untrusted
-                self.marker_path(entry, file).unlink(missing_ok=True)
-            shutil.rmtree(folder)
+            freed = bytes_below(folder)
+            if folder.is_symlink():
+                listener.notice(f"{folder} is a link; {folder.readlink()} stays as it is")
+            else:
+                for file in entry.files:  # first: half-deleted is untrusted
+                    self.marker_path(entry, file).unlink(missing_ok=True)
+            delete(folder)
         return freed
 
     # -- what is trusted ---------------------------------------------------------------------------
@@ -308,6 +313,7 @@ class Store(Home):
         incoming = self.incoming(entry.name)
         with self.writing():
             make_folder(incoming)  # under the lock: no remove() takes it
+            self._check_places(entry, lacking)
             self._clear(entry)
             self._check_space(entry, lacking)
             if introduce:
@@ -369,6 +375,16 @@ class Store(Home):
         for path in incoming.iterdir():
             if path not in keep:
                 delete(path)
+
+    def _check_places(self, entry: Entry, lacking: Sequence[PinnedFile]) -> None:
+        """Refuse, before anything is fetched, to put a file where a folder is."""
+        for file in lacking:
+            path = self.file_path(entry, file)
+            if path.is_dir():
+                raise ResourceError(
+                    f"{path} is a folder, where a file of {entry.name} belongs",
+                    hint="move it elsewhere, and pull again",
+                )
 
     def _check_space(self, entry: Entry, lacking: Sequence[PinnedFile]) -> None:
         incoming = self.incoming(entry.name)

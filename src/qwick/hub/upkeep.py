@@ -178,8 +178,9 @@ def _usage(store: Store) -> Usage:
     known = _by_folder(store)
     for folder in _folders(store):
         at = store.home / "checkpoints" / folder
-        total, partial = bytes_below(at), bytes_below(store.incoming(folder))
         entry = known.get(folder)
+        total = bytes_below(at if entry is None else at.resolve())  # a folder may be a link
+        partial = bytes_below(store.incoming(folder))
         if entry is None:
             rows.append(Held(folder, "unknown", 0, partial, total - partial))
             continue
@@ -296,12 +297,22 @@ def _prune_packed(store: Store, path: Path, *, dry_run: bool) -> Iterator[Garbag
 
 
 def _garbage(store: Store, name: str) -> list[Garbage]:
-    """Return what nobody needs of one name: all but the file and its marker."""
+    """Return what nobody needs of one name: all but its files and their markers.
+
+    What a link points to is somebody else's. Of a known checkpoint whose folder is one only the
+    partial download is ours; of an unknown one the link.
+    """
     folder = store.home / "checkpoints" / name
     entry = _by_folder(store).get(name)
     written = folder / manifest.NAME
     if entry is None and written.exists():  # damaged, or of another version of qwick
         return []
+    if folder.is_symlink():
+        if entry is None:
+            return [Garbage(folder, "unused file", 0)]
+        incoming = store.incoming(name)
+        there = incoming.exists()
+        return [Garbage(incoming, "partial download", bytes_below(incoming))] if there else []
     keep = {written} if entry is not None and written.exists() else set()
     if entry is not None:
         for file in entry.files:
@@ -315,9 +326,9 @@ def _garbage(store: Store, name: str) -> list[Garbage]:
     below = sorted(_below(folder))
     while below:
         path = below.pop(0)
-        if path in kept_folders:
+        if path in kept_folders and not path.is_symlink():
             below.extend(sorted(_below(path)))
-        elif path not in keep:
+        elif path not in keep and path not in kept_folders:
             kind: Kind = "partial download" if path == store.incoming(name) else "unused file"
             found.append(Garbage(path, kind, bytes_below(path)))
     return found
