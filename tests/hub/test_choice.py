@@ -16,6 +16,7 @@ from qwick.errors import ModelNotFoundError, UnsupportedError
 from qwick.hub import PinnedFile, read_catalog
 from qwick.hub.choice import Choice, choose
 from qwick.hub.entries import MOST_FILES
+from qwick.hub.listings import MOST_FILES as MOST_FILES_LISTED
 from qwick.hub.listings import MOST_SIZE, files_of
 from qwick.hub.manifest import NAME, read_manifest, write_manifest
 from qwick.hub.names import want
@@ -119,3 +120,18 @@ def test_a_list_that_says_two_things_of_one_file_is_refused(change: dict[str, ob
     item = {"path": "a", "size": 1, "digest": "0"}
     with pytest.raises(SourceError, match="it lists a twice"):
         files_of([item, {**item, "path": "b"}, {**item, **change}], read)
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([None] * (MOST_FILES_LISTED + 1), "it lists more than 100,000 files"),
+        ({}, "it sends no list of files"),
+        (None, "it sends no list of files"),
+    ],
+    ids=["too long", "an object", "nothing"],
+)
+def test_what_is_no_list_of_files(items: object, said: str) -> None:
+    with pytest.raises(SourceError, match=said):
+        files_of(items, read)
+    assert files_of([None] * MOST_FILES_LISTED, read) == ()

@@ -25,11 +25,13 @@ def files_of(
 ) -> tuple[PinnedFile, ...]:
     """Return the files of a list of objects, without those that could not be stored or checked.
 
-    A file that is listed twice counts once. Raises SourceError for what is no list, and where it
-    says two things of one file.
+    A file that is listed twice counts once. Raises SourceError for what is no list, or one
+    that is too long or says two things of one file.
     """
-    if not isinstance(items, list) or len(items) > MOST_FILES:
+    if not isinstance(items, list):
         raise SourceError("it sends no list of files")
+    if len(items) > MOST_FILES:
+        raise SourceError(f"it lists more than {MOST_FILES:,} files")
     found: dict[str, PinnedFile] = {}
     for file in (read(item) for item in items if isinstance(item, dict)):
         if file is None or not is_plain_path(file.path) or not 0 < file.size <= MOST_SIZE:
