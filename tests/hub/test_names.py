@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qwick import settings
 from qwick.errors import ModelNotFoundError, ParameterError
 from qwick.hub import DEFAULT, Store, at_revision, names_model, read_catalog
 from qwick.hub.names import Reference, parse, preferred, want
@@ -23,6 +24,22 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("https://huggingface.co/Qwen/Qwen3-8B", ("hf", "Qwen/Qwen3-8B", None, None)),
         ("hf.co/a/b:q4_0", ("hf", "a/b", None, "q4_0")),
         ("https://www.modelscope.cn/models/a/b", ("ms", "a/b", None, None)),
+        ("http://huggingface.co/a/b/", ("hf", "a/b", None, None)),
+        ("https://huggingface.co/a/b/tree/main", ("hf", "a/b", None, None)),
+        ("https://huggingface.co/a/b/tree/master?x=1#y", ("hf", "a/b", "master", None)),
+        ("HTTPS://HuggingFace.co/a/b/tree/refs%2Fpr%2F1", ("hf", "a/b", "refs/pr/1", None)),
+        ("https://huggingface.co/a/b/blob/main/x.gguf", ("hf", "a/b", None, "x.gguf")),
+        (
+            f"https://huggingface.co/a/b/resolve/{COMMIT}/c/x%20y.gguf?download=true",
+            ("hf", "a/b", COMMIT, "c/x y.gguf"),
+        ),
+        ("http://modelscope.cn/models/a/b/summary", ("ms", "a/b", None, None)),
+        ("https://modelscope.cn/models/a/b/files", ("ms", "a/b", None, None)),
+        (
+            "https://www.modelscope.cn/models/a/b/file/view/master/x.gguf?status=2",
+            ("ms", "a/b", None, "x.gguf"),
+        ),
+        ("modelscope.cn/models/a/b/resolve/v1/x.gguf", ("ms", "a/b", "v1", "x.gguf")),
         ("ollama:qwen3:8b", ("ollama", "qwen3:8b", None, None)),
         ("Ollama:hf.co/a/b:Q4_K_M", ("ollama", "hf.co/a/b:Q4_K_M", None, None)),
         ("ollama:localhost:5000/a/b:x.gguf", ("ollama", "localhost:5000/a/b:x.gguf", None, None)),
@@ -39,6 +56,10 @@ def test_the_parts_of_a_name(text: str, parts: tuple[str | None, ...]) -> None:
         *("hf:a/b@", "hf:a/b:", "hf:a/b@../x", "hf:a/b@x/../y", "a:b:c", "hf:a/b:../x.gguf"),
         *("hf:a/b:/etc/passwd", "hf:../b", "a/..", "é", "x" * 500, "a\nb", "a/b?x=1", "a/b#c"),
         *("ollama:", "ollama: what is it?"),
+        *("https://huggingface.co/", "https://huggingface.co/a", "http://evil.co/a/b"),
+        *("https://huggingface.co/a/b/blob/main", "https://huggingface.co/a/b/discussions"),
+        *("https://huggingface.co/a/b/blob/main/%2e%2e/x.gguf", "https://huggingface.co.evil/a/b"),
+        "https://huggingface.co/a/b/tree/%2e%2e",
     ],
 )
 def test_what_is_no_name(text: str) -> None:
@@ -47,6 +68,19 @@ def test_what_is_no_name(text: str) -> None:
     with pytest.raises(ModelNotFoundError, match="no model called") as caught:
         want(text, read_catalog())
     assert "owner/name" in str(caught.value.hint)
+
+
+def test_a_page_is_of_the_modelscope_that_is_asked() -> None:
+    cn, ai = (f"https://www.modelscope.{end}/models/a/b/summary" for end in ("cn", "ai"))
+    meant = Reference("ms", "a/b", None, None)
+    for address, read, not_read in (
+        ("https://www.modelscope.ai", ai, cn),
+        ("https://www.modelscope.cn", cn, ai),
+        ("http://localhost:8000", cn, ai),  # a mirror
+    ):
+        with settings.MODELSCOPE.changed(address):
+            assert parse(read) == meant
+            assert parse(not_read) is None
 
 
 @pytest.mark.parametrize(

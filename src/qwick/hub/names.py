@@ -15,7 +15,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
+from qwick import settings
 from qwick.errors import ModelNotFoundError, UnsupportedError
 from qwick.hub.catalog import Catalog, Format, Model, PublishedFile
 from qwick.hub.entries import DEFAULT, Place, shortened
@@ -35,10 +37,17 @@ _REFERENCE = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _OLLAMA = re.compile(r"ollama:(?P<name>[\w./:-]{1,600})", re.ASCII | re.IGNORECASE)
-_PAGES = (
-    (re.compile(r"(?:https://)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE), "hf:"),
-    (re.compile(r"(?:https://)?(?:www\.)?modelscope\.cn/models/", re.IGNORECASE), "ms:"),
+_PAGE = re.compile(
+    r"(?:https?://)?(?:(?:huggingface|hf)\.co|(?:www\.)?modelscope\.(?P<ms>cn|ai)/models)/",
+    re.IGNORECASE,
 )
+# What follows the repository in the address of a page, or of a file.
+_BELOW = re.compile(
+    rf"(?P<name>{_PART}/{_PART})/(?:(?:summary|files)|tree/(?P<tree>[^/]+)"
+    r"|(?:blob|resolve|raw|file/view)/(?P<revision>[^/]+)/(?P<file>.+))",
+    re.ASCII,
+)
+_MAIN = {"hf": "main", "ms": "master"}  # the branches that are meant where none is named
 # What GGUF files are called by: how their weights are stored.
 _QUANTISATION = re.compile(r"(?:ud-)?(?:i?q\d\w*|tq\d\w*|mxfp4\w*|bf16|fp?16|fp?32)")
 
@@ -75,9 +84,7 @@ def parse(text: str) -> Reference | None:
     local = _OLLAMA.fullmatch(text)
     if local is not None:
         return Reference("ollama", local["name"], None, None)
-    for page, prefix in _PAGES:
-        text = page.sub(prefix, text, count=1) if page.match(text) else text
-    found = _REFERENCE.fullmatch(text)
+    found = _REFERENCE.fullmatch(_of_page(text))
     if found is None:
         return None
     hub, name, revision, pick = found.group("hub", "name", "revision", "pick")
@@ -89,6 +96,28 @@ def parse(text: str) -> Reference | None:
     if ".." in (revision or "") or (pick and not is_plain_path(pick)):
         return None
     return Reference(hub, name, revision, pick)
+
+
+def _of_page(text: str) -> str:
+    """Return the reference that the address of a page of a hub means; another text as it is.
+
+    ModelScope's two sites have accounts of their own: an address is of the one that is asked.
+    """
+    page = _PAGE.match(text)
+    if page is None:
+        return text
+    if page["ms"]:
+        asked = "ai" if re.search(r"modelscope\.ai\b", settings.MODELSCOPE.get()) else "cn"
+        if page["ms"].lower() != asked:
+            return text
+    hub = "ms" if page["ms"] else "hf"
+    rest = re.split("[?#]", text[page.end() :])[0].rstrip("/")
+    below = _BELOW.fullmatch(rest)
+    if below is None:
+        return f"{hub}:{rest}"
+    revision, file = (unquote(t or "") for t in (below["tree"] or below["revision"], below["file"]))
+    at = "" if revision in ("", _MAIN[hub]) else f"@{revision}"
+    return f"{hub}:{below['name']}{at}" + (f":{file}" if file else "")
 
 
 def at_revision(text: str, revision: str) -> str:
