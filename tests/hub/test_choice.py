@@ -13,13 +13,13 @@ import pytest
 from hub.repositories import COMMIT
 from hub.support import entry_of
 from qwick.errors import ModelNotFoundError, UnsupportedError
-from qwick.hub import PinnedFile, read_catalog
+from qwick.hub import PinnedFile, Place, read_catalog
 from qwick.hub.choice import Choice, choose
 from qwick.hub.entries import MOST_FILES
 from qwick.hub.listings import MOST_FILES as MOST_FILES_LISTED
 from qwick.hub.listings import MOST_SIZE, files_of
 from qwick.hub.manifest import NAME, read_manifest, write_manifest
-from qwick.hub.names import want
+from qwick.hub.names import parse, want
 from qwick.hub.sources import Listing, SourceError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -101,6 +101,31 @@ def test_more_files_than_can_be_written_down_are_refused(tmp_path: Path) -> None
     path.parent.mkdir()
     write_manifest(path, entry)
     assert read_manifest(path) is None  # rather than some of them
+
+
+@pytest.mark.parametrize(
+    ("repository", "revision", "good"),
+    [
+        ("a/b", "v+1", True),
+        ("A.b-c_d/e", "refs/pr/1", True),
+        ("a/..", "main", False),
+        ("../b", "main", False),
+        ("é/b", "main", False),
+        ("a/b/c", "main", False),
+        ("a/b", "../main", False),
+        ("a/b", "é", False),
+        ("a/b", "a//b", False),
+    ],
+)
+def test_a_manifest_names_what_a_reference_can(
+    repository: str, revision: str, good: bool, tmp_path: Path
+) -> None:
+    entry = entry_of(name="some/thing", places=(Place("ms", repository, revision),), aliases=())
+    path = tmp_path / entry.folder / NAME
+    path.parent.mkdir()
+    write_manifest(path, entry)
+    assert read_manifest(path) == (entry if good else None)
+    assert (parse(f"ms:{repository}@{revision}") is not None) == good
 
 
 # -- the lists -------------------------------------------------------------------------------------

@@ -150,3 +150,38 @@ def test_a_name_at_a_revision() -> None:
     for text, revision in (("a/b", "../x"), ("a b", "v1"), ("ollama:x", "v1"), ("a/b", "")):
         with pytest.raises(ParameterError):
             at_revision(text, revision)
+
+
+@pytest.mark.parametrize(
+    "revision", ["v+1", "1.0+cpu", "a/b/c", "a/-b", "_x", "v1.0-rc=1", "refs/pr/1", "x" * 100]
+)
+def test_what_can_be_a_revision(revision: str) -> None:
+    assert at_revision("a/b", revision) == f"a/b@{revision}"
+    assert parse(f"ms:a/b@{revision}:q8_0") == Reference("ms", "a/b", revision, "q8_0")
+
+
+@pytest.mark.parametrize(
+    "revision",
+    [
+        *(
+            "a//b",
+            "a/",
+            "/a",
+            "a..b",
+            "a/.b",
+            ".a",
+            "a.",
+            "a.lock",
+            "a.lock/b",
+            "-a",
+            "+a",
+            "v1:q8",
+        ),
+        *("a b", "a@b", "a~1", "a^", "a?", "a*", "a[", "a\\b", "é", "a\n", "x" * 101),
+    ],
+)
+def test_what_cannot_be_a_revision(revision: str) -> None:
+    with pytest.raises(ParameterError, match="branch or tag"):
+        at_revision("a/b", revision)
+    if revision.strip() == revision and ":" not in revision:
+        assert parse(f"a/b@{revision}") is None

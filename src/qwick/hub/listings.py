@@ -8,10 +8,14 @@ from typing import Any
 
 from qwick.hub.entries import PinnedFile
 from qwick.hub.sources import SourceError
+from qwick.values import check_kind
 
-__all__ = ["files_of", "is_plain_path", "text_of"]
+__all__ = ["OWNER", "REPOSITORY", "files_of", "is_plain_path", "is_revision", "text_of"]
 
 MOST_FILES = 100_000
+OWNER = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"  # or the name of a repository of theirs
+REPOSITORY = f"{OWNER}/{OWNER}"
+MOST_REVISION = 100
 MOST_SIZE = 1 << 44  # bytes of one file; the largest hub allows 50 GB
 
 
@@ -39,6 +43,24 @@ def files_of(
         if found.setdefault(file.path, file) != file:
             raise SourceError(f"it lists {file.path} twice, with two sizes or digests")
     return tuple(found.values())
+
+
+def is_revision(text: str) -> bool:
+    """Whether a text can be the name of a branch or tag, or a commit.
+
+    What git allows (git-check-ref-format), without spaces and most of the signs.
+    """
+    check_kind("text", text, str, "a str")
+    return (
+        len(text) <= MOST_REVISION
+        and re.fullmatch(r"\w[\w.+=,/-]*", text, re.ASCII) is not None
+        and ".." not in text
+        and not text.endswith(".")
+        and all(
+            part and not part.startswith(".") and not part.endswith(".lock")
+            for part in text.split("/")
+        )
+    )
 
 
 def is_plain_path(path: str) -> bool:

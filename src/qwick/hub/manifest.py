@@ -14,7 +14,7 @@ from qwick.errors import QwickError
 from qwick.formats.jsonfile import read_object
 from qwick.hub.disk import write_atomically
 from qwick.hub.entries import MOST_FILES, Entry, PinnedFile, Place, folder_of
-from qwick.hub.listings import is_plain_path, text_of
+from qwick.hub.listings import REPOSITORY, is_plain_path, is_revision, text_of
 from qwick.hub.sources import SourceError
 
 __all__ = ["NAME", "owner_of", "read_manifest", "write_manifest"]
@@ -80,8 +80,8 @@ def _entry(values: dict[str, Any]) -> Entry | None:
         Place(item["hub"], item["repository"], item["revision"])
         for item in values["places"]
         if item["hub"] in ("hf", "ms")
-        and text_of(item["repository"], r"[\w.-]+/[\w.-]+")
-        and text_of(item["revision"], r"[\w./-]{1,100}")
+        and text_of(item["repository"], REPOSITORY)
+        and is_revision(item["revision"])
     )
     name, title, author, license_ = texts
     if not (name and title and author and license_ and files and places):

@@ -21,7 +21,7 @@ from qwick import settings
 from qwick.errors import ModelNotFoundError, UnsupportedError
 from qwick.hub.catalog import Catalog, Format, Model, PublishedFile
 from qwick.hub.entries import DEFAULT, Place, shortened
-from qwick.hub.listings import is_plain_path
+from qwick.hub.listings import OWNER, REPOSITORY, is_plain_path, is_revision
 from qwick.values import check_kind, refused
 
 __all__ = ["Reference", "Wanted", "at_revision", "bits_of", "parse", "preferred", "want"]
@@ -30,10 +30,9 @@ HUBS = ("hf", "ms", "ollama")
 FORM = "[hf:|ms:]owner/name[@revision][:format or file]"
 AUTHORS = {"Qwen": "Qwen team, Alibaba Cloud"}
 
-_PART = r"[A-Za-z0-9][\w.-]{0,95}"
 _REFERENCE = re.compile(
-    rf"(?:(?P<hub>hf|ms):)?(?P<name>{_PART}(?:/{_PART}){{0,2}})"
-    r"(?:@(?P<revision>\w[\w./-]{0,99}))?(?::(?P<pick>[^:]{1,200}))?",
+    rf"(?:(?P<hub>hf|ms):)?(?P<name>{OWNER}(?:/{OWNER}){{0,2}})"
+    r"(?:@(?P<revision>[^@:]{1,100}))?(?::(?P<pick>[^:]{1,200}))?",
     re.ASCII | re.IGNORECASE,
 )
 _OLLAMA = re.compile(r"ollama:(?P<name>[\w./:-]{1,600})", re.ASCII | re.IGNORECASE)
@@ -43,7 +42,7 @@ _PAGE = re.compile(
 )
 # What follows the repository in the address of a page, or of a file.
 _BELOW = re.compile(
-    rf"(?P<name>{_PART}/{_PART})/(?:(?:summary|files)|tree/(?P<tree>[^/]+)"
+    rf"(?P<name>{REPOSITORY})/(?:(?:summary|files)|tree/(?P<tree>[^/]+)"
     r"|(?:blob|resolve|raw|file/view)/(?P<revision>[^/]+)/(?P<file>.+))",
     re.ASCII,
 )
@@ -93,7 +92,7 @@ def parse(text: str) -> Reference | None:
         return None
     if name.count("/") > 1 or (hub and "/" not in name):
         return None
-    if ".." in (revision or "") or (pick and not is_plain_path(pick)):
+    if (revision and not is_revision(revision)) or (pick and not is_plain_path(pick)):
         return None
     return Reference(hub, name, revision, pick)
 
@@ -129,7 +128,7 @@ def at_revision(text: str, revision: str) -> str:
     hub = f"{reference.hub}:" if reference.hub else ""
     pick = f":{reference.pick}" if reference.pick else ""
     name = f"{hub}{reference.name}@{revision}{pick}"
-    if parse(name) is None:
+    if not is_revision(revision) or parse(name) is None:
         raise refused("revision", revision, "the name of a branch or tag, or a commit")
     return name
 
