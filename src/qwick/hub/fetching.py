@@ -49,6 +49,7 @@ def fetch(
     overall = Overall(listener, before, entry.size)
     failures: list[SourceError] = []
     wrong: DigestError | None = None
+    sources = [source for source in sources if entry.may_come_from(source.key, file)]
     for source in sources:
         for last in (False, True):
             work = Path(tempfile.mkdtemp(prefix="scratch-", dir=incoming))
@@ -78,17 +79,26 @@ def fetch(
             break
     if wrong is not None:
         raise wrong
-    raise none_delivers(entry.name, failures, arrived(incoming, file))
+    pip = any(source.key == "pip" for source in sources)
+    raise none_delivers(entry.name, failures, arrived(incoming, file), pip=pip)
 
 
-def none_delivers(name: str, failures: Sequence[SourceError], kept: int) -> DownloadError:
-    """Return the error for what no source delivers, with the way out that a source has named."""
+def none_delivers(
+    name: str, failures: Sequence[SourceError], kept: int, *, pip: bool = False
+) -> DownloadError:
+    """Return the error for what no source delivers, with the way out that a source has named.
+
+    pip: whether that was one of them.
+    """
     hint = next((f"{failure.hint}; " for failure in failures if failure.hint), "")
+    if not failures:  # none may be asked that can have it
+        hint = "leave QWICK_SOURCE unset; "
+    configured = " and pip's configuration" if pip else ""
     return DownloadError(
         f"no source could deliver {name}: {'; '.join(map(str, failures)) or 'none was asked'}",
         hint=(f"try again, the {kept:,} bytes that arrived are kept; " if kept else "")
         + hint
-        + "check the network and pip's configuration, or name the path of a .gguf file you have",
+        + f"check the network{configured}, or name the path of a .gguf file you have",
     )
 
 
