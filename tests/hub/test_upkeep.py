@@ -14,10 +14,11 @@ import pytest
 from hub.support import CONTENT, FILE, HubServer, Recorder, entry_of
 from qwick import hub
 from qwick.errors import ModelNotFoundError
-from qwick.hub import Store
+from qwick.hub import Entry, Store, manifest
 from qwick.hub.disk import Hasher
 from qwick.hub.huggingface import HubSource
 from qwick.hub.locks import is_held, locked
+from qwick.hub.manifest import NAME, write_manifest
 from qwick.hub.partial import part_path
 
 
@@ -237,6 +238,32 @@ def test_below_a_link_inside_of_a_checkpoint_nothing_goes(
     hub.prune(store)
     assert (elsewhere / "mine.txt").exists()
     assert store.show("tiny").state == "stored"
+
+
+def test_each_manifest_is_read_a_few_times_however_many_there_are(
+    make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 30
+    for number in range(count):
+        entry = entry_of(name=f"some/thing{number}", aliases=())
+        folder = make_store().home / "checkpoints" / entry.folder
+        folder.mkdir(parents=True)
+        write_manifest(folder / NAME, entry)
+        (folder / "tiny.gguf").write_bytes(b"x")
+        (folder / "garbage").write_bytes(b"xx")
+    read: list[Path] = []
+    real = manifest.read_manifest
+
+    def counted(path: Path) -> Entry | None:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(manifest, "read_manifest", counted)
+    assert len(hub.usage(make_store()).checkpoints) == count
+    assert len(read) <= 2 * count
+    read.clear()
+    assert hub.prune(make_store()).freed == 2 * count
+    assert len(read) <= 4 * count
 
 
 # -- locks -----------------------------------------------------------------------------------------

@@ -324,6 +324,7 @@ TABLE: dict[str, Case] = {
     "hub.store.Store.marker_path": Case(
         lambda w: w.store.marker_path, {"entry": instance(ENTRY), "file": instance(FILE)}
     ),
+    "hub.store.Store.in_folder": Case(lambda w: w.store.in_folder, {"folder": text("tiny")}),
     "hub.store.Store.known": Case(lambda w: w.store.known),
     "hub.store.Store.wanted": Case(lambda w: w.store.wanted, {"name": text("a/b", "qwen3-8b")}),
     "hub.names.at_revision": Case(

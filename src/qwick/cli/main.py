@@ -36,7 +36,12 @@ VERBS = {
 
 MOST_SHOWN = 1500  # characters of an error
 BROKEN_PIPE = 141  # 128 + SIGPIPE: what a shell reports for a program that the signal ended
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # what a write may meet
+NO_OUTPUT = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+}  # of what a write to standard output may meet
 
 
 class Verbs(click.Group):
@@ -140,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _out_of_memory(args)
         return _fault(args, error)
     except OSError as error:
-        if error.errno not in UNWRITABLE or error.filename is not None:
+        if error.errno not in NO_OUTPUT or error.filename is not None:
             return _fault(args, error)
         _trace(args)  # the parts of qwick that write files say themselves what they could not write
         _drop_output()

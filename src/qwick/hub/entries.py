@@ -25,6 +25,7 @@ __all__ = [
     "find",
     "folder_of",
     "near",
+    "spelling_of",
 ]
 
 
@@ -226,15 +227,18 @@ def find(name: str, catalog: Mapping[str, Entry] = CATALOG) -> Entry | None:
     check_kind("name", name, str, "a str")
     check_catalog(catalog)
     name = name.strip()
-    wanted, folded = _compared(name), name.lower()
+    wanted, folded = spelling_of(name), name.lower()
     for entry in catalog.values():
-        if wanted == _compared(entry.name) or folded in (alias.lower() for alias in entry.aliases):
+        if wanted == spelling_of(entry.name) or folded in (
+            alias.lower() for alias in entry.aliases
+        ):
             return entry
     return None
 
 
-def _compared(name: str) -> str:
-    """Return a name with the case folded where it does not matter."""
+def spelling_of(name: str) -> str:
+    """Return a name with the case folded where it does not matter, so that equal ones are one."""
+    check_kind("name", name, str, "a str")
     found = _PARTS.fullmatch(name)
     if found is None:
         return name

@@ -36,6 +36,7 @@ from qwick.hub.entries import (
     find,
     near,
     shortened,
+    spelling_of,
 )
 from qwick.hub.fetching import arrived, fetch
 from qwick.hub.home import Home
@@ -101,13 +102,23 @@ class Store(Home):
         """Return what this store knows by name without the network: its catalogue, and what was
         pulled by a reference.
         """
-        found = dict(self.catalog)
+        found, spellings = dict(self.catalog), set[str]()
         with self.reading():
             for path in sorted((self.home / "checkpoints").glob(f"*/{manifest.NAME}")):
-                entry = manifest.read_manifest(path)
-                if entry is not None and find(entry.name, found) is None:
+                entry = self.in_folder(path.parent.name)
+                if entry is not None and spelling_of(entry.name) not in spellings:
+                    spellings.add(spelling_of(entry.name))
                     found[entry.name] = entry
         return found
+
+    def in_folder(self, folder: str) -> Entry | None:
+        """Return the entry whose folder has that name, without a look at the others."""
+        check_kind("folder", folder, str, "a str")
+        for entry in self.catalog.values():
+            if entry.folder == folder:
+                return entry
+        pulled = manifest.read_manifest(self.home / "checkpoints" / folder / manifest.NAME)
+        return pulled if pulled is not None and find(pulled.name, self.catalog) is None else None
 
     def find(self, name: str) -> Entry | None:
         """Return the entry that a name, alias or reference means, if this store knows it.

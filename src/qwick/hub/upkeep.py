@@ -116,9 +116,9 @@ class Pruned:
 
 
 def verify(store: Store, name: str, listener: Listener) -> Checked:
-    """Hash the stored file of `name`, whatever its marker says, and let the marker say what is so.
+    """Hash the stored files of `name`, whatever their markers say, and let those say what is so.
 
-    The file is read from the disk as far as the system allows, not from its cache. Raises
+    The files are read from the disk as far as the system allows, not from its cache. Raises
     ModelNotFoundError for an unknown name, ResourceError for a file that cannot be read.
     """
     check_kind("store", store, Store, "a Store")
@@ -175,16 +175,16 @@ def usage(store: Store) -> Usage:
 
 def _usage(store: Store) -> Usage:
     rows = []
-    known = _by_folder(store)
-    for folder in _folders(store):
+    known = {stored.entry.folder: stored for stored in store.list()}
+    for folder in _folders(store, list(known)):
         at = store.home / "checkpoints" / folder
-        entry = known.get(folder)
-        total = bytes_below(at if entry is None else at.resolve())  # a folder may be a link
+        stored = known.get(folder)
+        total = bytes_below(at if stored is None else at.resolve())  # a folder may be a link
         partial = bytes_below(store.incoming(folder))
-        if entry is None:
+        if stored is None:
             rows.append(Held(folder, "unknown", 0, partial, total - partial))
             continue
-        state = store.show(entry.name).state
+        entry, state = stored.entry, stored.state
         if total or state != "missing":
             held = sum(bytes_below(store.file_path(entry, file)) for file in entry.files)
             rows.append(Held(entry.name, state, held, partial, total - partial - held))
@@ -220,7 +220,7 @@ def prune(store: Store, *, dry_run: bool = False) -> Pruned:
     deleted: list[Garbage] = []
     busy: list[str] = []
     with store.reading():
-        names = _folders(store)
+        names = _folders(store, [entry.folder for entry in store.known().values()])
     for name in names:
         lock = store.lock_path(name)
         if not lock.exists() and not any(_garbage(store, name)):
@@ -303,7 +303,7 @@ def _garbage(store: Store, name: str) -> list[Garbage]:
     partial download is ours; of an unknown one the link.
     """
     folder = store.home / "checkpoints" / name
-    entry = _by_folder(store).get(name)
+    entry = store.in_folder(name)
     written = folder / manifest.NAME
     if entry is None and written.exists():  # damaged, or of another version of qwick
         return []
@@ -339,16 +339,10 @@ def _lock_file(lock: Path) -> Iterator[Garbage]:
         yield Garbage(lock, "stale lock", 0)
 
 
-def _by_folder(store: Store) -> dict[str, Entry]:
-    """Return what the store knows, by the names of their folders."""
-    return {entry.folder: entry for entry in store.known().values()}
-
-
-def _folders(store: Store) -> list[str]:
+def _folders(store: Store, known: list[str]) -> list[str]:
     """Return the folders of what is known, then those that are there, or locked, beside them."""
     found = {path.name for path in _below(store.home / "checkpoints") if path.is_dir()}
     found |= {path.stem for path in _below(store.home / "locks") if path.suffix == ".lock"}
-    known = list(_by_folder(store))
     return [*known, *sorted(found - set(known))]
 
 
