@@ -240,3 +240,6 @@ def test_there_is_nothing_to_pull(put: Put, capsys: pytest.CaptureFixture[str]) 
     assert "ollama:qwen3:8b is read in place" in told
     assert "there is nothing to pull" in told
     assert "qwick run ollama:qwen3:8b" in told
+    assert hub.Store().find("ollama:qwen3:8b") is None
+    with pytest.raises(ModelNotFoundError):
+        hub.Store().remove("ollama:qwen3:8b")
