@@ -11,7 +11,7 @@ import pytest
 from qwick.choose.fits import check_fits, nearest
 from qwick.choose.sizes import parts_of
 from qwick.cli.main import main
-from qwick.errors import DownloadError, ParameterError, ResourceError
+from qwick.errors import DownloadError, ParameterError, ResourceError, UnsupportedError
 from qwick.hub import Entry, Format, Model, PinnedFile, Place, Store, read_catalog
 from qwick.hub.manifest import NAME, write_manifest
 
@@ -106,6 +106,25 @@ def test_verbs_refuse_before_they_fetch(
     assert "hint: " in told
     assert main(["serve", name, "--ctx", "32768"]) == ResourceError.exit_code
     assert "takes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("qwen3-vl-8b-instruct", "ollama run qwen3-vl:8b"), ("qwen3.5-9b:q4_k_m", "qwen3.5:9b")],
+)
+def test_what_qwick_does_not_compute_is_not_fetched_to_be_run(
+    name: str,
+    way: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("QWICK_HOME", str(tmp_path))
+    monkeypatch.setenv("QWICK_OFFLINE", "1")  # so that a fetch would end otherwise
+    assert main(["run", name, "hi"]) == UnsupportedError.exit_code
+    told = capsys.readouterr().err
+    assert "is none of the checkpoints that qwick computes" in told
+    assert way in told
 
 
 def test_a_context_beyond_the_documented_one_is_told_before_memory() -> None:

@@ -244,6 +244,7 @@ def test_looking_up() -> None:
     assert CATALOG.find(" qwen/qwen3-8b-gguf ") is qwen3
     assert CATALOG.find("qwen3-9b") is None
     assert CATALOG.near("qwen3-9b")[0] in ("qwen3-8b", "qwen3.5-9b")
+    assert CATALOG.near("Qwen3-14B-Instruct:q4_k_m")[0] == "qwen3-14b"
     form = qwen3.format("Q4_K_M")
     assert form is not None
     assert form.official

@@ -23,7 +23,7 @@ from qwick.errors import ModelNotFoundError, ParameterError
 if TYPE_CHECKING:
     from qwick.hub import Model
 
-__all__ = ["compare", "print_model", "search", "series", "unknown"]
+__all__ = ["compare", "in_catalog", "print_model", "search", "series", "unknown"]
 
 TAGS = (
     *("coder", "math", "vl", "audio", "omni", "moe", "2507"),
@@ -242,13 +242,19 @@ def _to_compare(names: Sequence[str]) -> list[Model]:
 
 
 def _known(name: str) -> Model:
-    from qwick import hub
-
-    catalog = hub.read_catalog()
-    model = catalog.find(name)
+    model = in_catalog(name)
     if model is None:
         raise unknown(name)
     return model
+
+
+def in_catalog(name: str) -> Model | None:
+    """Return a checkpoint by its name, which may have a format behind it as for `pull`; or None."""
+    from qwick import hub
+    from qwick.hub.names import parse
+
+    reference = parse(name)
+    return hub.read_catalog().find(name if reference is None else reference.name)
 
 
 def unknown(name: str) -> ModelNotFoundError:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from qwick.errors import UnsupportedError
+
 __all__ = ["check_fits_here"]
 
 
 def check_fits_here(model: str | None, loading: dict[str, Any]) -> None:
     """Raise ResourceError where a checkpoint of the catalog, not stored whole, cannot run here.
 
-    loading: keywords of `Qwen.load`. Says nothing of files, folders and what the store has whole.
+    UnsupportedError where it is none that qwick computes. Says nothing of files, folders and what
+    the store has whole. loading: keywords of `Qwen.load`.
     """
     from qwick import hub
     from qwick.hub.names import parse, preferred
@@ -22,6 +25,13 @@ def check_fits_here(model: str | None, loading: dict[str, Any]) -> None:
     found = catalog.find(reference.name)
     if found is None or hub.existing_path(model) is not None:
         return
+    if not found.runs_here:
+        other = f"ollama run {found.ollama}" if found.ollama else "another runtime"
+        raise UnsupportedError(
+            f"{found.id} is none of the checkpoints that qwick computes ({found.generation}, input "
+            f"{' and '.join(found.inputs)})",
+            hint=f"{other} does; `qwick models search` shows under HERE what qwick computes",
+        )
     pick = reference.pick
     form = preferred(found.formats) if pick is None else found.format(pick)
     if form is None:  # a format or file that only the hub knows of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qwick.cli.catalog import compare, print_model, search, series, unknown
+from qwick.cli.catalog import compare, in_catalog, print_model, search, series, unknown
 from qwick.cli.facts import model_facts
 from qwick.cli.offline import offline_option, source_option
 from qwick.cli.progress import listening
@@ -101,7 +101,7 @@ def show(name: str, as_json: bool, as_markdown: bool) -> None:
     """Show what is known of a published checkpoint, of one in the store, or of a file or folder."""
     from qwick import hub
 
-    store, stored, model = hub.Store(), None, hub.read_catalog().find(name)
+    store, stored, model = hub.Store(), None, in_catalog(name)
     kept = store.find(name) is not None
     if hub.looks_like_path(name) or (  # as hub.resolve sees it, which opens what is meant
         not kept and hub.existing_path(name) is not None

@@ -253,8 +253,10 @@ class Catalog:
 
         check_kind("name", name, str, "a str")
         cutoff = real("cutoff", cutoff, 0.0, 1.0)
-        wanted = name.strip().lower().rpartition("/")[2]
-        return difflib.get_close_matches(wanted, self.models, n=3, cutoff=cutoff)
+        wanted = name.strip().lower().rpartition("/")[2].partition(":")[0]
+        found = difflib.get_close_matches(wanted, self.models, n=3, cutoff=cutoff)
+        plain = re.sub(r"-(instruct|chat|it)$", "", wanted)  # Qwen3 has no such names
+        return list(dict.fromkeys((plain, *found)))[:3] if plain in self.models else found
 
 
 def read_catalog() -> Catalog:

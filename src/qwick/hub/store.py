@@ -158,9 +158,9 @@ class Store(Home):
         try:
             return want(name, read_catalog())
         except ModelNotFoundError:
-            close = near(name, self.known())
+            close = near(name, self.known(), cutoff=0.8)
             if not close:
-                raise
+                raise  # the catalog has more that looks like it
             raise ModelNotFoundError(
                 f"there is no model called {shortened(name)!r}",
                 hint=f"did you mean {' or '.join(close)}?",
