@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
+
+import pytest
 
 from cli.conftest import environment, read_terminal
 
@@ -20,11 +23,13 @@ with listening() as listener:
 """
 
 
-def shown(script: str) -> str:
+def shown(script: str, **changes: str) -> str:
     """Return what `script` writes to the terminal that is its standard error."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stderr=theirs, env=environment(TERM="xterm", COLUMNS="100")
+        [sys.executable, "-c", script],
+        stderr=theirs,
+        env=environment(**{"TERM": "xterm", "COLUMNS": "100", **changes}),
     )
     os.close(theirs)
     text = read_terminal(ours)
@@ -47,6 +52,24 @@ def test_a_fetch_leaves_its_bar() -> None:
     *_, last = text.split("fetching x")
     assert "100.0/100.0 MB" in last
     assert "\x1b[2K" not in last
+
+
+FETCH = LOAD.replace("LOADING, done", "'fetching qwen2.5-coder-0.5b-instruct', done")
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+def test_a_bar_is_one_line_however_narrow(columns: str) -> None:
+    text = shown(FETCH.format(seconds=0.3), COLUMNS=columns)
+    drawn = [line for line in re.split(r"[\r\n]+|\x1b\[[0-9;?]*[A-Za-z]", text) if line.strip()]
+    assert "100.0/100." in text
+    assert not [line for line in drawn if line.strip() in ("MB", "MB/s")]
+    assert "\x1b[1A" not in text  # nothing above the line is drawn again
+
+
+def test_a_terminal_that_cannot_draw_gets_lines() -> None:
+    text = shown(FETCH.format(seconds=0), TERM="dumb")
+    assert "\x1b" not in text
+    assert "100 %" in text or "100%" in text, text
 
 
 NOTICE = """

@@ -7,6 +7,7 @@ line in its first five, and its bar leaves nothing behind. So with a batch, in i
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ SHORT = 2.0  # seconds of a batch that is not spoken of
 @contextlib.contextmanager
 def listening() -> Iterator[Listener]:
     """Give what hears about a fetch and a load; the bar ends with the block, however that ends."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         bar = _Bar()
         try:
             yield bar
@@ -96,14 +97,19 @@ def _new_bar(*, transient: bool) -> Progress:
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.table import Column
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+    def whole() -> Column:
+        return Column(no_wrap=True)
+
+    return Progress(  # one line, however narrow: the bar gives way, then the description's end
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        DownloadColumn(table_column=whole()),
+        TransferSpeedColumn(table_column=whole()),
+        TimeRemainingColumn(table_column=whole()),
         console=Console(stderr=True),
+        expand=True,
         transient=transient,
     )
 
