@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from qwick.choose.contexts import plain, reach
 from qwick.choose.fits import check_fits, nearest
 from qwick.choose.sizes import parts_of
 from qwick.cli.main import main
 from qwick.errors import DownloadError, ParameterError, ResourceError, UnsupportedError
 from qwick.hub import Entry, Format, Model, PinnedFile, Place, Store, read_catalog
 from qwick.hub.manifest import NAME, write_manifest
+from qwick.machine.cpu import Memory
 
 CATALOG = read_catalog()
+OF_32_GB = Memory(32 * 10**9, 24 * 10**9, "machine")
 GB = 10**9
 
 
@@ -95,7 +98,8 @@ def test_verbs_refuse_before_they_fetch(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Offline, so that a fetch would end otherwise; hardly a machine has 230 GB to spare."""
+    """Offline, so that a fetch would end otherwise, and on a machine of 32 GB."""
+    monkeypatch.setattr("qwick.machine.cpu.read_memory", lambda: OF_32_GB)
     monkeypatch.setenv("QWICK_HOME", str(tmp_path))
     monkeypatch.setenv("QWICK_OFFLINE", "1")
     name = "qwen1.5-110b-chat:bf16"
@@ -129,10 +133,15 @@ def test_what_qwick_does_not_compute_is_not_fetched_to_be_run(
 
 def test_a_context_beyond_the_documented_one_is_told_before_memory() -> None:
     model, form = of("qwen3-8b")
-    with pytest.raises(ParameterError, match=r"131,072 tokens of context, and 200,000") as caught:
+    with pytest.raises(ParameterError, match=r"40,960 tokens of context, and 200,000") as caught:
         check_fits(model, form, 200 * GB, CATALOG, context=200_000)
     other = str(caught.value.hint).split()[4].partition(":")[0]
-    assert CATALOG.models[other].context.longest >= 200_000
+    assert reach(CATALOG.models[other], "qwick") >= 200_000
+    assert "--yarn" not in str(caught.value.hint)
+    with pytest.raises(ParameterError) as caught:
+        check_fits(model, form, 200 * GB, CATALOG, context=100_000)
+    assert "; or --yarn 4" in str(caught.value.hint)
+    check_fits(model, form, 200 * GB, CATALOG, context=40_960)  # its configuration has as many
     check_fits(model, form, 200 * GB, CATALOG, context=200_000, stretched=True)  # --yarn
     for name, room, length in itertools.product(
         ("qwen3-8b", "qwen2.5-72b", "qwq-32b", "qwen2.5-coder-7b-instruct"),
@@ -140,7 +149,9 @@ def test_a_context_beyond_the_documented_one_is_told_before_memory() -> None:
         (8192, 40_000, 131_072),
     ):
         found = nearest(CATALOG.models[name], room, CATALOG, length)
-        assert found is None or found.model.context.longest >= length
+        if found is not None:
+            assert reach(found.model, "qwick") >= length
+            assert ("--yarn" in found.command) == (plain(found.model) < length)
 
 
 def test_the_nearest_thinks_or_not_and_may_be_rounded_as_recommended() -> None:
@@ -157,6 +168,7 @@ def test_a_fetch_that_was_broken_off_is_refused_too(
 ) -> None:
     monkeypatch.setenv("QWICK_HOME", str(tmp_path))
     monkeypatch.setenv("QWICK_OFFLINE", "1")  # so that a fetch would end otherwise
+    monkeypatch.setattr("qwick.machine.cpu.read_memory", lambda: OF_32_GB)
     name = "qwen1.5-110b-chat:bf16"  # 222 GB
     files = tuple(PinnedFile(f"part{n}.gguf", 4, "0" * 64) for n in "12")
     place = Place("hf", "Qwen/Qwen1.5-110B-Chat", "main")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import shlex
 from typing import Any
 
 import pytest
 
+from qwick.choose.contexts import reach
 from qwick.choose.devices import DEVICES, card_named, device_named
 from qwick.choose.recommend import COVERED, Ask, Option, recommend
-from qwick.choose.runtimes import vllm_options, ways_of
+from qwick.choose.runtimes import llama_options, vllm_options, ways_of
 from qwick.choose.sizes import available_text, needed_text, parts_of
 from qwick.choose.tasks import TASKS, task_named
 from qwick.errors import ParameterError
-from qwick.hub import Model, read_catalog
+from qwick.hub import Model, arch_config, read_catalog
+from qwick.model.arch import read_arch
+from qwick.model.positions import with_yarn
 
 CATALOG = read_catalog()
 PLACES = ("phone", "pi5", "laptop", "server", "rtx4090", "h100x8")
@@ -36,7 +41,6 @@ def test_options_keep_what_was_asked(place: str, license_: str) -> None:
             assert option.model.variant in task.variants
             assert task.input in option.model.inputs
             assert option.model.context.longest >= ask.length
-            assert option.rate == (option.speed.decode if task.tokens_out else option.speed.prefill)
             assert option.reasons
             if license_ == "commercial":
                 assert option.model.license is not None
@@ -90,8 +94,8 @@ def test_a_first_token_that_keeps_one_waiting_counts(place: str) -> None:
     assert (first("fim", place).model.parameters.total or 0) < 8e9
     for task in TASKS.values():
         for option in recommend(Ask(task, device_named(place)), CATALOG).options:
-            late = any("tokens is read for some" in text for text in option.cautions)
-            assert late == (option.speed.first > 60), option.name
+            late = any("tokens is read for" in text for text in option.cautions)
+            assert late or option.speed.first <= 60, option.name
 
 
 @pytest.mark.parametrize("place", ["phone", "pi5", "laptop"])
@@ -106,16 +110,19 @@ def test_where_nothing_is_written_reading_is_the_speed(place: str, task: str) ->
     assert refused.cause == "speed"
 
 
-@pytest.mark.parametrize("place", ["laptop", "desktop", "rtx4090", "h100", "a100", "rtx4090x4"])
-@pytest.mark.parametrize("task", ["chat", "math", "reasoning", "code"])
-def test_no_other_that_fits_wins_most_rows_of_a_table_with_the_first(task: str, place: str) -> None:
-    """Of those that are as quick, and only where five rows or more may be compared."""
-    options = recommend(Ask(TASKS[task], device_named(place)), CATALOG, 50).options
-    best = options[0]
-    for other in options[1:]:
-        rows = rows_of_both(best.model, other.model)
-        lost = sum(mine < theirs for mine, theirs in rows)
-        assert len(rows) < 5 or lost <= len(rows) / 2 or other.rate < best.rate, other.name
+def test_no_other_that_fits_wins_most_rows_of_a_table() -> None:
+    """Of those that are not much slower than the first, where five rows or more may be compared."""
+    compared = 0
+    places = ("laptop", "desktop", "rtx3060", "rtx4090", "h100", "rtx4090x4")
+    for task, place in itertools.product(("chat", "math", "reasoning", "support"), places):
+        best, *others = recommend(Ask(TASKS[task], device_named(place)), CATALOG, 50).options
+        for other in others:
+            rows = rows_of_both(best.model, other.model)
+            lost = sum(mine < theirs for mine, theirs in rows)
+            if len(rows) >= 5 and other.rate > 0.7 * best.rate:
+                compared += 1
+                assert lost <= len(rows) / 2, (task, place, other.name)
+    assert compared >= 5
 
 
 def rows_of_both(one: Model, other: Model) -> list[tuple[float, float]]:
@@ -164,6 +171,21 @@ def test_the_command_asks_for_what_was_planned() -> None:
             "--max-model-len 4096 --tensor-parallel-size 8 --enable-expert-parallel",
         ),
         ("qwen3-8b", "bf16", "h100x3", "--max-model-len 4096 --tensor-parallel-size 2"),
+        # 9,728 = 76 * 128 and 13,824 = 108 * 128 go to four, 151,936 tokens not to six.
+        (
+            "qwen3-4b-instruct-2507",
+            "fp8",
+            "h100x8",
+            "--max-model-len 4096 --tensor-parallel-size 4",
+        ),
+        ("qwen2.5-14b-instruct", "awq", "l4x8", "--max-model-len 4096 --tensor-parallel-size 4"),
+        (
+            "qwen2.5-1.5b-instruct",
+            "bf16",
+            "t4x6",
+            "--max-model-len 4096 --dtype half --tensor-parallel-size 4",
+        ),
+        ("qwen2.5-72b-instruct", "awq", "l4x8", "--max-model-len 4096 --tensor-parallel-size 8"),
         ("qwen3-32b", "bf16", "rtx4090x3", "--max-model-len 4096 --pipeline-parallel-size 3"),
     ],
 )
@@ -174,6 +196,47 @@ def test_cards_that_divide_the_work(name: str, form: str, place: str, told: str)
     parts = parts_of(model, format_, 4096, runtime="vllm")
     assert parts is not None
     assert " ".join(vllm_options(model, format_, device, 4096, parts.total)) == told
+
+
+LENGTHS = (4096, 36_000, 40_960, 65_536, 131_072, 200_000, 1_000_000)
+FILLED_IN = {"rope_theta": 1e6, "rms_norm_eps": 1e-6, "vocab_size": 151_936}
+
+
+def test_what_qwick_is_told_is_what_its_loader_takes() -> None:
+    """Every option that qwick runs, at lengths around those that checkpoints have."""
+    asked = 0
+    for task, context in itertools.product(("chat", "documents", "code"), LENGTHS):
+        ask = Ask(TASKS[task], DEVICES["server"], context=context)
+        for option in recommend(ask, CATALOG, 1000).options:
+            if option.way.runtime != "qwick":
+                continue
+            told = dict(itertools.pairwise(option.arguments))
+            config = {**FILLED_IN, **arch_config(option.model)}
+            if "--yarn" in told:
+                config = with_yarn(config, float(told["--yarn"]))
+            read_arch(config).check_context(int(told["--ctx"]))
+            asked += 1
+    assert asked > 100
+
+
+def test_runtimes_are_told_to_stretch() -> None:
+    model = CATALOG.models["qwen3-8b"]
+    form = model.format("bf16")
+    assert form is not None
+    told = vllm_options(model, form, DEVICES["h100"], 65_536, 1)
+    assert told[:2] == ["--max-model-len", "65536"]
+    overrides = json.loads(shlex.split(" ".join(told))[3])
+    assert overrides["rope_scaling"]["factor"] == 2
+    assert overrides["rope_scaling"]["original_max_position_embeddings"] == 32_768
+    assert " ".join(llama_options(model, 65_536)) == (
+        "-c 65536 --rope-scaling yarn --rope-scale 2 --yarn-orig-ctx 32768"
+    )
+    assert llama_options(model, 40_960) == ["-c", "40960"]  # its config has as many
+    later = CATALOG.models["qwen3-30b-a3b-instruct-2507"]
+    assert reach(later, "vllm") == reach(later, "qwick") == 262_144  # more only by config_1m.json
+    judge = CATALOG.models["qwen3-reranker-8b"]
+    told = vllm_options(judge, judge.formats[0], DEVICES["h100"], 2048, 1)
+    assert "is_original_qwen3_reranker" in told[3]
 
 
 def test_a_t4_takes_no_fp8() -> None:
@@ -216,8 +279,9 @@ def test_one_size_up_is_of_the_same_kind() -> None:
     larger = recommend(ask, CATALOG).larger
     assert larger is not None
     assert larger.option.model.id == "qwen3-235b-a22b-instruct-2507"
-    dense = recommend(Ask(TASKS["chat"], DEVICES["phone"], memory=6 * 10**8), CATALOG)
-    assert dense.larger is None or dense.larger.gains
+    dense = recommend(Ask(TASKS["chat"], DEVICES["rtx3060"]), CATALOG).larger
+    assert dense is not None
+    assert dense.gains
 
 
 def test_sizes_never_contradict_themselves() -> None:

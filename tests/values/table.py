@@ -80,7 +80,8 @@ INNER = (  # and all below them
     "qwick.text.grammar.xml_values",
     # Parts of `choose.recommend`, which has checked what it is asked.
     "qwick.choose.fits",
-    *("qwick.choose.quality", "qwick.choose.reasons", "qwick.choose.runtimes"),
+    *("qwick.choose.contexts", "qwick.choose.quality", "qwick.choose.reasons"),
+    "qwick.choose.runtimes",
     *("qwick.choose.sizes", "qwick.choose.speed"),
 )
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from qwick.choose.contexts import plain, reach, stretch
 from qwick.choose.devices import DEVICES
 from qwick.choose.memory import LEAST_CONTEXT
 from qwick.choose.quality import BEARABLE, FORMAT_LOSS
-from qwick.choose.runtimes import Way, ways_of
+from qwick.choose.runtimes import Way, qwick_options, ways_of
 from qwick.choose.sizes import Parts, available_text, needed_text, parts_of
 from qwick.errors import ParameterError, ResourceError
 from qwick.hub import Catalog, Format, Model, shape_of
@@ -31,11 +32,12 @@ class Fit:
     way: Way
     parts: Parts
 
+    options: tuple[str, ...]  # that the command line takes beside the name, but for --ctx
+
     @property
     def command(self) -> str:
-        """How it is named on the command line, with the option that it takes."""
-        rounded = f" --quantize {self.way.quantize}" if self.way.quantize else ""
-        return f"{self.model.id}:{self.way.form.name}{rounded}"
+        """How it is named on the command line, with the options that it takes."""
+        return " ".join([f"{self.model.id}:{self.way.form.name}", *self.options])
 
 
 def check_fits(
@@ -50,7 +52,7 @@ def check_fits(
 ) -> None:
     """Raise ResourceError, which names the nearest that fits, for what cannot run in `room` bytes.
 
-    ParameterError: more context than is documented, unless stretched (`--yarn`).
+    ParameterError: more context than it has, unless stretched (`--yarn`).
 
     context: tokens that are asked for; None: as few as need be. A checkpoint of unknown size, or
     one that qwick does not run, passes: loading it will tell.
@@ -59,14 +61,10 @@ def check_fits(
     check_kind("form", form, Format, "a Format of the model")
     room = whole("room", room, 0, 1 << 62)
     length = LEAST_CONTEXT if context is None else context
-    if model.runs_here and not stretched and 0 < model.context.longest < length:
-        found = nearest(model, room, catalog, length)
+    if model.runs_here and not stretched and 0 < plain(model) < length:
         raise ParameterError(
-            f"{model.id} is documented for {model.context.longest:,} tokens of context, and "
-            f"{length:,} are asked for",
-            hint="a shorter --ctx"
-            if found is None
-            else f"a shorter --ctx; or {found.command}, in {needed_text(found.parts.total)}",
+            f"{model.id} has {plain(model):,} tokens of context, and {length:,} are asked for",
+            hint=_beyond(model, length, room, catalog),
         )
     parts = parts_of(model, form, length, quantize=quantize) if model.runs_here else None
     if parts is None or _least(model, parts) <= room:
@@ -83,6 +81,17 @@ def check_fits(
     )
 
 
+def _beyond(model: Model, context: int, room: int, catalog: Catalog) -> str:
+    """Return the ways out for more context than a checkpoint has by itself."""
+    ways = ["a shorter --ctx"]
+    if context <= reach(model, "qwick"):
+        ways.append(f"--yarn {stretch(model, context)}")
+    found = nearest(model, room, catalog, context)
+    if found is not None and found.model.id != model.id:
+        ways.append(f"{found.command}, in {needed_text(found.parts.total)}")
+    return "; or ".join(ways)
+
+
 def nearest(model: Model, room: int, catalog: Catalog, context: int = LEAST_CONTEXT) -> Fit | None:
     """Return the nearest checkpoint and format that fit: the same, else the largest of its kind.
 
@@ -96,7 +105,7 @@ def nearest(model: Model, room: int, catalog: Catalog, context: int = LEAST_CONT
     alike = [
         one
         for one in catalog.models.values()
-        if one.variant in variants and one.context.longest >= context
+        if one.variant in variants and reach(one, "qwick") >= context
     ]
     series = [one for one in alike if one.series == model.series]
     thinkers = [one for one in alike if _thinks(model) and _thinks(one)]
@@ -132,7 +141,9 @@ def _fits(model: Model, room: int, context: int) -> Iterator[Fit]:
     for way in ways_of(model, DEVICES["desktop"]):  # any processor: the same ways
         parts = parts_of(model, way.form, context, quantize=way.quantize)
         if parts is not None and parts.total <= room and FORMAT_LOSS[way.rounded] <= BEARABLE:
-            yield Fit(model, way, parts)
+            told = qwick_options(model, way, context)
+            options = [word for word in told if word not in ("--ctx", str(context))]
+            yield Fit(model, way, parts, tuple(options))
 
 
 def _least(model: Model, parts: Parts) -> int:

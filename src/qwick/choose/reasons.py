@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from qwick.choose.contexts import stretch
 from qwick.choose.quality import EVERYWHERE, quality
 from qwick.choose.runtimes import Way
 from qwick.choose.speed import Speed
@@ -76,15 +77,25 @@ def cautions_of(model: Model, way: Way, speed: Speed, ask: Ask) -> tuple[str, ..
         if not named and code not in EVERYWHERE:
             among = "is not among the languages that" if named is False else "is not named by"
             found.append(f"{code} {among} the publisher" + " names" * (named is False))
-    if (model.context.native or 0) < ask.length:
+    if way.runtime == "ollama":
+        found.append(f"its context is Ollama's to set: OLLAMA_CONTEXT_LENGTH={ask.length}")
+    if stretch(model, ask.length):
         found.append(
             f"trained for {model.context.native or 0:,} tokens; beyond: {model.context.method}"
         )
     if model.thinking == "only" and ask.task.only_thinking < 0:
         found.append("always thinks before it answers: answers come late")
     if speed.first > LONG_WAIT:
-        minutes = f"{speed.first / 60:.0f} minute{'s' if speed.first >= 90 else ''}"
-        found.append(f"a prompt of {speed.prompt:,} tokens is read for some {minutes} first")
+        found.append(f"a prompt of {speed.prompt:,} tokens is read for {_time(speed.first)} first")
     if not way.form.official:
         found.append(f"the file is made by {way.form.repository.partition('/')[0]}, not by Qwen")
     return tuple(found)
+
+
+def _time(seconds: float) -> str:
+    """Return a length of time above LONG_WAIT, as roughly as it is known."""
+    if seconds < 90:
+        return "about a minute"
+    if seconds < 90 * 60:
+        return f"some {seconds / 60:.0f} minutes"
+    return f"some {seconds / 3600:.0f} hours"

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from qwick.choose.contexts import reach, stretch
 from qwick.choose.devices import Device
 from qwick.choose.quality import (
     BEARABLE,
@@ -21,7 +22,7 @@ from qwick.choose.quality import (
     side_by_side,
 )
 from qwick.choose.reasons import cautions_of, place_of, reasons_of
-from qwick.choose.runtimes import Way, ways_of
+from qwick.choose.runtimes import Way, qwick_options, ways_of
 from qwick.choose.sizes import Parts, available_text, needed_text, parts_of, stored_bytes
 from qwick.choose.speed import Speed, predict
 from qwick.choose.tasks import Task
@@ -106,7 +107,7 @@ class Option:
     reasons: tuple[str, ...]
     cautions: tuple[str, ...]
     evidence: tuple[Score, ...]
-    arguments: tuple[str, ...]  # what `qwick run` must be told beside the name
+    arguments: tuple[str, ...]  # what `qwick chat` or `serve` must be told beside the name
 
     @property
     def name(self) -> str:
@@ -169,7 +170,7 @@ def recommend(ask: Ask, catalog: Catalog, most: int = LIKES) -> Recommendation:
 
 
 def _does(model: Model, ask: Ask) -> bool:
-    """Whether a checkpoint is made for the task, and its size is known."""
+    """Whether a checkpoint is made for the task, of a generation that is asked for."""
     task = ask.task
     if model.generation not in COVERED and not ask.newer:
         return False
@@ -196,7 +197,13 @@ def _sized(model: Model, ask: Ask) -> bool:
 
 
 def _long_enough(model: Model, ask: Ask) -> bool:
-    return model.context.longest >= ask.length
+    return _longest(model, ask) >= ask.length
+
+
+def _longest(model: Model, ask: Ask) -> int:
+    """Return the longest context that one of the runtimes of the device can give it."""
+    runtimes = {way.runtime for way in ways_of(model, ask.device)}
+    return max((reach(model, runtime) for runtime in runtimes), default=0)
 
 
 def _no_license(ask: Ask, cause: str, models: Sequence[Model]) -> Recommendation:
@@ -213,8 +220,8 @@ def _no_size(ask: Ask, cause: str, models: Sequence[Model]) -> Recommendation:
 
 
 def _too_long(ask: Ask, cause: str, models: Sequence[Model]) -> Recommendation:
-    longest = max(models, key=lambda model: model.context.longest)
-    most = longest.context.longest
+    longest = max(models, key=lambda model: _longest(model, ask))
+    most = _longest(longest, ask)
     text = f"no checkpoint for {ask.task.name} is documented for {ask.length:,} tokens"
     return _refused(ask, cause, text, f"{longest.id} is, for {most:,} (--context {most})", None)
 
@@ -243,6 +250,8 @@ def options_of(model: Model, ask: Ask) -> Iterator[Option]:
     if shape is None or worth is None:  # not after _sized
         return
     for way in ways_of(model, ask.device):
+        if reach(model, way.runtime) < ask.length:
+            continue
         option = _option(model, shape, worth, way, ask)
         if option is not None:
             yield option
@@ -265,35 +274,31 @@ def _option(model: Model, shape: Shape, worth: float, way: Way, ask: Ask) -> Opt
     worth += gain_of_languages(model, ask.languages) - FORMAT_LOSS[way.rounded]
     worth += 0.0 if way.form.official else -UNOFFICIAL
     worth -= FETCHED * max(0.0, math.log2(stored.size / parts.weights))
-    worth += STRETCHED if (model.context.native or 0) < ask.length else 0.0
+    worth += STRETCHED if stretch(model, ask.length) else 0.0
     comfort = math.log2(rate / ask.task.comfortable)
     worth += QUICK * min(comfort, MOST_QUICK) if comfort > 0 else ask.task.slow * comfort
     worth -= LATE * max(0.0, math.log2(speed.first / ask.task.patience))
     if ask.device.kind == "gpu" and parts.total > NEARLY_FULL * ask.room:
         worth -= FULL
+    named = ask.context is not None or ask.length > DEFAULT_CONTEXT
     return Option(
         model,
         way,
         parts,
-        stored.size,
+        stored.size + _beside(shape, way),
         speed,
         rate,
         worth,
         reasons_of(model, ask),
         cautions_of(model, way, speed, ask),
         evidence(model, ask.task),
-        _arguments(model, way, ask),
+        qwick_options(model, way, ask.length if named else None),
     )
 
 
-def _arguments(model: Model, way: Way, ask: Ask) -> tuple[str, ...]:
-    found = ["--quantize", way.quantize] if way.quantize else []
-    if ask.context is not None or ask.length > DEFAULT_CONTEXT:
-        found += ["--ctx", str(ask.length)]
-    native = model.context.native or 0
-    if native < ask.length and (model.context.method or "").startswith("YaRN"):
-        found += ["--yarn", str(math.ceil(ask.length / native))]
-    return tuple(found)
+def _beside(shape: Shape, way: Way) -> int:
+    """Return the bytes of the encoders that come in a file of their own, in 16 bits."""
+    return 2 * (shape.vision + shape.audio) if way.form.container == "gguf" else 0
 
 
 def _ranked(ask: Ask, options: Sequence[Option], most: int) -> Recommendation:
@@ -306,7 +311,9 @@ def _ranked(ask: Ask, options: Sequence[Option], most: int) -> Recommendation:
             f"{needed_text(least.parts.total)} ({least.full_name}), and there are "
             f"{available_text(ask.room)}"
         )
-        return _refused(ask, "memory", text, "a shorter --context, or more memory", least)
+        shorter = least.parts.total - least.parts.kv < ask.room
+        hint = "a shorter --context, or more memory" if shorter else "more memory, or --device"
+        return _refused(ask, "memory", text, hint, least)
     precise = [one for one in fitting if FORMAT_LOSS[one.way.rounded] <= BEARABLE]
     fitting = precise or fitting
     quick = [one for one in fitting if _quick(one, ask)]

@@ -5,20 +5,31 @@ Data and rules. Knows nothing about sizes or speed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from qwick.choose.contexts import stretch
 from qwick.choose.devices import Device
 from qwick.choose.sizes import BITS
 from qwick.hub import Format, Model
 from qwick.values import check_kind
 
-__all__ = ["Way", "vllm_options", "ways_of"]
+__all__ = ["Way", "llama_options", "qwick_options", "vllm_options", "ways_of"]
 
 # What qwick takes from a folder without widening it to 16 bits first.
 KEPT = ("bf16", "gptq-int4", "gptq-int8", "awq")
 SERVED = ("bf16", "fp8", "awq", "gptq-int4", "gptq-int8")  # by vLLM, on a graphics card
-FP8_BLOCK = 128  # rows and columns that share a scale (quantization_config.weight_block_size)
+# Rows or columns that share a scale, which no card may cut: weight_block_size and group_size of
+# the published quantization_config.
+BLOCKS = {"fp8": 128, "awq": 128, "gptq-int4": 128, "gptq-int8": 128}
+PADDED = {29568: 29696}  # of Qwen2.5-72B's quantised checkpoints, for that reason (their cards)
+# What makes vLLM score with a reranker instead of writing (docs.vllm.ai, Qwen3-Reranker).
+RERANKER = {
+    "architectures": ["Qwen3ForSequenceClassification"],
+    "classifier_from_token": ["no", "yes"],
+    "is_original_qwen3_reranker": True,
+}
 ROUNDED = (
     "rounded to {bits} while it is loaded: another model than the published one, if a near one"
 )
@@ -83,32 +94,74 @@ def _on_cards(form: Format, device: Device) -> Iterator[Way]:
         yield Way(form, "vllm", others=("transformers",), reached="vllm")
 
 
+def qwick_options(model: Model, way: Way, context: int | None) -> tuple[str, ...]:
+    """Return what `qwick chat` and `qwick serve` must be told beside the name.
+
+    context: tokens; None: qwick's own choice does.
+    """
+    found = ["--quantize", way.quantize] if way.quantize else []
+    if context is not None:
+        factor = stretch(model, context)
+        found += ["--ctx", str(context)]
+        found += ["--yarn", str(factor)] if factor else []
+    return tuple(found)
+
+
+def llama_options(model: Model, context: int) -> list[str]:
+    """Return what `llama-server` must be told beside the file."""
+    factor, native = stretch(model, context), model.context.native
+    told = ["-c", str(context)]
+    if factor is not None:
+        told += ["--rope-scaling", "yarn", "--rope-scale", str(factor)]
+        told += ["--yarn-orig-ctx", str(native)]
+    return told
+
+
 def vllm_options(
     model: Model, form: Format, device: Device, context: int, memory: int
 ) -> list[str]:
     """Return what `vllm serve` must be told: the length that there is room for, and the cards.
 
-    memory: bytes that it takes in all. Attention is split by heads, and FP8 matrices in blocks of
-    FP8_BLOCK; where the cards do not divide them, experts go to cards whole
-    (--enable-expert-parallel), or layers do (--pipeline-parallel-size).
+    memory: bytes that it takes in all. Where the cards do not divide the matrices, layers go to
+    cards whole (--pipeline-parallel-size); so do experts whose blocks they do not divide.
     """
     options = ["--max-model-len", str(context)]
+    factor, overrides = stretch(model, context), dict[str, object]()
+    if factor is not None:
+        overrides["rope_scaling"] = {
+            **{"rope_type": "yarn", "factor": float(factor)},
+            "original_max_position_embeddings": model.context.native,
+        }
+    if model.variant == "reranker":
+        overrides |= RERANKER
+    if overrides:
+        options += ["--hf-overrides", f"'{json.dumps(overrides)}'"]
     if device.half and form.name == "bf16":
         options += ["--dtype", "half"]
     if device.cards == 1:
         return options
-    heads = int(model.config.get("num_attention_heads") or 1)
-    keys = int(model.config.get("num_key_value_heads") or heads)
-    split = max(
-        n for n in range(1, device.cards + 1) if heads % n == 0 and (keys % n == 0 or n % keys == 0)
-    )
+    split = max(n for n in range(1, device.cards + 1) if _divides(model, form, n))
     if memory > device.memory * split // device.cards:
         return [*options, "--pipeline-parallel-size", str(device.cards)]
     options += ["--tensor-parallel-size", str(split)]
     experts = int(model.config.get("moe_intermediate_size") or 0)
-    if form.name == "fp8" and experts % (split * FP8_BLOCK):
+    if form.name in BLOCKS and experts % (split * BLOCKS[form.name]):
         options.append("--enable-expert-parallel")
     return options
+
+
+def _divides(model: Model, form: Format, cards: int) -> bool:
+    """Whether so many cards can each take an equal part of every matrix, as vLLM cuts them."""
+    config = model.config
+    heads = int(config.get("num_attention_heads") or 1)
+    keys = int(config.get("num_key_value_heads") or heads)
+    if heads % cards or (keys % cards and cards % keys):
+        return False
+    if -(-int(config.get("vocab_size") or 0) // 64) * 64 % cards:  # it pads the vocabulary
+        return False
+    width = 0 if model.experts else int(config.get("intermediate_size") or 0)
+    width = PADDED.get(width, width) if form.name in BLOCKS else width
+    return width % (cards * BLOCKS.get(form.name, 1)) == 0 or cards == 1
 
 
 def _ollama(model: Model) -> Format:

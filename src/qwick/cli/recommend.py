@@ -279,7 +279,7 @@ def _speed_text(ask: Ask, speed: Speed) -> str:
 
 def commands(ask: Ask, option: Option) -> list[str]:
     """Return the commands that start it."""
-    from qwick.choose.runtimes import vllm_options
+    from qwick.choose.runtimes import llama_options, vllm_options
 
     way, model, length = option.way, option.model, ask.length
     if way.runtime == "qwick":
@@ -289,7 +289,8 @@ def commands(ask: Ask, option: Option) -> list[str]:
     if way.runtime == "ollama":
         return [f"ollama run {model.ollama}"]
     if way.runtime == "llama.cpp":
-        return [f"llama-server -hf {way.form.repository}:{way.form.name.upper()} -c {length}"]
+        source = f"{way.form.repository}:{way.form.name.upper()}"
+        return [" ".join(["llama-server -hf", source, *llama_options(model, length)])]
     if way.runtime == "vllm":
         told = vllm_options(model, way.form, ask.device, length, option.parts.total)
         return [" ".join(["vllm serve", way.form.repository, *told])]
