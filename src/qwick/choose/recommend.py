@@ -52,7 +52,7 @@ class Ask:
     task: Task
     device: Device
     memory: int | None = None  # bytes, instead of the device's
-    min_speed: float | None = None  # decoded tokens per second
+    min_speed: float | None = None  # tokens per second: written, or read if nothing is written
     context: int | None = None  # tokens
     languages: tuple[str, ...] = ()  # ISO 639-1 codes
     license: str = "any"  # or commercial
@@ -166,6 +166,8 @@ def recommend(ask: Ask, catalog: Catalog, most: int = LIKES) -> Recommendation:
             return refuse(ask, cause, models)
         models = left
     options = [option for model in models for option in options_of(model, ask)]
+    if not options:
+        return _no_size(ask, "size", models)
     return replace(_ranked(ask, options, most), unsized=unsized)
 
 
