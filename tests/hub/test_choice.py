@@ -66,6 +66,12 @@ def test_of_all_weights_one_whole_set_is_taken(
     assert set(choice.left_out) == set(listed) - set(taken)
 
 
+@pytest.mark.parametrize("pick", ["bf16", "BF16", "Safetensors", "SAFETENSORS"])
+def test_a_folder_is_meant_in_whatever_case(pick: str) -> None:
+    choice = chosen([SINGLE, *REST, "thing-Q8_0.gguf"], f"Foo/Folder:{pick}")
+    assert {file.path for file in choice.files} == {SINGLE, *REST}
+
+
 def test_a_list_of_parts_without_end_takes_no_time() -> None:
     numbers = range(20_000)
     paths = [f"{n}-00001-of-{99_999 - n:05d}.gguf" for n in numbers]

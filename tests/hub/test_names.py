@@ -94,6 +94,8 @@ def test_a_page_is_of_the_modelscope_that_is_asked() -> None:
         ("qwen3-0.6b", "qwen3-0.6b:q8_0", "Qwen/Qwen3-0.6B-GGUF"),
         ("qwen3-embedding-0.6b", "qwen3-embedding-0.6b:bf16", "Qwen/Qwen3-Embedding-0.6B"),
         ("qwen2.5-0.5b", "qwen2.5-0.5b:bf16", "Qwen/Qwen2.5-0.5B"),
+        ("qwen3-8b:Safetensors", "qwen3-8b:bf16", "Qwen/Qwen3-8B"),
+        ("Qwen/Qwen3-8B-AWQ:safetensors", "Qwen/Qwen3-8B-AWQ:safetensors", "Qwen/Qwen3-8B-AWQ"),
         ("qwen3-8b:q6_k", "qwen3-8b:q6_k", "Qwen/Qwen3-8B-GGUF"),  # that the catalog has not
         ("hf:Qwen/Qwen3-8B-GGUF:q5_0", "Qwen/Qwen3-8B-GGUF:q5_0", "Qwen/Qwen3-8B-GGUF"),
         ("somebody/thing:q4_0", "somebody/thing:q4_0", "somebody/thing"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from qwick.errors import DigestError, ModelNotFoundError, UnsupportedError
 from qwick.hub.entries import MOST_FILES, PinnedFile, shortened
-from qwick.hub.names import Wanted, bits_of
+from qwick.hub.names import WHOLE_FOLDER, Wanted, bits_of
 from qwick.hub.sources import Listing
 
 __all__ = ["Choice", "choose"]
@@ -30,7 +30,6 @@ FOLDER = frozenset(
     )
 )
 PARTS = re.compile(r"(model(?:\.safetensors)?)-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
-WHOLE_FOLDER = ("safetensors", "bf16")  # formats by which a folder of any repository is meant
 MOST_NAMED = 6  # files that are named as left out
 
 _PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.IGNORECASE)
@@ -74,7 +73,8 @@ def _chosen(listing: Listing, wanted: Wanted) -> Choice:
                 return Choice(packed[min(named or labelled, key=len)], ())
         elif packed:
             return Choice(packed[_suits_most(packed)], ())
-    if wanted.container != "gguf" and (wanted.container or pick in (None, *WHOLE_FOLDER)):
+    folder = pick is None or pick.lower() in WHOLE_FOLDER
+    if wanted.container != "gguf" and (wanted.container or folder):
         listed = {file.path for file in listing.files}
         weights = _weights(listed)
         if weights and "config.json" in listed:

@@ -28,6 +28,7 @@ __all__ = ["Reference", "Wanted", "at_revision", "bits_of", "parse", "preferred"
 
 HUBS = ("hf", "ms", "ollama")
 FORM = "[hf:|ms:]owner/name[@revision][:format or file]"
+WHOLE_FOLDER = ("safetensors", "bf16")  # formats by which a folder of any repository is meant
 AUTHORS = {"Qwen": "Qwen team, Alibaba Cloud"}
 
 _REFERENCE = re.compile(
@@ -169,6 +170,8 @@ def want(text: str, family: Catalog) -> Wanted:
         return _of_form(reference, model, preferred(own))
     pick = reference.pick.lower()
     named = [one for one in (*own, *model.formats) if one.name == pick]
+    if not named and "/" not in reference.name and pick in WHOLE_FOLDER:
+        named = [one for one in own if one.container == "safetensors" and one.name == "bf16"]
     if named:
         return _of_form(reference, model, min(named, key=lambda one: not one.official))
     if "/" in reference.name:  # the hub may have more than the catalog
