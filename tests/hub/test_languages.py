@@ -12,6 +12,7 @@ from qwick.hub import language_code, read_catalog
     ("text", "code"),
     [
         *(("hu", "hu"), (" HU ", "hu"), ("hu-HU", "hu"), ("zh-Hant-TW", "zh"), ("es-419", "es")),
+        *(("hu_HU", "hu"), ("zh_TW", "zh"), ("zh_Hant_TW", "zh")),  # as locales spell them
         *(("eng", "en"), ("hun", "hu"), ("deu", "de"), ("ger", "de"), ("fra", "fr"), ("fre", "fr")),
         *(("zho", "zh"), ("chi", "zh"), ("ces", "cs"), ("cze", "cs"), ("eus", "eu"), ("baq", "eu")),
         *(("la", "la"), ("yue", "yue"), ("ceb", "ceb")),  # of no checkpoint; of ISO 639-3 alone
@@ -35,7 +36,9 @@ def test_known_codes(text: str, code: str) -> None:
         "hu-hungary",
         "-hu",
         "hu,cs",
-        "hu_HU",
+        "hu_",
+        "_HU",
+        "hu__HU",
         "ｈｕ",
     ],
 )

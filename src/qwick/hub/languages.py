@@ -33,18 +33,19 @@ st:sot su:sun sv:swe sw:swa ta:tam te:tel tg:tgk th:tha ti:tir tk:tuk tl:tgl tn:
 tr:tur ts:tso tt:tat tw:twi ty:tah ug:uig uk:ukr ur:urd uz:uzb ve:ven vi:vie vo:vol wa:wln
 wo:wol xh:xho yi:yid yo:yor za:zha zh:zho/chi zu:zul
 """
-# A language with a script, a region or both, as BCP 47 writes them: hu, hu-HU, zh-Hant-TW.
+# A language with a script, a region or both, as BCP 47 writes them: hu, hu-HU, zh-Hant-TW; locales
+# are spelt with another sign between them: hu_HU.
 _TAG = re.compile(r"([a-z]{2,3})(-[a-z]{4})?(-([a-z]{2}|[0-9]{3}))?")
 
 
 def language_code(text: str) -> str:
-    """Return the code of a language as the catalog writes it: hu for hu, hun, HU and hu-HU.
+    """Return the code of a language as the catalog writes it: hu for hu, hun, HU, hu-HU, hu_HU.
 
     That of ISO 639-1, or where that has none one that the catalog names. Raises ParameterError for
     what is no code, and for one that is not known.
     """
     check_kind("language", text, str, "a str")
-    match = _TAG.fullmatch(text.strip().lower())
+    match = _TAG.fullmatch(text.strip().lower().replace("_", "-"))
     code = _codes().get(match[1]) if match else None
     if code is None:
         raise ParameterError(
