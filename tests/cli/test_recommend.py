@@ -38,6 +38,7 @@ def told(*words: str, home: Path | None = None) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.alone
 def test_this_machine_is_measured_once(tmp_path: Path) -> None:
     first = run("--task", "code", home=tmp_path)
     assert first.returncode == 0, first.stderr

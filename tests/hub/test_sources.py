@@ -132,6 +132,7 @@ def test_a_cut_of_a_file_of_unannounced_size_is_taken_up(
     assert any("it sent 100000 bytes instead of" in text for text in recorder.notices)
 
 
+@pytest.mark.alone
 def test_a_host_that_refuses_costs_no_time(make_store: Callable[..., Store], index: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused

@@ -161,6 +161,7 @@ def test_what_fits_once_quantised_is_loaded(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.alone
 def test_a_first_model_that_cannot_be_had_is_tried_ever_more_rarely(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
