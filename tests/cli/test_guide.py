@@ -11,13 +11,14 @@ import pytest
 
 from cli.conftest import Run, environment
 from cli.terminal import SHELL, Terminal
+from hub.support import entry_of
 from qwick.choose.devices import device_named
 from qwick.choose.recommend import Ask, recommend
 from qwick.choose.tasks import TASKS, task_named
 from qwick.cli import guide
 from qwick.cli.guide import Choice, chosen, proposed
 from qwick.errors import ParameterError, ResourceError
-from qwick.hub import DEFAULT, read_catalog
+from qwick.hub import DEFAULT, PinnedFile, Store, read_catalog
 
 QWICK = f"{sys.executable} -m qwick"
 TASK = r"Enter: chat\): $"
@@ -114,6 +115,7 @@ def test_offline_only_what_is_stored_is_offered(terminal: Terminal) -> None:
     terminal.enter("q", SHELL)
 
 
+@pytest.mark.model
 def test_what_does_not_converse_gets_a_command(terminal: Terminal) -> None:
     terminal.enter(QWICK, TASK)
     terminal.enter("embedding", r"Whose command shall be shown\? \(Enter: 1\): $")
@@ -146,6 +148,44 @@ def test_what_the_disk_has_no_room_for_is_refused_with_what_it_has() -> None:
     offered = choices(large.name)
     assert chosen("1", offered, 0) is offered[0], "what is stored needs no room"
     assert proposed(offered, 0) == 0
+
+
+def test_offline_what_is_stored_is_found_wherever_it_ranks() -> None:
+    """Also in another format than the best, and behind what is recommended."""
+    ask = Ask(task_named("chat"), device_named("laptop"))
+    options = recommend(ask, read_catalog(), guide.MOST).options
+    last = options[-1]
+    assert len(options) > 3
+    [choice] = guide.without_network(ask, options, {last.name})
+    assert (choice.name, choice.stored) == (last.name, True)
+    first = options[0].model
+    other = (
+        f"{first.id}:{next(f.name for f in first.formats if f.name != options[0].way.form.name)}"
+    )
+    found = guide.without_network(ask, options, {last.name, other})
+    assert [choice.name for choice in found] == [other, last.name]
+    assert guide.without_network(ask, options, set()) == []
+
+
+def test_offline_commands_are_told_behind_what_is_stored() -> None:
+    sight = Ask(task_named("vision"), device_named("laptop"))
+    options = recommend(sight, read_catalog(), guide.MOST).options
+    told = guide.without_network(sight, options, set())
+    assert [choice.option for choice in told] == list(options)
+    ask = Ask(task_named("embedding"), device_named("laptop"))
+    options = recommend(ask, read_catalog(), guide.MOST).options
+    found = guide.without_network(ask, options, {options[-1].name})
+    assert [choice.option for choice in found] == [options[-1], *options[:-1]]
+
+
+def test_only_what_is_whole_counts_as_stored(tmp_path: Path) -> None:
+    files = tuple(PinnedFile(name, 4, "0" * 64) for name in ("a", "b"))
+    store = Store(tmp_path, catalog={"tiny": entry_of(files=files)})
+    for file, whole in zip(files, (set(), {"tiny"}), strict=True):
+        path = store.file_path(store.entry("tiny"), file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1234")
+        assert guide.startable(store) == whole
 
 
 def test_the_tasks_that_are_listed_are_known() -> None:

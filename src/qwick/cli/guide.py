@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
     from qwick.choose.recommend import Ask, Option
     from qwick.choose.tasks import Task
-    from qwick.hub import Catalog
+    from qwick.hub import Catalog, Store
 
-__all__ = ["Choice", "chosen", "guide", "proposed"]
+__all__ = ["Choice", "chosen", "guide", "proposed", "startable", "stored_first", "without_network"]
 
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ TASKS = (  # those that most people come with; the others are taken by name
 SPEAKING = ("translate", "multilingual")  # where the languages decide
 TRIES = 5  # answers to one question that nobody can read, before it is given up
 LEAVE = ("q", "quit", "exit")
+MOST = 1000  # checkpoints that are ranked where only what is stored can be started
 COLUMNS = ("", "CHECKPOINT", "FORMAT", "RUNTIME", "MEMORY", "TOKENS/S", "DOWNLOAD")
 ELSEWHERE = "free some space, or set QWICK_HOME to a folder on another disk"
 
@@ -241,14 +242,17 @@ def _disk() -> tuple[Path, int]:
 def _recommended(ask: Ask) -> list[Choice]:
     """Show what is recommended, and return it; ResourceError or UnsupportedError: there is none."""
     from qwick import hub
-    from qwick.choose.recommend import recommend
+    from qwick.choose.recommend import LIKES, recommend
     from qwick.cli.recommend import error_of
     from qwick.hub.store import offline
 
     catalog = hub.read_catalog()
-    found = recommend(ask, catalog)
-    stored = {one.entry.name for one in hub.Store().list() if one.state != "missing"}
-    choices = [_choice(option, ask.task, stored) for option in found.options]
+    found = recommend(ask, catalog, MOST if offline() else LIKES)
+    stored = startable(hub.Store())
+    if offline():
+        choices = without_network(ask, found.options, stored)[:LIKES]
+    else:
+        choices = [_choice(option, ask.task, stored) for option in found.options]
     if not any(choice.name == hub.DEFAULT for choice in choices) and (
         hub.DEFAULT in stored or not stored
     ):
@@ -259,13 +263,14 @@ def _recommended(ask: Ask) -> list[Choice]:
             raise error
         complain(error.message, error.hint)
     if offline():
-        choices = [choice for choice in choices if choice.stored]
+        choices = [choice for choice in choices if choice.stored or not choice.chats]
         if not choices:
             raise ResourceError(
                 f"nothing that would do is stored, and {offline()} forbids fetching it",
                 hint="allow it, or see `qwick models list` for what is stored",
             )
-        click.echo("\nOffline: only what is stored can be started.")
+        if any(choice.chats for choice in choices):
+            click.echo("\nOffline: only what is stored can be started.")
     click.echo()
     _print(choices)
     if found.options and choices[0].option is found.options[0]:
@@ -275,9 +280,39 @@ def _recommended(ask: Ask) -> list[Choice]:
             if label not in ("memory", "start"):
                 print_wrapped(f"   {label.ljust(9)} ", text)
     if choices[-1].name == hub.DEFAULT:
-        how = "starts at once" if choices[-1].stored else "is fetched soon"
+        how = "starts at once" if choices[-1].stored else "is quickly fetched"
         click.echo(f"{len(choices)} is small and {how}: good for a first look.")
     return choices
+
+
+def startable(store: Store) -> set[str]:
+    """Return the names of what nothing has to be fetched for: every file is there."""
+    whole = ("stored", "unverified")  # what is not verified yet is hashed at the start
+    return {one.entry.name for one in store.list() if one.state in whole}
+
+
+def without_network(ask: Ask, options: Sequence[Option], stored: set[str]) -> list[Choice]:
+    """Return what of `options`, the best first, needs no fetching, each in a format that is stored.
+
+    What is only told a command for stays, too, behind what is stored: nothing is fetched here.
+    """
+    from qwick.choose.recommend import options_of
+
+    found = []
+    for best in options:
+        choices = [_choice(best, ask.task, stored)]
+        if not choices[0].stored:
+            others = (one for one in options_of(best.model, ask) if one.parts.total <= ask.room)
+            ranked = sorted(others, key=lambda one: -one.worth)
+            choices += [_choice(one, ask.task, stored) for one in ranked]
+        there = [one for one in choices if one.stored]
+        found += there[:1] or [one for one in choices[:1] if not one.chats]
+    return stored_first(found)
+
+
+def stored_first(choices: Sequence[Choice]) -> list[Choice]:
+    """Return the same, what needs no network before the others."""
+    return sorted(choices, key=lambda choice: not choice.stored)
 
 
 def _small(ask: Ask, catalog: Catalog) -> list[Option]:
