@@ -188,6 +188,13 @@ def test_only_what_is_whole_counts_as_stored(tmp_path: Path) -> None:
         assert guide.startable(store) == whole
 
 
+def test_what_is_stored_comes_before_what_cannot_be_fetched() -> None:
+    names = [one.name for one in choices()]
+    ordered = guide.stored_first(choices(names[-1]))
+    assert [one.name for one in ordered] == [names[-1], *names[:-1]]
+    assert proposed(ordered, 1 << 60) == 0
+
+
 def test_the_tasks_that_are_listed_are_known() -> None:
     assert set(guide.TASKS) < set(TASKS)
     assert set(guide.SPEAKING) < set(TASKS)

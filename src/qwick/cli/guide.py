@@ -121,7 +121,8 @@ def _guide(ctx: click.Context) -> None:
             _start(ctx, choice)
             return
         except (DownloadError, ModelNotFoundError, DigestError, ResourceError) as error:
-            choices = [one for one in choices if one.chats and one is not choice]
+            others = [one for one in choices if one.chats and one is not choice]
+            choices = stored_first(others)  # the network that failed may be gone
             if not choices:
                 raise
             complain(error.message, error.hint)
