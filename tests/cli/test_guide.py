@@ -195,6 +195,24 @@ def test_what_is_stored_comes_before_what_cannot_be_fetched() -> None:
     assert proposed(ordered, 1 << 60) == 0
 
 
+def test_texts_wrap_on_a_narrow_terminal(tmp_path: Path) -> None:
+    with Terminal(environment(QWICK_HOME=str(tmp_path), QWICK_OFFLINE="0")) as terminal:
+        command = f"COLUMNS=50 {QWICK}"
+        terminal.enter(command, TASK)
+        terminal.enter("", WHICH)
+        asked, _, answered = terminal.seen().partition("What for?")[2].partition("Enter: chat): ")
+        told = answered.partition("RUNTIME")[0].splitlines()[1:-1]
+        assert any("this machine" in line for line in told)
+        assert max(map(len, [*asked.splitlines()[:-1], *told])) <= 50
+        terminal.enter("q", SHELL)
+        command = f"COLUMNS=50 {QWICK} recommend documents --device laptop"
+        shown = terminal.enter(command, SHELL)
+        first, second = shown.strip().splitlines()[:2]
+        assert first.startswith("for      ")
+        assert second.startswith("         ")
+        assert max(len(first), len(second)) <= 50
+
+
 def test_the_tasks_that_are_listed_are_known() -> None:
     assert set(guide.TASKS) < set(TASKS)
     assert set(guide.SPEAKING) < set(TASKS)

@@ -108,7 +108,7 @@ def _guide(ctx: click.Context) -> None:
     ask = Ask(task, device, languages=codes)
     click.echo()
     for text in machine_texts(ask, machine):
-        click.echo(text)
+        print_wrapped("", text)
     choices = _recommended(ask)
     again = " ".join(["qwick recommend --task", task.name, *_languages_option(codes)])
     click.echo(f"`{again}` tells more of them.")
@@ -160,8 +160,9 @@ def _asked_task() -> Task:
 
     click.echo("\nWhat for?\n")
     for number, name in enumerate(TASKS, 1):
-        click.echo(f"  {number}  {name.ljust(10)} {KNOWN[name].title}")
-    click.echo(f"  or    {', '.join(name for name in KNOWN if name not in TASKS)}\n")
+        print_wrapped(f"  {number}  {name.ljust(10)} ", KNOWN[name].title)
+    print_wrapped("  or    ", ", ".join(name for name in KNOWN if name not in TASKS))
+    click.echo()
 
     def read(answer: str) -> Task:
         if answer.isdecimal() and 1 <= int(answer[:9]) <= len(TASKS):

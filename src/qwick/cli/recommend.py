@@ -167,9 +167,8 @@ def error_of(refusal: Refusal) -> QwickError:
 def _print(found: Recommendation, machine: Machine | None) -> None:
     """Print the answer for people."""
     ask = found.ask
-    click.echo(
-        f"for      {ask.task.title}, {ask.length:,} token{'s' if ask.length > 1 else ''} of context"
-    )
+    tokens = f"{ask.length:,} token{'s' if ask.length > 1 else ''}"
+    print_wrapped("for      ", f"{ask.task.title}, {tokens} of context")
     for number, text in enumerate(machine_texts(ask, machine)):
         print_wrapped(f"{'' if number else 'on':8} ", text)
     click.echo()
