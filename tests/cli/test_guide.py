@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from qwick.choose.recommend import Ask, recommend
 from qwick.choose.tasks import TASKS, task_named
 from qwick.cli import guide
 from qwick.cli.guide import Choice, chosen, proposed
+from qwick.cli.recommend import machine_texts
 from qwick.errors import ParameterError, ResourceError
 from qwick.hub import DEFAULT, PinnedFile, Store, read_catalog
 
@@ -211,6 +213,12 @@ def test_texts_wrap_on_a_narrow_terminal(tmp_path: Path) -> None:
         assert first.startswith("for      ")
         assert second.startswith("         ")
         assert max(len(first), len(second)) <= 50
+
+
+def test_how_to_measure_anew_is_told_as_it_is_typed() -> None:
+    busy = replace(device_named("laptop"), measured=True, busy=True)
+    told = machine_texts(Ask(task_named("chat"), busy), None)
+    assert "`qwick recommend --refresh` measures anew" in told[1]
 
 
 def test_the_tasks_that_are_listed_are_known() -> None:

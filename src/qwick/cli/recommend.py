@@ -210,7 +210,8 @@ def _source_text(device: Device) -> str:
     if not device.measured:
         return "typical"
     if device.busy:
-        return "measured while other programs computed: --refresh measures anew"
+        again = "`qwick recommend --refresh` measures anew"
+        return f"measured while other programs computed: {again}"
     return "measured"
 
 
