@@ -58,6 +58,11 @@ __all__ = [
     "UsageError",
 ]
 
+# Characters of strangers (models, hubs, callers) that no terminal gets as they are: controls, the
+# ends of lines and paragraphs, and what reorders text (Unicode's Bidi_Control). For a class of a
+# regular expression.
+UNSHOWN = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+
 
 def shown(value: object, most: int = 100) -> str:
     """Return a value as a message can quote it: its repr, cut to `most` characters; never fails."""

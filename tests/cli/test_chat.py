@@ -396,6 +396,10 @@ def test_a_base_model_is_refused() -> None:
 
 def test_control_characters_are_shown_as_signs() -> None:
     assert visible("a\tb\nc\x1b[2J\r\x7f\x9b\x00é🙂") == "a\tb\nc␛[2J␍␡\ufffd␀é🙂"
+    assert (
+        visible("\u202eevil\u2066 \u200f\u2028 שלום 千问")
+        == "\ufffdevil\ufffd \ufffd\ufffd שלום 千问"
+    )
     with Talk(["\x1b]0;title\x07"]) as talk:
         assert "\x1b" not in talk.say("Hi")
         assert turns(talk) == [("Hi", "\x1b]0;title\x07")], "kept as it came"

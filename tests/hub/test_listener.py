@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from qwick.cli.visible import one_line, visible
 from qwick.hub import LOADING, StderrListener
+from qwick.hub.listener import plain
 
 
 def told(listener: StderrListener, what: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -51,3 +55,11 @@ def test_what_a_notice_quotes_of_strangers_cannot_steer_a_terminal(
     assert (
         err[:-1] == "it says \ufffd]0;x\ufffd\ufffd2J \ufffdevil\ufffd\ufffd\ufffdnext\ufffd é 千问"
     )
+
+
+def test_notices_and_texts_keep_the_same_characters_from_a_terminal() -> None:
+    every = [chr(code) for code in range(sys.maxunicode + 1)]
+    unshown = {char for char in every if plain(char) != char}
+    assert unshown == {char for char in every if one_line(char) != char}
+    assert {"\x1b", "\x9b", "\u202e", "\u2069", "\u200f"} < unshown
+    assert {char for char in unshown if visible(char) == char} == {"\t", "\n"}

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
+from qwick.errors import UNSHOWN
+
 __all__ = ["one_line", "visible"]
 
-# C0 but for tab and line end, and DEL, become the pictures of Unicode's block at U+2400; C1 U+FFFD.
-_SIGNS = {
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
-    0x7F: "\u2421",
-    **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
-}
+_UNSHOWN = re.compile(f"(?![\\t\\n])[{UNSHOWN}]")
 
 
 def visible(text: str) -> str:
-    """Return `text` with signs in place of control characters."""
-    return text.translate(_SIGNS)
+    """Return `text` with signs in place of what no terminal gets, but for tab and line end."""
+    return _UNSHOWN.sub(lambda found: _sign(found[0]), text)
 
 
 def one_line(text: str) -> str:
-    """Return `text` with signs in place of control characters, tab and line end included."""
+    """Return `text` with signs in place of what no terminal gets, tab and line end included."""
     return visible(text).replace("\t", "\u2409").replace("\n", "\u240a")
+
+
+def _sign(char: str) -> str:
+    """Return the picture of a control character in Unicode's block at U+2400; else U+FFFD."""
+    if char < " ":
+        return chr(0x2400 + ord(char))
+    return "\u2421" if char == "\x7f" else "\ufffd"

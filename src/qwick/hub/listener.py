@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Protocol
 
+from qwick.errors import UNSHOWN
 from qwick.values import check_kind, refused
 
 __all__ = [
@@ -25,9 +26,6 @@ __all__ = [
 
 LOADING = "loading"  # the stage in which weights are laid out in memory: mostly over at once
 
-# Characters that no notice has: controls, the ends of lines and paragraphs, and what reorders text
-# (Unicode's Bidi_Control). For a class of a regular expression.
-UNSHOWN = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _UNSHOWN = re.compile(f"[{UNSHOWN}]")
 
 

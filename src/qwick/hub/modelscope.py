@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from qwick import settings
+from qwick.errors import UNSHOWN
 from qwick.hub.entries import Entry, PinnedFile
-from qwick.hub.listener import UNSHOWN, Listener
+from qwick.hub.listener import Listener
 from qwick.hub.listings import files_of, text_of
 from qwick.hub.sources import Listing, NotThereError, Sink, SourceError
 from qwick.hub.transfer import Transfer
