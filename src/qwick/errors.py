@@ -59,9 +59,10 @@ __all__ = [
 ]
 
 # Characters of strangers (models, hubs, callers) that no terminal gets as they are: controls, the
-# ends of lines and paragraphs, and what reorders text (Unicode's Bidi_Control). For a class of a
-# regular expression.
-UNSHOWN = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+# ends of lines and paragraphs, and what reorders the text around it (the embeddings, overrides and
+# isolates of Unicode's Bidi_Control; its three marks, which Arabic and Hebrew texts need, stay).
+# For a class of a regular expression.
+UNSHOWN = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
 
 
 def shown(value: object, most: int = 100) -> str:

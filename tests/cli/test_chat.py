@@ -397,8 +397,8 @@ def test_a_base_model_is_refused() -> None:
 def test_control_characters_are_shown_as_signs() -> None:
     assert visible("a\tb\nc\x1b[2J\r\x7f\x9b\x00é🙂") == "a\tb\nc␛[2J␍␡\ufffd␀é🙂"
     assert (
-        visible("\u202eevil\u2066 \u200f\u2028 שלום 千问")
-        == "\ufffdevil\ufffd \ufffd\ufffd שלום 千问"
+        visible("\u202eevil\u2066 \u2028 \u200fשלום 千问")
+        == "\ufffdevil\ufffd \ufffd \u200fשלום 千问"  # a mark of the text's own direction stays
     )
     with Talk(["\x1b]0;title\x07"]) as talk:
         assert "\x1b" not in talk.say("Hi")

@@ -49,7 +49,7 @@ def test_a_load_is_not_spoken_of_when_it_is_over(
 def test_what_a_notice_quotes_of_strangers_cannot_steer_a_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    StderrListener().notice("it says \x1b]0;x\x07\x9b2J \u202eevil\u2066\u200f\nnext\r é 千问")
+    StderrListener().notice("it says \x1b]0;x\x07\x9b2J \u202eevil\u2066\u2028\nnext\r é 千问")
     err = capsys.readouterr().err
     assert err.endswith("\n")
     assert (
@@ -61,5 +61,6 @@ def test_notices_and_texts_keep_the_same_characters_from_a_terminal() -> None:
     every = [chr(code) for code in range(sys.maxunicode + 1)]
     unshown = {char for char in every if plain(char) != char}
     assert unshown == {char for char in every if one_line(char) != char}
-    assert {"\x1b", "\x9b", "\u202e", "\u2069", "\u200f"} < unshown
+    assert {"\x1b", "\x9b", "\u202e", "\u2069", "\u2028"} < unshown
+    assert not {"\u200e", "\u200f", "\u061c"} & unshown  # marks that Arabic and Hebrew need
     assert {char for char in unshown if visible(char) == char} == {"\t", "\n"}
