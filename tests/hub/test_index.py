@@ -116,20 +116,12 @@ def test_a_wheel_that_is_not_the_published_one_is_not_unpacked(
 
 
 def test_a_wheel_that_never_ends_is_not_taken(
-    index: Index, store: Store, monkeypatch: pytest.MonkeyPatch
+    index: Index, store: Store, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    children: list[subprocess.Popen[bytes]] = []
-
-    class Watched(subprocess.Popen):  # type: ignore[type-arg]
-        def __init__(self, *arguments: object, **options: object) -> None:
-            super().__init__(*arguments, **options)  # type: ignore[call-overload]
-            children.append(self)
-
-    monkeypatch.setattr(subprocess, "Popen", Watched)
     index.endless = 1 << 30
     with pytest.raises(DownloadError, match="16,000,000 bytes beyond twice the part's 3,145,728"):
         store.pull("tiny", Recorder())
-    (child,) = children
+    (child,) = started
     assert child.returncode == -signal.SIGKILL
     assert index.sent < index.endless // 2
     assert [path for path in store.home.rglob("*") if path.suffix == ".whl"] == []

