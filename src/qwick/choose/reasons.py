@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qwick.choose.contexts import stretch
+from qwick.choose.memory import DEFAULT_CONTEXT
 from qwick.choose.quality import EVERYWHERE, quality
 from qwick.choose.runtimes import Way
 from qwick.choose.speed import Speed
@@ -57,7 +58,7 @@ def reasons_of(model: Model, ask: Ask) -> tuple[str, ...]:
     for code in ask.languages:
         if model.languages is not None and model.languages.has(code):
             found.append(f"the publisher names {code} among its languages")
-    if (model.context.native or 0) >= ask.length > 32_768:
+    if (model.context.native or 0) >= ask.length > DEFAULT_CONTEXT:
         found.append(f"trained for {model.context.native:,} tokens")
     return tuple(found)
 

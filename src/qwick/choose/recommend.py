@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from qwick.choose.contexts import reach, stretch
 from qwick.choose.devices import Device
+from qwick.choose.memory import DEFAULT_CONTEXT
 from qwick.choose.quality import (
     BEARABLE,
     FORMAT_LOSS,
@@ -38,7 +39,6 @@ QUICK, MOST_QUICK = 0.05, 5.0  # that each doubling above the comfortable speed 
 FETCHED = 0.3  # that each doubling of what is fetched over what is kept in memory costs
 UNOFFICIAL = 0.05  # that files which others have made cost
 FULL, NEARLY_FULL = 0.1, 0.7  # that a card costs which is full from this share on: for one request
-DEFAULT_CONTEXT = 32_768  # tokens that qwick plans for where nobody asks (`--ctx`)
 LIKES = 3  # options that are shown
 # What qwick covers. Newer ones are in the catalog, and are recommended only where asked for.
 COVERED = ("Qwen", "Qwen1.5", "Qwen2", "Qwen2.5", "Qwen3", "Qwen3-VL", "Qwen3-Omni")

@@ -53,7 +53,8 @@ def check_fits_here(model: str | None, loading: dict[str, Any]) -> None:
 
 def _stored(model: str) -> bool:
     from qwick import hub
+    from qwick.hub.store import WHOLE
 
     store = hub.Store()
     entry = store.find(model)
-    return entry is not None and store.show(entry.name).state in ("stored", "unverified")
+    return entry is not None and store.show(entry.name).state in WHOLE

@@ -289,8 +289,9 @@ def _recommended(ask: Ask) -> list[Choice]:
 
 def startable(store: Store) -> set[str]:
     """Return the names of what nothing has to be fetched for: every file is there."""
-    whole = ("stored", "unverified")  # what is not verified yet is hashed at the start
-    return {one.entry.name for one in store.list() if one.state in whole}
+    from qwick.hub.store import WHOLE
+
+    return {one.entry.name for one in store.list() if one.state in WHOLE}
 
 
 def without_network(ask: Ask, options: Sequence[Option], stored: set[str]) -> list[Choice]:

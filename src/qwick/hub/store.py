@@ -48,9 +48,10 @@ from qwick.hub.sources import Source
 from qwick.hub.transfer import without_login
 from qwick.values import check_kind, refused
 
-__all__ = ["State", "Store", "Stored"]
+__all__ = ["WHOLE", "State", "Store", "Stored"]
 
 State = Literal["stored", "unverified", "incomplete", "missing"]
+WHOLE = ("stored", "unverified")  # every file is there; what is not verified is hashed when used
 
 
 @dataclass(frozen=True, slots=True)
